@@ -1,0 +1,1 @@
+"""Builds the dataset: plan, generate, build, import, publish."""

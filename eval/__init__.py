@@ -1,0 +1,1 @@
+"""Benchmarks: items, protocols, judging, scores and reports."""

@@ -1,0 +1,1 @@
+"""Cards rendered from records only."""

@@ -1,0 +1,198 @@
+"""The `echo4o <noun> <verb>` command line: a table of strings, imported only when a verb runs.
+
+For a verb function `plan` in the named module there is also `plan_arguments(parser)`.
+"""
+
+import argparse
+import errno
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from .errors import Echo4oError
+
+NOUNS = {
+    "data": "plan, generate, build and publish a dataset",
+    "model": "generate pictures, ask about pictures, inspect and publish a model",
+    "train": "fine-tune a model",
+    "eval": "run and judge a benchmark, write its report",
+    "card": "render and check cards",
+    "space": "run and publish the demo",
+    "release": "rehearse and publish a whole release",
+    "sandbox": "local stand-ins for the image API and the Hub",
+    "doctor": "versions, disk, tokens and ports",
+}
+
+VERBS: dict[str, dict[str, tuple[str, str]]] = {
+    "data": {
+        "plan": ("echo4o.dataset_builder.cli:plan", "write the rows to be made"),
+        "generate": ("echo4o.dataset_builder.cli:generate", "buy the planned pictures"),
+        "build": ("echo4o.dataset_builder.cli:build", "turn a finished plan into Parquet"),
+        "import": ("echo4o.dataset_builder.cli:import_", "read the authors' published layout"),
+        "push": ("echo4o.dataset_builder.cli:push", "publish a built dataset in one step"),
+        "stats": ("echo4o.dataset_builder.cli:stats", "count rows by subset and category"),
+    },
+    "model": {
+        "generate": ("echo4o.models.cli:generate", "make pictures from a prompt"),
+        "ask": ("echo4o.models.cli:ask", "ask a question about a picture"),
+        "info": ("echo4o.models.cli:info", "sizes, dtypes and what is missing"),
+        "convert": ("echo4o.models.cli:convert", "between the authors' layout and ours"),
+        "push": ("echo4o.models.cli:push", "publish a model folder in one step"),
+    },
+    "train": {
+        "run": ("echo4o.training.cli:run", "train a recipe"),
+        "plan": ("echo4o.training.cli:plan", "what a recipe will need"),
+    },
+    "eval": {
+        "run": ("echo4o.eval.cli:run", "generate, judge and score a task"),
+        "judge": ("echo4o.eval.cli:judge", "judge pictures that exist"),
+        "report": ("echo4o.eval.cli:report", "write an HTML report of one or more runs"),
+    },
+    "card": {
+        "render": ("echo4o.model_cards.cli:render", "write a card from records"),
+        "check": ("echo4o.model_cards.cli:check", "find placeholders and unknown claims"),
+    },
+    "space": {
+        "run": ("echo4o.space_cli:run", "start a Space on this machine"),
+        "push": ("echo4o.space_cli:push", "publish a Space"),
+    },
+    "release": {
+        "rehearse": ("echo4o.release.cli:rehearse", "the whole line on the sandbox"),
+    },
+    "sandbox": {
+        "serve": ("echo4o.sandbox.cli:serve", "start the sandbox servers"),
+        "paint": ("echo4o.sandbox.cli:paint", "paint random scenes into a folder"),
+    },
+    "doctor": {
+        "": ("echo4o.doctor:doctor", "check this machine"),
+    },
+}
+
+# Raised far below us by the client libraries; named by class so that no library is imported here.
+_NETWORK_ERRORS = {
+    "APIConnectionError": "the image or judge API cannot be reached",
+    "AuthenticationError": "the API refused the key",
+    "ConnectError": "the server cannot be reached",
+    "ConnectionError": "the server cannot be reached",
+    "DatasetNotFoundError": "the dataset was not found",
+    "GatedRepoError": "the repository is gated",
+    "HfHubHTTPError": "the Hub refused the request",
+    "LocalEntryNotFoundError": "the file is not in the cache and the Hub cannot be reached",
+    "OfflineModeIsEnabled": "offline mode is on",
+    "RemoteProtocolError": "the server cut the connection",
+    "RepositoryNotFoundError": "the repository was not found, or the token may not see it",
+    "RevisionNotFoundError": "the revision was not found",
+    "TimeoutException": "the server did not answer in time",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `echo4o` command; exits with 0, 1 (failed), 2 (misuse) or 130 (Ctrl-C)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    if debug:
+        words.remove("--debug")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpx2", "httpcore", "openai", "filelock", "datasets", "fsspec"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        _dispatch(words)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on", 130)
+    except Exception as error:
+        if debug:
+            raise
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        _fail(sentence, 1)
+
+
+def explain(error: BaseException) -> str | None:
+    """One sentence for an error that a user can act on, None for one that is our own fault."""
+    if isinstance(error, Echo4oError | ValueError):
+        return str(error) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError):
+        return f'{error}; install what this command needs: pip install "echo4o[all]"'
+    for cls in type(error).__mro__:
+        if cls.__name__ in _NETWORK_ERRORS:
+            return f"{_NETWORK_ERRORS[cls.__name__]}: {_first_line(error)}"
+    if isinstance(error, OSError):
+        return _explain_os(error)
+    return None
+
+
+def _explain_os(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{where}; free some space and run the same command again"
+    if error.errno == errno.EADDRINUSE:
+        return f"the port is in use{where}; choose another one, or 0 for any free port"
+    if error.errno == errno.ENOENT:
+        return f"no such file or folder{where}"
+    return f"{error.strerror or error}{where}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _fail(sentence: str, status: int) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _dispatch(words: list[str]) -> None:
+    if words[:1] == ["--version"]:
+        from . import __version__
+
+        print(f"echo4o {__version__}")
+        return
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    noun, rest = words[0], words[1:]
+    if noun not in VERBS:
+        _fail(f"unknown command {noun!r}; choose one of: {', '.join(VERBS)}", 2)
+    verbs = VERBS[noun]
+    verb = "" if "" in verbs else (rest[0] if rest else "--help")
+    if verb in ("-h", "--help"):
+        print(_noun_help(noun))
+        return
+    if verb not in verbs:
+        _fail(f"unknown verb {verb!r}; `echo4o {noun}` has: {', '.join(verbs)}", 2)
+    _run(noun, verb, rest if verb == "" else rest[1:])
+
+
+def _run(noun: str, verb: str, words: list[str]) -> None:
+    target, summary = VERBS[noun][verb]
+    module_name, function = target.split(":")
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(
+        prog=f"echo4o {noun} {verb}".rstrip(),
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog="--debug shows the traceback of an error.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    getattr(module, f"{function}_arguments")(parser)
+    getattr(module, function)(parser.parse_args(words))
+
+
+def _overview() -> str:
+    lines = ["usage: echo4o <noun> <verb> [options]", ""]
+    for noun, summary in NOUNS.items():
+        verbs = ", ".join(verb for verb in VERBS[noun] if verb)
+        lines.append(f"  {noun:<9}{summary}{f' ({verbs})' if verbs else ''}")
+    return "\n".join([*lines, "", "echo4o <noun> --help lists its verbs; --version; --debug."])
+
+
+def _noun_help(noun: str) -> str:
+    lines = [f"usage: echo4o {noun} <verb> [options]", "", f"{NOUNS[noun]}:"]
+    lines += [f"  {verb:<10}{summary}" for verb, (_, summary) in VERBS[noun].items()]
+    return "\n".join([*lines, "", f"echo4o {noun} <verb> --help shows a verb's options."])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Errors that a user can understand and act on; the command line prints them as one sentence."""
+
+
+class Echo4oError(Exception):
+    """Something the user can fix: says what is wrong, the value that was found, what to do."""
+
+
+class MissingExtraError(Echo4oError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f'{feature} needs an extra that is not installed; run: pip install "echo4o[{extra}]"'
+        )

@@ -1,0 +1,1 @@
+"""The release verbs: they run other verbs as child processes."""

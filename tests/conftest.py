@@ -1,0 +1,77 @@
+"""Fixtures: the recorded data, and one sandbox (image API and Hub) for the whole session."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SHARED = Path(os.environ.get("ECHO4O_SHARED") or Path(__file__).parents[1] / ".." / "shared")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+class Sandbox(NamedTuple):
+    """Addresses and credentials of running sandbox servers."""
+
+    openai: str
+    hub: str
+    api_key: str
+    token: str
+    root: Path
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """The variables with which any client library talks to these servers."""
+        return {
+            **os.environ,
+            "OPENAI_BASE_URL": self.openai,
+            "OPENAI_API_KEY": self.api_key,
+            "HF_ENDPOINT": self.hub,
+            "HF_TOKEN": self.token,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+
+
+def start_sandbox(root: Path, *extra: str) -> tuple[subprocess.Popen[bytes], Sandbox]:
+    """Start `echo4o sandbox serve` on free ports and wait until both servers answer."""
+    ready = root / "ready.json"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "echo4o.cli", "sandbox", "serve", "--root", str(root)]
+    command += ["--openai-port", "0", "--hub-port", "0", "--ready-file", str(ready), *extra]
+    log = (root / "server.log").open("ab")
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    deadline = time.monotonic() + 60
+    while not ready.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise RuntimeError(f"the sandbox did not start:\n{(root / 'server.log').read_text()}")
+        time.sleep(0.05)
+    facts = json.loads(ready.read_text())
+    return process, Sandbox(facts["openai"], facts["hub"], facts["api_key"], facts["token"], root)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with recorded truth; tests that use it carry the marker `shared`."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the recorded data is not at {SHARED}; set ECHO4O_SHARED")
+    return SHARED.resolve()
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """One sandbox without faults for the whole session."""
+    process, facts = start_sandbox(tmp_path_factory.mktemp("sandbox"))
+    yield facts
+    process.terminate()
+    process.wait(timeout=20)

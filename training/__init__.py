@@ -1,0 +1,1 @@
+"""Fine-tunes a model on the dataset with accelerate."""
