@@ -1,0 +1,270 @@
+"""The dataset row that every stage shares: fields, subsets, categories, checks of one row.
+
+One schema for the three subsets, keeping the authors' field names (arXiv 2508.09987 and their
+release); structured facts travel as JSON text so that `datasets` 4.0.0 and newer read them.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, cast
+
+from .errors import Echo4oError
+from .records import JsonValue
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+FORMAT_VERSION = 1
+"""Raised when a column changes its name or meaning."""
+DATASET_NAME = "echo-4o-image"
+MAX_REFERENCES = 4
+MAX_INSTRUCTION_CHARACTERS = 8_000
+REGIONS = ("left", "right", "above", "below")
+SIZES = ("small", "large", "smaller", "larger")
+
+CATEGORIES: dict[str, dict[str, int]] = {
+    "surreal_fantasy": {
+        "attribute_shift": 8_282,
+        "hybridization": 11_977,
+        "spatiotemporal": 8_401,
+        "multi_object": 8_881,
+    },
+    "multi_reference": {
+        "human_human": 11_084,
+        "object_object": 24_001,
+        "any_two_entities": 19_174,
+        "human_object_scene": 13_566,
+        "others": 4_904,
+    },
+    "instruction_following": {"easy": 14_137, "medium": 21_016, "hard": 32_805},
+}
+"""Subset -> category -> rows in the authors' release (the figure of their data; sum 178,228)."""
+SUBSETS: tuple[str, ...] = tuple(CATEGORIES)
+CONFIGS: tuple[str, ...] = ("all", *SUBSETS, "preview")
+"""Names that `load_dataset(..., name)` takes; `all` is the default."""
+
+TaskType = Literal["t2i", "ic"]
+Split = Literal["train", "validation"]
+
+
+class RowError(Echo4oError):
+    """A row breaks the schema; the message names the row and the field."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """An encoded picture exactly as it was received; its bytes are never changed."""
+
+    data: bytes
+    """The whole file (PNG, JPEG or WebP)."""
+    name: str
+    """File name without folders, for example `00000.jpg`."""
+
+    def to_dict(self) -> dict[str, bytes | str]:
+        """The cell of a `datasets.Image` column."""
+        return {"bytes": self.data, "path": self.name}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One sample: an instruction, its references and the picture that follows it."""
+
+    id: str
+    """Unique in the dataset; letters, digits, `-`, `_` and `.` only."""
+    task_type: TaskType
+    """`t2i` (text to image) or `ic` (image collection: with references)."""
+    subset: str
+    """One of SUBSETS."""
+    category: str | None = None
+    """One of the subset's categories, None when the source does not say."""
+    instruction: str
+    """Text that the picture follows; the one to train on."""
+    requested_instruction: str | None = None
+    """What the generator was asked, when it differs from `instruction`."""
+    input_images: tuple[Picture, ...] = ()
+    """0 to 4 references in the order the instruction means."""
+    output_image: Picture
+    """The target."""
+    type: str | None = None
+    """The authors' code (`easy`, `T1`, ...), when known."""
+    width: int
+    """Of the target, pixels."""
+    height: int
+    """Of the target, pixels."""
+    generator: str | None = None
+    """Model that made the target."""
+    license: str | None = None
+    """Licence of the target as its source declares it."""
+    split: Split = "train"
+    """`train` or `validation`."""
+    constraints: Mapping[str, JsonValue] | None = None
+    """Facts the picture must show, with GenEval++ keys (`include`, `exclude`)."""
+    references: tuple[Mapping[str, JsonValue], ...] = ()
+    """Per reference: sha256, source, licence, attribution, depicts_person, consent."""
+    provenance: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Request id, parameters, model, time, sha256 of every picture."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The row in the column order of `features()`; JSON columns are compact, keys sorted."""
+        return {
+            "id": self.id,
+            "task_type": self.task_type,
+            "subset": self.subset,
+            "category": self.category,
+            "instruction": self.instruction,
+            "requested_instruction": self.requested_instruction,
+            "input_images": [picture.to_dict() for picture in self.input_images],
+            "output_image": self.output_image.to_dict(),
+            "type": self.type,
+            "width": self.width,
+            "height": self.height,
+            "generator": self.generator,
+            "license": self.license,
+            "split": self.split,
+            "constraints": None if self.constraints is None else dump_json(dict(self.constraints)),
+            "references": dump_json([dict(entry) for entry in self.references]),
+            "provenance": dump_json(dict(self.provenance)),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, object]) -> "Row":
+        """Read a row loaded with `Image(decode=False)`; undoes `to_dict`."""
+        values = dict(record)
+        references = cast(list[Mapping[str, object]], values["input_images"])
+        values["input_images"] = tuple(_picture(cell) for cell in references)
+        values["output_image"] = _picture(cast(Mapping[str, object], values["output_image"]))
+        text = cast(str | None, values["constraints"])
+        values["constraints"] = None if text is None else json.loads(text)
+        values["references"] = tuple(json.loads(cast(str, values["references"]) or "[]"))
+        values["provenance"] = json.loads(cast(str, values["provenance"]) or "{}")
+        return cls(**values)  # type: ignore[arg-type]
+
+
+def _picture(cell: Mapping[str, object]) -> Picture:
+    return Picture(data=cast(bytes, cell["bytes"]), name=cast(str | None, cell["path"]) or "")
+
+
+def dump_json(value: JsonValue) -> str:
+    """JSON text with one spelling for one value: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def features() -> "Features":
+    """Column types of the dataset (imports `datasets`)."""
+    from datasets import Features, Image, List, Value
+
+    text, number = Value("string"), Value("int32")
+    return Features(
+        {
+            "id": text,
+            "task_type": text,
+            "subset": text,
+            "category": text,
+            "instruction": text,
+            "requested_instruction": text,
+            "input_images": List(Image()),
+            "output_image": Image(),
+            "type": text,
+            "width": number,
+            "height": number,
+            "generator": text,
+            "license": text,
+            "split": text,
+            "constraints": text,
+            "references": text,
+            "provenance": text,
+        }
+    )
+
+
+def check_row(row: Row) -> None:
+    """Refuse a row that breaks the schema.
+
+    Raises:
+        RowError: naming the row, the field, the value and what is allowed.
+    """
+    _require(bool(row.id) and set(row.id) <= _ID_CHARACTERS, row, "id", row.id, "letters, - _ .")
+    _require(row.subset in CATEGORIES, row, "subset", row.subset, f"one of {SUBSETS}")
+    known = CATEGORIES[row.subset]
+    _require(row.category in known or row.category is None, row, "category", row.category, known)
+    _require(row.task_type in ("t2i", "ic"), row, "task_type", row.task_type, "t2i or ic")
+    _require(row.split in ("train", "validation"), row, "split", row.split, "train or validation")
+    check_instruction(row.instruction, row.id)
+    count = len(row.input_images)
+    allowed = range(1, MAX_REFERENCES + 1) if row.task_type == "ic" else range(1)
+    _require(count in allowed, row, "input_images", count, f"{allowed.start} to {allowed[-1]}")
+    _require(row.width > 0 and row.height > 0, row, "size", (row.width, row.height), "positive")
+    for picture in (*row.input_images, row.output_image):
+        _require(bool(picture.data), row, "picture", picture.name, "at least one byte")
+    if row.constraints is not None:
+        check_constraints(row.constraints, row.id)
+
+
+def check_instruction(text: str, row_id: str) -> None:
+    """Refuse an empty, endless or unprintable instruction (foreign text reaches pages and logs)."""
+    if not text.strip():
+        raise RowError(f"row {row_id}: `instruction` is empty; leave the row out")
+    if len(text) > MAX_INSTRUCTION_CHARACTERS:
+        raise RowError(
+            f"row {row_id}: `instruction` has {len(text)} characters; "
+            f"at most {MAX_INSTRUCTION_CHARACTERS} are allowed"
+        )
+    bad = next((c for c in text if _is_control(c)), None)
+    if bad is not None:
+        raise RowError(f"row {row_id}: `instruction` holds the control character {bad!r}")
+
+
+def _is_control(character: str) -> bool:
+    code = ord(character)
+    return (code < 32 and character not in "\n\t\r") or code == 127 or 0xD800 <= code <= 0xDFFF
+
+
+def check_constraints(constraints: Mapping[str, JsonValue], row_id: str) -> None:
+    """Refuse constraints without the GenEval++ keys and values.
+
+    Raises:
+        RowError: naming the row, the field, the value and what is allowed.
+    """
+    for side in ("include", "exclude"):
+        entries = constraints.get(side, [])
+        if not isinstance(entries, list | tuple):
+            raise RowError(f"row {row_id}: constraints.{side} must be a list, got {entries!r}")
+        for entry in entries:
+            _check_entry(entry, side, row_id)
+
+
+def _check_entry(entry: JsonValue, side: str, row_id: str) -> None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("class"), str):
+        raise RowError(f"row {row_id}: constraints.{side} needs entries with a `class`: {entry!r}")
+    count, region, size = entry.get("count", 1), entry.get("region"), entry.get("size")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise RowError(f"row {row_id}: constraints.{side} count must be at least 1, got {count!r}")
+    if region is not None and region not in REGIONS:
+        raise RowError(f"row {row_id}: constraints region {region!r} is not one of {REGIONS}")
+    if size is not None and size not in SIZES:
+        raise RowError(f"row {row_id}: constraints size {size!r} is not one of {SIZES}")
+
+
+def constraint_key(constraints: Mapping[str, JsonValue]) -> str:
+    """One string per set of asked facts: the multiset of (class, count, colour, region, size).
+
+    Two instructions with the same key ask for the same picture, however they are worded.
+    """
+    entries = cast(list[dict[str, JsonValue]], constraints.get("include", []))
+    names = ("class", "count", "color", "region", "size")
+    keys = sorted(dump_json([_folded(entry.get(name)) for name in names]) for entry in entries)
+    return ";".join(keys)
+
+
+def _folded(value: JsonValue) -> JsonValue:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+def _require(holds: bool, row: Row, name: str, value: object, allowed: object) -> None:
+    if not holds:
+        listed = ", ".join(allowed) if isinstance(allowed, dict) else allowed
+        raise RowError(f"row {row.id}: `{name}` is {value!r}; allowed: {listed}")
