@@ -1,0 +1,287 @@
+"""The typed training configuration: every setting, what it means, and what is refused.
+
+A recipe (recipes.py) returns one; `--set key=value` (overrides.py) changes single fields.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from echo4o.records import JsonValue
+
+UNTRACED = frozenset(
+    {
+        *("checkpoint_every", "keep_checkpoints", "latent_cache_mb", "log_every", "trackers"),
+        *("sample_every", "sample_prompts", "sample_steps", "sample_guidance", "resume_force"),
+    }
+)
+"""Fields that change no weight; a resumed run may have other values."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TinySizes:
+    """Sizes of a small BAGEL that is made from random weights."""
+
+    hidden_size: int = 192
+    """Width of the decoder."""
+    layers: int = 4
+    """Decoder layers; each has an understanding and a generation expert."""
+    heads: int = 6
+    """Query heads; the head size is hidden_size / heads."""
+    kv_heads: int = 3
+    """Key/value heads."""
+    intermediate_size: int = 512
+    """Width of the MLP of each expert."""
+    vit_hidden_size: int = 64
+    """Width of the vision tower."""
+    vit_layers: int = 2
+    """Layers of the vision tower."""
+    vit_heads: int = 4
+    """Heads of the vision tower."""
+    vit_intermediate_size: int = 128
+    """Width of the vision tower's MLP."""
+    vocab_size: int = 768
+    """Tokens of the tokenizer that is trained on the instructions, special ones included."""
+    picture_side: int = 64
+    """Longest picture side in pixels, a multiple of 16; larger pictures are made smaller."""
+    vit_side: int = 70
+    """Longest side in pixels of a picture for the vision tower, a multiple of 14."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _at_least(f"tiny.{field.name}", getattr(self, field.name), 1)
+        _multiple("tiny.hidden_size", self.hidden_size, "tiny.heads", self.heads)
+        _multiple("tiny.heads", self.heads, "tiny.kv_heads", self.kv_heads)
+        _multiple("tiny.vit_hidden_size", self.vit_hidden_size, "tiny.vit_heads", self.vit_heads)
+        _multiple("tiny.picture_side", self.picture_side, "the patch side", 16)
+        _multiple("tiny.vit_side", self.vit_side, "the patch side", 14)
+        # 4: the fixed sin-cos position table has two axes, each with sines and cosines.
+        _multiple("tiny.hidden_size", self.hidden_size, "the parts of the position table", 4)
+        if self.vocab_size < 300:
+            raise ValueError(
+                f"`tiny.vocab_size` must be at least 300 (256 bytes, special tokens and merges), "
+                f"got {self.vocab_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """All settings of one run; saved as `config.json` with the result."""
+
+    recipe: str
+    """Name of the recipe it started from."""
+
+    # ---- model -------------------------------------------------------------------------------
+    base_model: str | None = None
+    """Folder or Hub id to start from; None makes a small random model of the sizes in `tiny`."""
+    base_revision: str | None = None
+    """Commit, branch or tag of a Hub `base_model`."""
+    tiny: TinySizes | None = None
+    """Sizes of the random model, when there is no `base_model`."""
+    freeze: tuple[str, ...] = ()
+    """Groups that are not trained: und, gen, vit, embeddings, heads (the autoencoder never is)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+
+    # ---- data --------------------------------------------------------------------------------
+    data: str | None = None
+    """Folder or Hub id of the dataset; None looks where `echo4o.load_dataset` looks."""
+    revision: str | None = None
+    """Commit, branch or tag of a Hub dataset."""
+    mixture: tuple[tuple[str, float], ...] = (("all", 1.0),)
+    """(config, weight) pairs; the weight is how often an epoch shows each row (0.5: every other
+    epoch on average, 2: twice an epoch)."""
+    split: str = "train"
+    """Split to train on."""
+    vae_sizes: tuple[int, int, int] | None = None
+    """(longest side, shortest side, stride) of pictures for the autoencoder; None: the model's."""
+    vit_sizes: tuple[int, int, int] | None = None
+    """The same for the vision tower."""
+    drop_text: float = 0.1
+    """Probability that a sample's text is left out (spec 9.2)."""
+    drop_vit: float = 0.3
+    """Probability that a reference's vision-tower part is left out."""
+    drop_vae: float = 0.3
+    """Probability that a reference's clean latent is left out."""
+    latent_cache_mb: int = 512
+    """Pictures are encoded once, before training, when all their latents fit in this much memory;
+    0 encodes them at every use."""
+
+    # ---- batch -------------------------------------------------------------------------------
+    samples_per_pack: int | None = None
+    """Samples in a pack; exclusive with tokens_per_pack."""
+    tokens_per_pack: int | None = None
+    """Token budget of a pack; a longer sample is skipped and counted."""
+    lookahead: int = 32
+    """With tokens_per_pack: samples that may wait for a pack with room for them."""
+    packs_per_step: int = 1
+    """Packs of one optimiser step over all processes; each process takes an equal share."""
+
+    # ---- loss --------------------------------------------------------------------------------
+    timestep_shift: float = 1.0
+    """t = shift*t / (1 + (shift-1)*t) on the sigmoid of a normal; 1.0 as the authors train."""
+    mse_weight: float = 1.0
+    """Weight of the flow-matching loss."""
+    ce_weight: float = 1.0
+    """Weight of the text loss of rows that have one."""
+
+    # ---- optimiser ---------------------------------------------------------------------------
+    steps: int
+    """Optimiser steps; 0 writes only the base model."""
+    learning_rate: float = 2e-5
+    """Peak learning rate."""
+    min_learning_rate: float = 1e-7
+    """Learning rate at the end of a cosine schedule."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What follows the warm-up."""
+    warmup_steps: int = 2000
+    """Steps of linear warm-up; the first step has learning rate 0, as the authors train."""
+    beta1: float = 0.9
+    """AdamW."""
+    beta2: float = 0.95
+    """AdamW."""
+    epsilon: float = 1e-15
+    """AdamW."""
+    weight_decay: float = 0.0
+    """AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+    ema_decay: float = 0.9999
+    """Decay of the moving average of the weights, the ones that are saved as the model."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Computation; auto is bf16 on a GPU and fp32 on a CPU. Master weights are always fp32."""
+    seed: int = 42
+    """Seed of everything: base weights, order, dropout, time steps, noise."""
+
+    # ---- watching and saving -----------------------------------------------------------------
+    log_every: int = 50
+    """Steps between console lines."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    sample_every: int = 0
+    """Steps between pictures of `sample_prompts`; 0 makes them at the end only."""
+    sample_prompts: tuple[str, ...] = ()
+    """Fixed prompts that are drawn along the way."""
+    sample_steps: int = 24
+    """Denoising steps of those pictures."""
+    sample_guidance: float = 4.0
+    """Text guidance of those pictures."""
+    trackers: tuple[str, ...] = ()
+    """Experiment trackers of accelerate, for example trackio (kept in OUT/trackio, offline)."""
+    resume_force: bool = False
+    """Go on from checkpoints that were made with other settings."""
+
+    def __post_init__(self) -> None:
+        self._check_model_and_data()
+        self._check_batch()
+        self._check_optimiser()
+
+    def _check_model_and_data(self) -> None:
+        if (self.base_model is None) == (self.tiny is None):
+            raise ValueError(
+                f"exactly one of `base_model` and `tiny` must be set, got {self.base_model!r} and "
+                f"{self.tiny!r}; set base_model to a model folder or Hub id"
+            )
+        unknown = sorted(set(self.freeze) - set(GROUPS))
+        if unknown:
+            raise ValueError(f"`freeze` has unknown groups {unknown}; choose from {GROUPS}")
+        if not self.mixture or all(weight == 0 for _, weight in self.mixture):
+            raise ValueError(f"`mixture` {self.mixture!r} has no weight above 0: nothing to train")
+        for config, weight in self.mixture:
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"`mixture` weight of {config!r} must be 0 or more, got {weight}")
+        for name in ("drop_text", "drop_vit", "drop_vae"):
+            _within(name, getattr(self, name), 0.0, 1.0)
+        for name in ("vae_sizes", "vit_sizes"):
+            _check_sizes(name, getattr(self, name))
+        _at_least("latent_cache_mb", self.latent_cache_mb, 0)
+
+    def _check_batch(self) -> None:
+        if (self.samples_per_pack is None) == (self.tokens_per_pack is None):
+            raise ValueError(
+                f"exactly one of `samples_per_pack` and `tokens_per_pack` must be set, got "
+                f"{self.samples_per_pack} and {self.tokens_per_pack}; set the other one to none"
+            )
+        for name in ("samples_per_pack", "tokens_per_pack"):
+            _at_least(name, getattr(self, name) or 1, 1)
+        _at_least("lookahead", self.lookahead, 0)
+        _at_least("packs_per_step", self.packs_per_step, 1)
+
+    def _check_optimiser(self) -> None:
+        for name in ("steps", "warmup_steps", "sample_every", "seed"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints", "sample_steps"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("learning_rate", "epsilon", "max_grad_norm", "timestep_shift"):
+            _positive(name, getattr(self, name))
+        for name in ("weight_decay", "mse_weight", "ce_weight", "sample_guidance"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("beta1", "beta2", "ema_decay"):
+            _within(name, getattr(self, name), 0.0, 1.0)
+        _within("min_learning_rate", self.min_learning_rate, 0.0, self.learning_rate)
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"`schedule` must be constant or cosine, got {self.schedule!r}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"`precision` must be auto, fp32 or bf16, got {self.precision!r}")
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The settings as JSON values (tuples become lists)."""
+        fields: dict[str, JsonValue] = _plain(dataclasses.asdict(self))
+        return fields
+
+
+GROUPS = ("und", "gen", "vit", "embeddings", "heads")
+"""Parameter groups that can be frozen, by the name `freeze` takes."""
+
+
+def differences(saved: dict[str, JsonValue], config: TrainConfig) -> list[str]:
+    """Settings that changed since `saved` and that change the weights: `name: old -> new`."""
+    now = config.to_dict()
+    names = sorted((set(saved) | set(now)) - UNTRACED)
+    return [
+        f"{name}: {saved.get(name)!r} -> {now.get(name)!r}"
+        for name in names
+        if saved.get(name) != now.get(name)
+    ]
+
+
+def _plain(value: object) -> JsonValue:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value  # type: ignore[return-value]
+
+
+def _check_sizes(name: str, sizes: tuple[int, int, int] | None) -> None:
+    if sizes is None:
+        return
+    longest, shortest, stride = sizes
+    if not (0 < stride <= longest and 0 < shortest <= longest and longest % stride == 0):
+        raise ValueError(
+            f"`{name}` must be longest side, shortest side, stride, with the longest a multiple of "
+            f"the stride; got {sizes}"
+        )
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low or math.isinf(value):
+        raise ValueError(f"`{name}` must be at least {low}, got {value}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0 or math.isinf(value):
+        raise ValueError(f"`{name}` must be above 0, got {value}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"`{name}` must be between {low} and {high}, got {value}")
+
+
+def _multiple(name: str, value: int, of_name: str, of: int) -> None:
+    if value % of:
+        raise ValueError(f"`{name}` must be a multiple of {of_name} ({of}), got {value}")

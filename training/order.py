@@ -1,0 +1,190 @@
+"""The order of samples and how they are grouped into packs; owned by the main process.
+
+Works on row numbers and token counts only, never on pictures. Packs have global numbers, and
+every process computes the same sequence, so ranks and resumes need no exchange of state.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from echo4o.errors import Echo4oError
+
+from . import draws
+
+
+class Visit(NamedTuple):
+    """One use of a row."""
+
+    row: int
+    """Number of the row over all sources."""
+    visit: int
+    """How often this row came before; part of the key of all its random draws."""
+
+
+class Source(NamedTuple):
+    """Rows of one config of the dataset."""
+
+    rows: Sequence[int]
+    """Row numbers over all sources."""
+    weight: float
+    """How often an epoch shows each row."""
+
+
+class Order:
+    """The endless sequence of visits, cut into epochs.
+
+    Each source runs through its rows in one permutation after another; an epoch takes the next
+    `weight * rows` of each and shuffles them together. Nothing is repeated before everything of
+    its source was shown.
+    """
+
+    def __init__(self, sources: Sequence[Source], *, seed: int) -> None:
+        self._sources = [np.asarray(source.rows, dtype=np.int64) for source in sources]
+        self._shares = [round(s.weight * len(s.rows)) for s in sources]
+        self._seed = seed
+        if not sum(self._shares):
+            raise Echo4oError("the mixture holds no row; check `mixture` and the dataset")
+        self._epoch: tuple[int, list[Visit]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Visits in one epoch."""
+        return sum(self._shares)
+
+    def epoch(self, epoch: int) -> list[Visit]:
+        """All visits of one epoch, in order."""
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._shuffled(epoch))
+        return self._epoch[1]
+
+    def _shuffled(self, epoch: int) -> list[Visit]:
+        visits = [
+            visit
+            for source, share in enumerate(self._shares)
+            for visit in self._take(source, epoch * share, share)
+        ]
+        places = draws.generator(self._seed, "epoch", epoch).permutation(len(visits))
+        return [visits[place] for place in places]
+
+    def _take(self, source: int, start: int, count: int) -> Iterator[Visit]:
+        """Visits `start` to `start + count` of a source's endless run of permutations."""
+        rows, done = self._sources[source], start
+        while done < start + count:
+            turn, offset = divmod(done, len(rows))
+            places = draws.generator(self._seed, "source", source, turn).permutation(len(rows))
+            part = rows[places[offset : offset + start + count - done]]
+            yield from (Visit(int(row), turn) for row in part)
+            done += len(part)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pack:
+    """Samples that go through the model together."""
+
+    number: int
+    """Global number, from 0; rank r of W takes r, r + W, ..."""
+    visits: tuple[Visit, ...]
+    """Its samples."""
+    tokens: int
+    """Tokens of its samples, markers included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """Where the packer stands; all there is to save for a resume."""
+
+    packs: int = 0
+    """Packs made so far."""
+    epoch: int = 0
+    """Epoch of the next visit."""
+    offset: int = 0
+    """Place of the next visit in its epoch."""
+    waiting: tuple[Visit, ...] = ()
+    """Visits drawn from the order that found no room yet, oldest first."""
+    skipped: int = 0
+    """Visits longer than the budget."""
+
+
+class Packer:
+    """Groups visits into packs of a fixed number of samples, or of a token budget.
+
+    With a budget, a visit without room waits (at most `lookahead` of them) and is the first to be
+    put into the next packs: nothing is lost but visits longer than the whole budget, which are
+    counted.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        tokens_of: Callable[[Visit], int],
+        *,
+        samples: int | None = None,
+        budget: int | None = None,
+        lookahead: int = 32,
+        position: Position | None = None,
+    ) -> None:
+        if (samples is None) == (budget is None):
+            raise ValueError(f"give one of `samples` and `budget`, got {samples} and {budget}")
+        self._order, self._tokens_of = order, tokens_of
+        self._samples, self._budget, self._lookahead = samples, budget, lookahead
+        self.position = position or Position()
+
+    def next(self) -> Pack:
+        """Make the next pack and move on."""
+        visits = self._fixed() if self._budget is None else self._budgeted(self._budget)
+        tokens = sum(self._tokens_of(visit) for visit in visits)
+        number = self.position.packs
+        self.position = dataclasses.replace(self.position, packs=number + 1)
+        return Pack(number=number, visits=tuple(visits), tokens=tokens)
+
+    def _fixed(self) -> list[Visit]:
+        return [self._draw() for _ in range(self._samples or 0)]
+
+    def _budgeted(self, budget: int) -> list[Visit]:
+        taken: list[Visit] = []
+        room = budget
+        waiting: list[Visit] = []
+        for visit in self.position.waiting:
+            if self._tokens_of(visit) <= room:
+                taken.append(visit)
+                room -= self._tokens_of(visit)
+            else:
+                waiting.append(visit)
+        skipped = 0
+        while len(waiting) <= self._lookahead and room > 0:
+            visit = self._draw()
+            length = self._tokens_of(visit)
+            if length > budget:
+                skipped += 1
+                self._refuse_all_too_long(skipped, bool(taken or waiting), budget)
+            elif length <= room:
+                taken.append(visit)
+                room -= length
+            else:
+                waiting.append(visit)
+        skipped += self.position.skipped
+        self.position = dataclasses.replace(
+            self.position, waiting=tuple(waiting), skipped=skipped
+        )
+        return taken
+
+    def _refuse_all_too_long(self, skipped: int, any_fit: bool, budget: int) -> None:
+        if not any_fit and skipped >= len(self._order):
+            raise Echo4oError(
+                f"every row is longer than `tokens_per_pack` = {budget}; raise it or make the "
+                f"pictures smaller (`vae_sizes`, `vit_sizes`)"
+            )
+
+    def _draw(self) -> Visit:
+        here = self.position
+        visit = self._order.epoch(here.epoch)[here.offset]
+        last = here.offset + 1 == len(self._order)
+        self.position = dataclasses.replace(
+            here,
+            epoch=here.epoch + last,
+            offset=0 if last else here.offset + 1,
+        )
+        return visit
