@@ -1,0 +1,167 @@
+"""The configuration of BAGEL, the unified model of Echo-4o: plain values, no weights.
+
+`text_config` is a Qwen2 configuration, `vision_config` a SigLIP one whose `num_hidden_layers` counts
+the layers that are used (the published file says 27, the model uses 26).
+"""
+
+from typing import Any, Literal
+
+from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
+
+Transform = tuple[int, int, int]
+
+
+class BagelConfig(PreTrainedConfig):
+    """Sizes and constants of one model; the defaults are those of BAGEL-7B-MoT.
+
+    Args:
+        text_config: decoder sizes; both experts of a layer share them.
+        vision_config: vision tower sizes.
+        visual_und: whether the model has a vision tower (a checkpoint for generation may lack it).
+        latent_channels: channels of the autoencoder's latent.
+        latent_downsample: pixels per latent cell and side.
+        latent_patch_size: latent cells per token and side.
+        max_latent_size: side of the latent position table, in tokens.
+        vit_max_num_patch_per_side: side of the vision position table, in patches.
+        interpolate_pos: spread small grids over the whole position table.
+        vae_transform: (longest side, shortest side, stride) in pixels of pictures for the
+            autoencoder, see `processor.resized_size`.
+        vit_transform: the same for pictures for the vision tower.
+        bos_token_id: `<|im_start|>`, opens a text.
+        eos_token_id: `<|im_end|>`, closes a text.
+        vision_start_token_id: opens a picture.
+        vision_end_token_id: closes a picture.
+    """
+
+    model_type = "echo4o_bagel"
+    sub_configs_defaults = {"text_config": Qwen2Config, "vision_config": SiglipVisionConfig}
+
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    visual_und: bool = True
+    latent_channels: int = 16
+    latent_downsample: int = 8
+    latent_patch_size: int = 2
+    max_latent_size: int = 64
+    vit_max_num_patch_per_side: int = 70
+    interpolate_pos: bool = False
+    vae_transform: tuple[int, ...] | list[int] = (1024, 512, 16)
+    vit_transform: tuple[int, ...] | list[int] = (980, 224, 14)
+    bos_token_id: int = 151644
+    eos_token_id: int = 151645
+    vision_start_token_id: int = 151652
+    vision_end_token_id: int = 151653
+    tie_word_embeddings: Literal[False] = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill in the sub-configurations and refuse sizes that cannot work."""
+        if self.text_config is None:
+            self.text_config = dict(PUBLISHED_TEXT)
+        if self.vision_config is None:
+            self.vision_config = dict(PUBLISHED_VISION)
+        super().__post_init__(**kwargs)
+        self.vae_transform = tuple(self.vae_transform)
+        self.vit_transform = tuple(self.vit_transform)
+        if self.head_dim % 2:
+            raise ValueError(f"the head size must be even, got {self.head_dim}")
+        if self.text_config.hidden_size % 4:
+            raise ValueError(
+                f"`hidden_size` must be a multiple of 4, got {self.text_config.hidden_size}"
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the decoder."""
+        return self.text_config.hidden_size  # type: ignore[union-attr]
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head of the decoder."""
+        return self.text_config.hidden_size // self.text_config.num_attention_heads  # type: ignore[union-attr]
+
+    @property
+    def rope_theta(self) -> float:
+        """Base of the rotary angles."""
+        return self.text_config.rope_parameters["rope_theta"]  # type: ignore[union-attr]
+
+    @property
+    def latent_dim(self) -> int:
+        """Values of one latent token: patch rows x patch columns x channels."""
+        return self.latent_patch_size**2 * self.latent_channels
+
+    @property
+    def latent_stride(self) -> int:
+        """Pixels per latent token and side; a picture's sides are multiples of it."""
+        return self.latent_patch_size * self.latent_downsample
+
+    @property
+    def vit_patch_size(self) -> int:
+        """Pixels per vision token and side."""
+        return self.vision_config.patch_size  # type: ignore[union-attr]
+
+    @classmethod
+    def tiny(
+        cls,
+        *,
+        hidden_size: int = 64,
+        intermediate_size: int = 176,
+        num_hidden_layers: int = 3,
+        num_attention_heads: int = 4,
+        num_key_value_heads: int = 2,
+        vocab_size: int = 512,
+        vision_hidden_size: int = 48,
+        vision_intermediate_size: int = 96,
+        vision_num_hidden_layers: int = 2,
+        vision_num_attention_heads: int = 4,
+        max_latent_size: int = 8,
+        vit_max_num_patch_per_side: int = 8,
+        **values: Any,
+    ) -> "BagelConfig":
+        """A small model for tests and rehearsals; `values` are other fields of this class."""
+        text = {
+            **PUBLISHED_TEXT,
+            "hidden_size": hidden_size,
+            "intermediate_size": intermediate_size,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+            "num_key_value_heads": num_key_value_heads,
+            "vocab_size": vocab_size,
+        }
+        vision = {
+            **PUBLISHED_VISION,
+            "hidden_size": vision_hidden_size,
+            "intermediate_size": vision_intermediate_size,
+            "num_hidden_layers": vision_num_hidden_layers,
+            "num_attention_heads": vision_num_attention_heads,
+            "image_size": vit_max_num_patch_per_side * PUBLISHED_VISION["patch_size"],
+        }
+        return cls(
+            text_config=text,
+            vision_config=vision,
+            max_latent_size=max_latent_size,
+            vit_max_num_patch_per_side=vit_max_num_patch_per_side,
+            **values,
+        )
+
+
+PUBLISHED_TEXT: dict[str, Any] = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 32768,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+}
+PUBLISHED_VISION: dict[str, Any] = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 980,
+    "vision_use_head": False,
+}
