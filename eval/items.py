@@ -1,0 +1,229 @@
+"""Benchmark items: one prompt with the constraints that a picture of it must meet.
+
+Items are read from JSONL in the form of GenEval++: {tag, include, exclude?, prompt}; blank lines are
+skipped and the number of an item is its running index among the others, from 1.
+"""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import Echo4oError
+
+KIT = "kit"
+REGIONS = ("left", "right", "above", "below")
+_OBJECT_KEYS = {"class", "count", "color", "region", "size"}
+_MAX_COUNT = 99
+
+
+class ItemsError(Echo4oError):
+    """An items file that cannot be used; the message names the line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Constraint:
+    """Objects that must be in the picture (or, in `exclude`, must not reach `count`)."""
+
+    name: str
+    """The class of object, singular."""
+    count: int = 1
+    """How many, 1 to 99."""
+    color: str | None = None
+    """Colour name."""
+    region: str | None = None
+    """left, right, above or below."""
+    size: str | None = None
+    """small, large, smaller or larger."""
+
+    @classmethod
+    def parse(cls, value: object) -> "Constraint":
+        """Read one GenEval++ object; empty text counts as absent, as the benchmark defines."""
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a constraint must be an object with `class`, got {value!r:.80}")
+        unknown = sorted(str(key) for key in value if key not in _OBJECT_KEYS)
+        if unknown:
+            raise ValueError(
+                f"unknown key {unknown[0]!r}; known: {', '.join(sorted(_OBJECT_KEYS))}"
+            )
+        name = _text(value, "class")
+        if name is None:
+            raise ValueError("`class` must be a non-empty text")
+        count = value.get("count", 1)
+        if type(count) is not int or not 1 <= count <= _MAX_COUNT:
+            raise ValueError(
+                f"`count` must be a whole number from 1 to {_MAX_COUNT}, got {count!r}"
+            )
+        region = _text(value, "region")
+        if region is not None and region not in REGIONS:
+            raise ValueError(f"`region` must be one of {', '.join(REGIONS)}, got {region!r}")
+        return cls(
+            name=name,
+            count=count,
+            color=_text(value, "color"),
+            region=region,
+            size=_text(value, "size"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the GenEval++ object, without absent keys."""
+        value = {
+            "class": self.name,
+            "count": self.count,
+            "color": self.color,
+            "region": self.region,
+            "size": self.size,
+        }
+        return {key: part for key, part in value.items() if part is not None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One benchmark prompt."""
+
+    number: int
+    """Running index from 1; pictures are named after it."""
+    tag: str
+    """The kind of item; scores are given per tag."""
+    prompt: str
+    """What the model is asked for."""
+    include: tuple[Constraint, ...]
+    """Everything that must be there."""
+    exclude: tuple[Constraint, ...] = ()
+    """Counts that must not be reached."""
+
+    @property
+    def objects(self) -> int:
+        """Object instances asked for: the sum of the counts in `include`."""
+        return sum(part.count for part in self.include)
+
+    @property
+    def one_or_two_objects(self) -> bool:
+        """Whether the item asks for at most two object instances; the definition used in scores."""
+        return self.objects <= 2
+
+    @property
+    def key(self) -> str:
+        """Identity of what is asked, whatever the order of the objects: canonical JSON."""
+        sides = (
+            sorted(json.dumps(part.to_json(), sort_keys=True) for part in side)
+            for side in (self.include, self.exclude)
+        )
+        return json.dumps(list(sides))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSONL object of this item."""
+        value: dict[str, Any] = {
+            "tag": self.tag,
+            "include": [part.to_json() for part in self.include],
+        }
+        if self.exclude:
+            value["exclude"] = [part.to_json() for part in self.exclude]
+        return {**value, "prompt": self.prompt}
+
+    @classmethod
+    def from_json(cls, value: object, number: int) -> "Item":
+        """Read one row; ValueError says what is wrong with it."""
+        if not isinstance(value, Mapping):
+            raise ValueError(f"an item must be a JSON object, got {value!r:.80}")
+        tag, prompt = _text(value, "tag"), _text(value, "prompt")
+        if tag is None or prompt is None:
+            raise ValueError("`tag` and `prompt` must be non-empty texts")
+        include = _constraints(value, "include")
+        if not include:
+            raise ValueError("`include` must list at least one object")
+        return cls(
+            number=number,
+            tag=tag,
+            prompt=prompt,
+            include=include,
+            exclude=_constraints(value, "exclude"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemSet:
+    """Items of one source, with what identifies them."""
+
+    source: str
+    """`kit` or the name of the file."""
+    sha256: str
+    """Of the file's bytes."""
+    items: tuple[Item, ...]
+    """In file order."""
+
+
+def read_items(path: Path, *, source: str | None = None) -> ItemSet:
+    """Read an items file (UTF-8, with or without BOM, any line ending).
+
+    Raises:
+        ItemsError: the file does not exist, a line is malformed, or an item is there twice.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ItemsError(f"no items file {path}; give `kit` or a JSONL file") from error
+    except UnicodeDecodeError as error:
+        raise ItemsError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    items = _parse_lines(text.split("\n"), path)
+    if not items:
+        raise ItemsError(f"{path} holds no item")
+    return ItemSet(
+        source=source or path.name, sha256=hashlib.sha256(data).hexdigest(), items=tuple(items)
+    )
+
+
+def select(items: Sequence[Item], limit: int | None) -> tuple[Item, ...]:
+    """Return at most `limit` items, spread evenly over the tags, in their order."""
+    if limit is None or limit >= len(items):
+        return tuple(items)
+    if limit < 1:
+        raise ValueError(f"`limit` must be at least 1, got {limit}")
+    by_tag: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        by_tag[item.tag].append(item)
+    turn = {item.number: place for group in by_tag.values() for place, item in enumerate(group)}
+    chosen = sorted(items, key=lambda item: (turn[item.number], item.number))[:limit]
+    return tuple(sorted(chosen, key=lambda item: item.number))
+
+
+def tags(items: Iterable[Item]) -> list[str]:
+    """Return the tags in first-seen order."""
+    return list(Counter(item.tag for item in items))
+
+
+def _parse_lines(lines: Sequence[str], path: Path) -> list[Item]:
+    items: list[Item] = []
+    seen: dict[tuple[str, str], int] = {}
+    for line_number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            item = Item.from_json(json.loads(line), number=len(items) + 1)
+        except ValueError as error:  # JSONDecodeError is one
+            raise ItemsError(f"{path}, line {line_number}: {error}") from error
+        first = seen.setdefault((item.prompt, item.key), line_number)
+        if first != line_number:
+            raise ItemsError(f"{path}, line {line_number}: the same item stands in line {first}")
+        items.append(item)
+    return items
+
+
+def _text(value: Mapping[Any, Any], key: str) -> str | None:
+    part = value.get(key)
+    if part is None:
+        return None
+    if not isinstance(part, str):
+        raise ValueError(f"`{key}` must be a text, got {part!r:.80}")
+    return part.strip() or None
+
+
+def _constraints(value: Mapping[Any, Any], key: str) -> tuple[Constraint, ...]:
+    part = value.get(key) or []
+    if not isinstance(part, list):
+        raise ValueError(f"`{key}` must be a list, got {part!r:.80}")
+    return tuple(Constraint.parse(entry) for entry in part)
