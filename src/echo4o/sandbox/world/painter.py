@@ -11,7 +11,7 @@ from .sight import Seen, cut_out, see
 from .vocabulary import ASPECTS, BACKGROUNDS, COLOURS, EXTENTS, RING_HOLE, SHAPES, outline
 
 _GAP = 2 / 64
-_HALVES = {
+_HALVES: dict[str | None, tuple[float, float, float, float]] = {
     **{"left": (0.0, 0.0, 0.5, 1.0), "right": (0.5, 0.0, 1.0, 1.0)},
     **{"above": (0.0, 0.0, 1.0, 0.5), "below": (0.0, 0.5, 1.0, 1.0)},
     None: (0.0, 0.0, 1.0, 1.0),

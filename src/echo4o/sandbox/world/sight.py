@@ -57,9 +57,11 @@ def see(image: Image.Image) -> list[Seen]:
     background = _background(pixels)
     away = np.linalg.norm(pixels - background, axis=2)
     labels, _ = ndimage.label(away > _FOREGROUND)
+    areas = np.bincount(labels.ravel())
     found = []
     for number, window in enumerate(ndimage.find_objects(labels), 1):
-        found += _look(pixels, background, labels == number, window)
+        if areas[number] >= _SPECK * labels.size:
+            found += _look(pixels, background, labels == number, window)
     return sorted(found, key=lambda one: (one.x, one.y))
 
 
@@ -82,9 +84,6 @@ def _look(
     pixels: Array, background: Array, mask: NDArray[np.bool_], window: tuple[slice, slice]
 ) -> list[Seen]:
     """The object under `mask`; two when two colours touch."""
-    size = mask.shape
-    if mask.sum() < _SPECK * size[0] * size[1]:
-        return []
     inside = mask[window]
     core = ndimage.binary_erosion(inside)
     core = core if core.sum() >= 4 else inside
@@ -99,7 +98,7 @@ def _look(
         labels, _ = ndimage.label(part)
         for number, part_window in enumerate(ndimage.find_objects(labels), 1):
             piece = labels == number
-            if piece.sum() >= _SPECK * size[0] * size[1]:
+            if piece.sum() >= _SPECK * mask.size:
                 core = piece[part_window]
                 found.append(
                     _describe_one(pixels, background, piece, part_window, core, int(colour))
@@ -152,14 +151,14 @@ def _coverage(
     near = ndimage.binary_dilation(mask[rows, columns])
     span = middle - background
     alpha = ((pixels[rows, columns] - background) @ span) / max(float(span @ span), 1.0)
-    alpha = np.where(near, np.clip(alpha, 0, 1), 0).astype(np.float32)
+    alpha = np.where(near, np.clip(alpha, 0, 1), 0)
     top, bottom = _edges(alpha.max(axis=1))
     left, right = _edges(alpha.max(axis=0))
     box = (columns.start + left, rows.start + top, columns.start + right, rows.start + bottom)
     return _resample(alpha, (left, top, right, bottom)), box
 
 
-def _edges(profile: Array) -> tuple[float, float]:
+def _edges(profile: NDArray[np.floating[Any]]) -> tuple[float, float]:
     solid = np.flatnonzero(profile > 0.5)
     first, last = (int(solid[0]), int(solid[-1])) if solid.size else (0, profile.size - 1)
     before = float(profile[first - 1]) if first else 0.0
@@ -169,10 +168,10 @@ def _edges(profile: Array) -> tuple[float, float]:
     return low, max(high, low + 1.0)
 
 
-def _resample(alpha: Array, box: tuple[float, float, float, float]) -> Array:
-    picture = Image.fromarray(alpha, mode="F")
-    clipped = (max(box[0], 0), max(box[1], 0), min(box[2], alpha.shape[1]))
-    region = (*clipped, min(box[3], alpha.shape[0]))
+def _resample(coverage: NDArray[np.floating[Any]], box: tuple[float, float, float, float]) -> Array:
+    picture = Image.fromarray(coverage.astype(np.float32))
+    clipped = (max(box[0], 0), max(box[1], 0), min(box[2], coverage.shape[1]))
+    region = (*clipped, min(box[3], coverage.shape[0]))
     return np.asarray(picture.resize((_GRID, _GRID), Image.Resampling.BILINEAR, box=region))
 
 
@@ -206,7 +205,7 @@ def _template(shape: str) -> Array:
     if shape == "ring":
         rim = (1 - RING_HOLE) / 2 * side
         pen.ellipse((rim, rim, side - 1 - rim, side - 1 - rim), fill=0)
-    return np.asarray(picture.reduce(8), dtype=np.float32) / 255
+    return np.asarray(picture.reduce(8), dtype=np.float32) / np.float32(255)
 
 
 def cut_out(image: Image.Image) -> Image.Image:
@@ -215,10 +214,9 @@ def cut_out(image: Image.Image) -> Image.Image:
     if found is None:
         return image.convert("RGBA")
     left, top, right, bottom = found.box
-    margin = 1 / min(image.size)
-    box = (left - margin, top - margin, right + margin, bottom + margin)
-    corners = [round(edge * side) for edge, side in zip(box, image.size * 2, strict=True)]
-    piece = image.convert("RGB").crop(tuple(corners))
+    wide, high = image.size
+    corners = (left * wide - 1, top * high - 1, right * wide + 1, bottom * high + 1)
+    piece = image.convert("RGB").crop(corners)
     pixels = np.asarray(piece, dtype=np.float32)
     background = _background(_pixels(image))
     span = np.asarray(COLOURS.get(found.colour, (0, 0, 0)), dtype=np.float32) - background

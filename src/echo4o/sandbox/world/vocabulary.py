@@ -54,7 +54,7 @@ _CROSS = 0.34
 def outline(shape: str) -> list[tuple[float, float]] | None:
     """Corners of a shape in the unit square (x right, y down); None for a circle or a ring."""
     low, high = (1 - _CROSS) / 2, (1 + _CROSS) / 2
-    outlines = {
+    outlines: dict[str, list[tuple[float, float]]] = {
         "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
         "bar": [(0, 0), (1, 0), (1, 1), (0, 1)],
         "pillar": [(0, 0), (1, 0), (1, 1), (0, 1)],
