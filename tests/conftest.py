@@ -64,6 +64,8 @@ def start_sandbox(root: Path, *extra: str) -> tuple[subprocess.Popen[bytes], San
 def shared() -> Path:
     """The folder with recorded truth; tests that use it carry the marker `shared`."""
     if not SHARED.is_dir():
+        if os.environ.get("ECHO4O_REQUIRE_SHARED"):
+            pytest.fail(f"the recorded data is not at {SHARED}, and here it is required")
         pytest.skip(f"the recorded data is not at {SHARED}; set ECHO4O_SHARED")
     return SHARED.resolve()
 

@@ -1,0 +1,49 @@
+# `make rehearse` and `make test` do everything on a fresh machine, environment included.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PACKAGES := src/echo4o dataset_builder training eval model_cards
+
+.PHONY: setup rehearse test browser prove bench bench-gpu check wheel clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+rehearse: $(READY)  ## the whole line on the sandbox: data, training, scores, report, demo
+	$(BIN)/echo4o release rehearse $(ARGS)
+
+test: $(READY)  ## at most 5 minutes on 2 cores
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -rs $(ARGS)
+
+browser: $(READY)  ## drives a real Chromium; looks for it under its usual names
+	$(BIN)/python -m pytest -q -rs -m browser $(ARGS)
+
+prove: $(READY)  ## the long counts; figures go to benchmarks/results
+	$(BIN)/python -m pytest -q -rs -m slow $(ARGS)
+
+bench: $(READY)
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+bench-gpu: $(READY)
+	$(BIN)/python -m pytest -q -rs -m gpu $(ARGS)
+
+check: $(READY)  ## lint, format, types, dependency rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/python -m pytest -q tests/test_layout.py
+
+wheel: $(READY)  ## build the wheel and use it from an environment that never saw the sources
+	rm -rf dist build
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+	rm -rf build/clean && $(PYTHON) -m venv build/clean
+	build/clean/bin/pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	cd build && clean/bin/python -c "import echo4o; print('echo4o', echo4o.__version__)"
+	cd build && clean/bin/echo4o --help > /dev/null && clean/bin/echo4o release --help > /dev/null
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache rehearsal
