@@ -1,0 +1,379 @@
+"""The ledger: what was requested, reserved, paid and received; builder and judge share it.
+
+SQLite in WAL mode, pictures beside it named by their hash. A price is reserved before a call and
+settled after it, so that a kill at any moment neither loses a paid reply that was settled nor lets
+the budget be exceeded: a reservation that nobody settled stays counted.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from .errors import Echo4oError
+
+logger = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x65346F4C  # "e4oL", in the SQLite header
+LEDGER_VERSION = 1
+
+State = Literal["reserved", "done", "refused", "failed"]
+
+_SCHEMA = """
+CREATE TABLE calls (
+  key TEXT PRIMARY KEY, kind TEXT NOT NULL, model TEXT NOT NULL, request TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('reserved', 'done', 'refused', 'failed')),
+  reserved_usd REAL NOT NULL DEFAULT 0, cost_usd REAL NOT NULL DEFAULT 0,
+  lost_usd REAL NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+  created TEXT NOT NULL DEFAULT '', answered_by TEXT, reason TEXT, text TEXT,
+  picture TEXT, extension TEXT, request_id TEXT, usage TEXT NOT NULL DEFAULT '{}'
+) WITHOUT ROWID;
+CREATE INDEX calls_by_state ON calls (state);
+"""
+_COLUMNS = (
+    "key, kind, model, request, state, reserved_usd, cost_usd, lost_usd, attempts, created, "
+    "answered_by, reason, text, picture, extension, request_id, usage"
+)
+
+
+class LedgerError(Echo4oError):
+    """The ledger file cannot be used."""
+
+
+class BudgetExceeded(Echo4oError):
+    """The next call could cost more than what is left of the budget; it was not made."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One call as the ledger knows it."""
+
+    key: str
+    """Content key: model, parameters, text and the hashes of all pictures."""
+    kind: str
+    """`image` or `chat`."""
+    model: str
+    request: str
+    """What was asked, as JSON; pictures by their SHA-256."""
+    state: State
+    reserved_usd: float = 0.0
+    """Upper bound of a call that was begun and never settled."""
+    cost_usd: float = 0.0
+    lost_usd: float = 0.0
+    """Upper bound of earlier attempts whose bill is unknown: killed, cut or timed out."""
+    attempts: int = 0
+    created: str = ""
+    answered_by: str | None = None
+    """The model as the service names it."""
+    reason: str | None = None
+    text: str | None = None
+    picture: str | None = None
+    """SHA-256 of the received bytes."""
+    extension: str | None = None
+    request_id: str | None = None
+    usage: dict[str, int]
+
+
+class Ledger:
+    """Calls by content key, with a budget that is never exceeded. Safe to use from threads.
+
+    One process at a time may write (a lock file sees to it); readers open with `read_only=True`.
+    """
+
+    def __init__(
+        self, path: Path, *, budget_usd: float | None = None, read_only: bool = False
+    ) -> None:
+        if budget_usd is not None and not budget_usd >= 0:
+            raise ValueError(f"`budget_usd` must be 0 or more, got {budget_usd}")
+        self.path = path
+        self.budget_usd = budget_usd
+        self.pictures = path.parent / "pictures"
+        self._lock = threading.Lock()
+        self._lock_file: int | None = None
+        if read_only and not path.is_file():
+            raise LedgerError(f"there is no ledger at {path}")
+        if not read_only:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            self._lock_file = _exclusive(path.with_name(path.name + ".lock"), path)
+        try:
+            self._database = _open(path, read_only)
+            sums = "SELECT total(cost_usd), total(reserved_usd), total(lost_usd) FROM calls"
+            with _sqlite_errors(path):
+                self._spent, self._reserved, self._lost = self._database.execute(sums).fetchone()
+        except BaseException:
+            self._unlock()
+            raise
+
+    @property
+    def spent_usd(self) -> float:
+        """What settled calls cost."""
+        return float(self._spent)
+
+    @property
+    def unsettled_usd(self) -> float:
+        """Upper bound of calls in flight, and of attempts whose bill is unknown."""
+        return float(self._reserved + self._lost)
+
+    @property
+    def committed_usd(self) -> float:
+        """Upper bound of the bill so far; this is what the budget limits."""
+        return self.spent_usd + self.unsettled_usd
+
+    def find(self, key: str) -> Entry | None:
+        """The entry with this content key."""
+        with self._lock, _sqlite_errors(self.path):
+            row = self._database.execute(
+                f"SELECT {_COLUMNS} FROM calls WHERE key = ?", (key,)
+            ).fetchone()
+        return None if row is None else _entry(row)
+
+    def entries(self, state: State | None = None) -> Iterator[Entry]:
+        """All entries, or those in one state, ordered by key."""
+        query = f"SELECT {_COLUMNS} FROM calls"
+        query += "" if state is None else " WHERE state = ?"
+        arguments = () if state is None else (state,)
+        with self._lock, _sqlite_errors(self.path):
+            rows = self._database.execute(f"{query} ORDER BY key", arguments).fetchall()
+        return map(_entry, rows)
+
+    def counts(self) -> dict[str, int]:
+        """Number of calls by state; states that do not occur are 0."""
+        with self._lock, _sqlite_errors(self.path):
+            rows = self._database.execute("SELECT state, count(*) FROM calls GROUP BY state")
+            return {"reserved": 0, "done": 0, "refused": 0, "failed": 0} | dict(rows.fetchall())
+
+    def reserve(self, key: str, *, kind: str, model: str, request: str, price_usd: float) -> None:
+        """Set `price_usd`, an upper bound, aside for one call; call this before the call is made.
+
+        A reservation left by a killed process moves to `lost_usd`, since that call may be billed.
+
+        Raises:
+            BudgetExceeded: the price does not fit into what is left of the budget.
+            LedgerError: the key is settled as done or refused.
+        """
+        with self._lock, _sqlite_errors(self.path):
+            row = self._database.execute(
+                "SELECT state, reserved_usd FROM calls WHERE key = ?", (key,)
+            ).fetchone()
+            state, left_over = row or (None, 0.0)
+            if state in ("done", "refused"):
+                raise LedgerError(
+                    f"call {key[:12]} is settled as {state}; it is never bought again"
+                )
+            self._check_budget(price_usd)
+            self._database.execute(
+                "INSERT INTO calls (key, kind, model, request, state, reserved_usd) "
+                "VALUES (?, ?, ?, ?, 'reserved', ?) ON CONFLICT (key) DO UPDATE SET "
+                "state = 'reserved', lost_usd = lost_usd + reserved_usd, "
+                "reserved_usd = excluded.reserved_usd, reason = NULL",
+                (key, kind, model, request, price_usd),
+            )
+            self._reserved += price_usd - left_over
+            self._lost += left_over
+
+    def reserve_again(self, key: str) -> None:
+        """Keep the reservation of an attempt whose bill is unknown, and reserve for the next one.
+
+        Raises:
+            BudgetExceeded: a second price does not fit; the first stays reserved.
+        """
+        with self._lock, _sqlite_errors(self.path):
+            row = self._database.execute(
+                "SELECT reserved_usd FROM calls WHERE key = ? AND state = 'reserved'", (key,)
+            ).fetchone()
+            if row is None:
+                raise LedgerError(f"call {key[:12]} has no reservation")
+            self._check_budget(row[0])
+            self._database.execute(
+                "UPDATE calls SET lost_usd = lost_usd + reserved_usd WHERE key = ?", (key,)
+            )
+            self._lost += row[0]
+
+    def settle(
+        self,
+        key: str,
+        outcome: Literal["done", "refused", "failed"],
+        *,
+        cost_usd: float,
+        attempts: int,
+        created: str,
+        unknown_bill: bool = False,
+        answered_by: str | None = None,
+        reason: str | None = None,
+        text: str | None = None,
+        picture: str | None = None,
+        extension: str | None = None,
+        request_id: str | None = None,
+        usage: dict[str, int] | None = None,
+    ) -> None:
+        """Replace the reservation by what the call really cost, and keep the reply.
+
+        A picture must have been stored with `store_picture` before. `unknown_bill` keeps the
+        reservation, as lost: the last attempt may be billed although no reply came.
+        """
+        with self._lock, _sqlite_errors(self.path):
+            row = self._database.execute(
+                "SELECT reserved_usd FROM calls WHERE key = ? AND state = 'reserved'", (key,)
+            ).fetchone()
+            if row is None:
+                raise LedgerError(f"call {key[:12]} has no reservation to settle")
+            lost = row[0] if unknown_bill else 0.0
+            if cost_usd > row[0] + 1e-9:
+                logger.warning(
+                    "call %s cost %.6f USD, more than the %.6f reserved; raise the bounds in the "
+                    "price table",
+                    key[:12],
+                    cost_usd,
+                    row[0],
+                )
+            self._database.execute(
+                "UPDATE calls SET state = ?, reserved_usd = 0, lost_usd = lost_usd + ?, "
+                "cost_usd = cost_usd + ?, attempts = attempts + ?, created = ?, answered_by = ?, "
+                "reason = ?, text = ?, picture = ?, extension = ?, request_id = ?, usage = ? "
+                "WHERE key = ?",
+                (
+                    *(outcome, lost, cost_usd, attempts, created, answered_by, reason, text),
+                    *(picture, extension, request_id, json.dumps(usage or {}), key),
+                ),
+            )
+            self._reserved -= row[0]
+            self._lost += lost
+            self._spent += cost_usd
+
+    def store_picture(self, data: bytes, extension: str) -> str:
+        """Write received bytes under their SHA-256, flushed to the disk; returns the hash."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.picture_path(digest, extension)
+        if path.exists():
+            return digest
+        partial = path.with_name(f".{digest}.{os.getpid()}.{threading.get_ident()}.part")
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        return digest
+
+    def picture_path(self, sha256: str, extension: str) -> Path:
+        """Where the picture with this hash lies."""
+        return self.pictures / f"{sha256}.{extension}"
+
+    def read_picture(self, sha256: str, extension: str) -> bytes:
+        """Bytes of a stored picture, checked against their hash.
+
+        Raises:
+            LedgerError: the file is missing or damaged.
+        """
+        path = self.picture_path(sha256, extension)
+        if not path.is_file():
+            raise LedgerError(f"picture {path} is in the ledger but not on the disk; restore it")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise LedgerError(f"picture {path} does not match its hash; restore it")
+        return data
+
+    def close(self) -> None:
+        """Close the file and let other processes write; calling it twice is harmless."""
+        with self._lock:
+            self._database.close()
+            self._unlock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_budget(self, price_usd: float) -> None:
+        if self.budget_usd is None or self.committed_usd + price_usd <= self.budget_usd + 1e-9:
+            return
+        raise BudgetExceeded(
+            f"the next call may cost {price_usd:.4f} USD, but of the budget of "
+            f"{self.budget_usd:.2f} USD {self.spent_usd:.4f} are spent and "
+            f"{self.unsettled_usd:.4f} reserved; raise --budget to go on"
+        )
+
+    def _unlock(self) -> None:
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+
+def _exclusive(lock: Path, ledger: Path) -> int:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LedgerError(
+            f"the ledger {ledger} is being written by another process; wait for it or stop it"
+        ) from None
+    return descriptor
+
+
+def _open(path: Path, read_only: bool) -> sqlite3.Connection:
+    with _sqlite_errors(path):
+        database = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            _prepare(database, path, read_only)
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
+def _prepare(database: sqlite3.Connection, path: Path, read_only: bool) -> None:
+    def pragma(name: str) -> int:
+        return int(database.execute(f"PRAGMA {name}").fetchone()[0])
+
+    is_empty = pragma("schema_version") == 0
+    if not is_empty and pragma("application_id") != APPLICATION_ID:
+        raise LedgerError(f"{path} is a database, but no echo4o ledger; choose another path")
+    if not is_empty and pragma("user_version") != LEDGER_VERSION:
+        raise LedgerError(
+            f"the ledger {path} has format {pragma('user_version')}, this echo4o reads format "
+            f"{LEDGER_VERSION}; use the echo4o that wrote it, or start in a new folder"
+        )
+    if read_only:
+        return
+    # WAL with NORMAL survives a kill of the process at any moment; power loss may cost the last
+    # moments, never the consistency.
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    if is_empty:
+        identity = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = "
+        database.executescript(f"BEGIN; {_SCHEMA} {identity}{LEDGER_VERSION}; COMMIT;")
+
+
+@contextlib.contextmanager
+def _sqlite_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if "disk is full" in str(error):
+            raise LedgerError(
+                f"the disk is full while writing {path}; free some space and run the command again"
+            ) from error
+        raise LedgerError(
+            f"the ledger {path} cannot be used ({error}); restore it from a copy, "
+            "or start in a new folder"
+        ) from error
+
+
+def _entry(row: tuple[object, ...]) -> Entry:
+    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    values["usage"] = json.loads(str(values["usage"]))
+    return Entry(**values)  # type: ignore[arg-type]
