@@ -1,0 +1,210 @@
+"""The rehearsal: the whole line, from a plan to a judged, published, demonstrable model.
+
+Every stage is a verb of the command line run as a child process against the sandbox servers, so
+that what is rehearsed is what a user runs. Finished stages are noted in state.json; unfinished
+ones resume by themselves, since every verb does.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ..errors import Echo4oError
+from ..records import write_atomic
+from . import process
+from .demo import try_demo
+from .summary import write_summary
+
+ORG = "echo4o-sandbox"
+DATASET = f"{ORG}/echo-4o-image"
+BASE_MODEL = f"{ORG}/echo-4o-tiny-untrained"
+MODEL = f"{ORG}/echo-4o-tiny"
+TAG = "v1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How much of everything; the default is the full rehearsal."""
+
+    rows: int = 8000
+    """Rows of the dataset."""
+    steps: int = 2250
+    """Training steps; 0 leaves the model untrained."""
+    items: int = 210
+    """Benchmark items, spread evenly over the tags."""
+    denoising_steps: int = 25
+    """Steps for each benchmark picture."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("rows", 20), ("steps", 0), ("items", 7), ("denoising_steps", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
+
+    @classmethod
+    def quick(cls) -> "Scale":
+        """Everything once, small enough for a test."""
+        return cls(rows=160, steps=25, items=14, denoising_steps=8)
+
+    def changed(self, *, rows: int | None, steps: int | None) -> "Scale":
+        """The same scale with what the user gave."""
+        given = {"rows": rows, "steps": steps}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(kw_only=True)
+class Rehearsal:
+    """One rehearsal in its folder."""
+
+    out: Path
+    scale: Scale
+    data: Path | None
+    seed: int
+    faults: str
+    say: Callable[[str], None]
+
+    def run(self) -> None:
+        """Run what is left of the line; raises Echo4oError when a stage fails."""
+        self.out = self.out.resolve()
+        with process.sole_owner(self.out), self._sandbox() as environment:
+            memory = process.MemoryWatch()
+            memory.start()
+            self._check_same_run()
+            self._stages(environment)
+            peak = max(memory.stop(), int(self._state().get("peak_rss_bytes", 0)))
+            self._note(peak_rss_bytes=peak)
+        self.say(write_summary(self.out, self._state(), self._repos()))
+
+    def _stages(self, environment: dict[str, str]) -> None:
+        """The line, read downwards."""
+        dataset, training = self.out / "dataset/echo-4o-image", self.out / "training"
+        items = ["--items", "kit", "--limit", str(self.scale.items)]
+        if self.data is None:
+            work = self.out / "work"
+            self._stage("plan", environment, *self._plan(work))
+            self._stage(
+                "generate", environment, "data", "generate", work, "--model", "sandbox-image",
+                "--size", "64x64", "--concurrency", 16,
+            )  # fmt: skip
+            self._stage("build", environment, "data", "build", work, "--out", dataset)
+        else:
+            self._stage("import", environment, "data", "import", self.data, "--out", dataset)
+        self._stage("publish dataset", environment, "data", "push", dataset, DATASET, "--tag", TAG)
+        self._stage("load dataset", environment, "data", "stats", DATASET)
+        self._stage(
+            "train", environment, "train", "run", "tiny", "--data", DATASET, "--revision", TAG,
+            "--out", training, "--set", f"steps={self.scale.steps}", f"seed={self.seed}",
+        )  # fmt: skip
+        for name, folder, repo in (
+            ("publish untrained model", "base", BASE_MODEL),
+            ("publish model", "model", MODEL),
+        ):
+            self._stage(name, environment, "model", "push", training / folder, repo, "--tag", TAG)
+        for name, repo in (("untrained", BASE_MODEL), ("trained", MODEL)):
+            self._stage(
+                f"judge {name}", environment, "eval", "run", "geneval_plus_plus", *items,
+                "--model", repo, "--revision", TAG, "--steps", self.scale.denoising_steps,
+                "--judge", "sandbox-judge", "--seed", self.seed, "--out", self.out / "eval" / name,
+            )  # fmt: skip
+        self._stage(
+            "report", environment, "eval", "report", self.out / "eval/untrained",
+            self.out / "eval/trained", "--out", self.out / "report.html",
+            "--loss", training / "loss.jsonl", "--title", "Echo-4o rehearsal",
+        )  # fmt: skip
+        self._own_stage("demo", lambda: try_demo(self.out, environment, MODEL))
+
+    def _plan(self, work: Path) -> list[object]:
+        options = ["--rows", self.scale.rows, "--seed", self.seed, "--against", "kit"]
+        return ["data", "plan", "shapes", "--out", work, *options]
+
+    def _stage(self, name: str, environment: dict[str, str], *words: object) -> None:
+        """Run one verb as a child process, unless it is finished already."""
+
+        def run() -> None:
+            child = process.start([str(word) for word in words], environment)
+            try:
+                status = child.wait()
+            except BaseException:
+                child.terminate()
+                child.wait()
+                raise
+            if status != 0:
+                command = " ".join(["echo4o", *map(str, words)])
+                raise Echo4oError(
+                    f"the stage {name!r} failed (status {status}): {command}; what was finished "
+                    "is kept, run the same command again to go on"
+                )
+
+        self._own_stage(name, run)
+
+    def _own_stage(self, name: str, run: Callable[[], None]) -> None:
+        finished = self._state().get("seconds", {})
+        if name in finished:
+            self.say(f"[done before] {name}")
+            return
+        self.say(f"[{name}]")
+        clock = time.monotonic()
+        run()
+        self._note(seconds={**finished, name: round(time.monotonic() - clock, 1)})
+
+    @contextlib.contextmanager
+    def _sandbox(self) -> Iterator[dict[str, str]]:
+        """Both servers, and the variables with which every child talks to them."""
+        root = self.out / "sandbox"
+        root.mkdir(parents=True, exist_ok=True)
+        ready, log = root / "ready.json", root / "server.log"
+        ready.unlink(missing_ok=True)
+        words = ["sandbox", "serve", "--root", root, "--openai-port", 0, "--hub-port", 0]
+        words += ["--ready-file", ready, *(["--faults", self.faults] if self.faults else [])]
+        server = process.start([str(word) for word in words], dict(os.environ), log=log)
+        try:
+            process.wait_for(ready, server, seconds=60, log=log)
+            yield self._environment(json.loads(ready.read_text()))
+        finally:
+            server.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=10)
+            server.kill()
+
+    def _environment(self, facts: dict[str, str]) -> dict[str, str]:
+        return {
+            **os.environ,
+            "OPENAI_BASE_URL": facts["openai"],
+            "OPENAI_API_KEY": facts["api_key"],
+            "HF_ENDPOINT": facts["hub"],
+            "HF_TOKEN": facts["token"],
+            "HF_HOME": str(self.out / "cache"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+        }
+
+    def _check_same_run(self) -> None:
+        """A folder belongs to one rehearsal: going on with other settings would mix two."""
+        asked = {
+            "scale": asdict(self.scale),
+            "data": str(self.data.resolve()) if self.data else None,
+            "seed": self.seed,
+        }
+        before = self._state().get("settings")
+        if before is not None and before != asked:
+            raise Echo4oError(
+                f"{self.out} holds a rehearsal with other settings ({before}); give the same "
+                "options again, or another --out"
+            )
+        self._note(settings=asked)
+
+    def _repos(self) -> dict[str, str]:
+        return {"dataset": DATASET, "untrained": BASE_MODEL, "trained": MODEL, "tag": TAG}
+
+    def _state(self) -> dict[str, object]:
+        path = self.out / "state.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _note(self, **facts: object) -> None:
+        write_atomic(self.out / "state.json", json.dumps({**self._state(), **facts}, indent=1))
