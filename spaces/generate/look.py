@@ -1,0 +1,139 @@
+"""How the page looks: theme, widgets, empty places. No event and no model in here."""
+
+import html
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import checks
+import gradio as gr
+
+Widget = TypeVar("Widget", bound=gr.components.Component)
+STEPS = 25
+GUIDANCE = 4.0
+STYLE = Path(__file__).with_name("style.css").read_text()
+THEME = gr.themes.Soft(
+    primary_hue="indigo",
+    secondary_hue="amber",
+    neutral_hue="slate",
+    radius_size="lg",
+    font=("ui-sans-serif", "system-ui", "sans-serif"),
+    font_mono=("ui-monospace", "monospace"),
+)
+STARTERS = (
+    "A cube-shaped football on wet grass, evening light",
+    "Three red apples to the left of two green cups",
+    "A sailing ship crossing a desert of blue sand",
+)
+TINY_STARTERS = (
+    "A photo of three red circles on the left",
+    "A photo of a blue sun",
+    "A photo of one small green square above two black rings",
+)
+MASTHEAD = (
+    '<div id="masthead"><h1>Echo-4o</h1>'
+    "<p>Make a picture, put pictures together, ask about one.</p></div>"
+)
+FOOT = (
+    "Every picture made here is machine-made and its file says so. "
+    "Uploads are deleted after an hour; upload people only with their consent."
+)
+
+
+class Settings(NamedTuple):
+    """The widgets that Create and Compose share, in the order of the API."""
+
+    aspect: gr.Dropdown
+    count: gr.Slider
+    seed: gr.Number
+    steps: gr.Slider
+    guidance: gr.Slider
+
+
+class Results(NamedTuple):
+    """Where pictures appear; the empty place is shown until there is one."""
+
+    empty: gr.HTML
+    gallery: gr.Gallery
+    note: gr.Markdown
+
+
+def model_line(name: str, state: str, longest: int) -> str:
+    """The pill under the title: which model, and whether it is ready."""
+    safe = html.escape(name)
+    words = {
+        "none": "No model loaded",
+        "loading": f"Loading {safe} ...",
+        "ready": f"{safe} &middot; up to {longest} px",
+        "failed": f"{safe} could not be loaded",
+    }[state]
+    return f'<span id="model-line" role="status"><span class="dot {state}"></span>{words}</span>'
+
+
+def notice(title: str, words: str) -> str:
+    """A designed empty place."""
+    mark = '<div class="mark" aria-hidden="true"><i></i><i></i><i></i></div>'
+    return (
+        f'<div class="notice">{mark}<strong>{html.escape(title)}</strong>{html.escape(words)}</div>'
+    )
+
+
+def upload(label: str, height: int) -> gr.Image:
+    """A place for one picture, which our checks open first and not Gradio."""
+    image = gr.Image(
+        label=label,
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        height=height,
+        min_width=130,
+        buttons=[],
+    )
+    image.preprocess = lambda payload: None if payload is None else payload.path or ""
+    return image
+
+
+def prompt_box(label: str, hint: str) -> gr.Textbox:
+    """A text field whose limits are ours to check."""
+    return raw(gr.Textbox(label=label, placeholder=hint, lines=3, max_lines=8))
+
+
+def settings(first_aspect: str, *more: str) -> Settings:
+    """Aspect and count in sight; seed, steps and guidance folded away."""
+    with gr.Row():
+        aspect = gr.Dropdown(
+            [*more, *checks.ASPECTS], value=first_aspect, label="Aspect", min_width=140
+        )
+        count = gr.Slider(1, checks.MAX_PICTURES, 1, step=1, label="Pictures", min_width=140)
+    with gr.Accordion("Advanced", open=False):
+        seed = gr.Number(-1, label="Seed", info="the same seed makes the same picture; -1 draws one")
+        steps = gr.Slider(
+            1, checks.MAX_STEPS, STEPS, step=1, label="Steps", info="25 is fast, 49 is careful"
+        )
+        guidance = gr.Slider(
+            1, checks.MAX_GUIDANCE, GUIDANCE, step=0.5, label="Guidance", info="how literally"
+        )
+    return Settings(raw(aspect), raw(count), raw(seed), raw(steps), raw(guidance))
+
+
+def results(title: str, words: str) -> Results:
+    """The empty place and, in its stead later, the pictures."""
+    empty = gr.HTML(notice(title, words), elem_classes="results", padding=False)
+    gallery = gr.Gallery(
+        label="Pictures",
+        show_label=False,
+        columns=2,
+        height=520,
+        object_fit="contain",
+        format="png",
+        interactive=False,
+        visible=False,
+        buttons=["download", "fullscreen"],
+        elem_classes="results",
+    )
+    return Results(empty, gallery, gr.Markdown(elem_classes="note"))
+
+
+def raw(widget: Widget) -> Widget:
+    """Hand over what was sent as it is: Gradio's own refusals do not name the limit."""
+    widget.preprocess = lambda payload: payload
+    return widget

@@ -1,0 +1,202 @@
+"""`echo4o space run|push`: start a Space on this machine, or publish it.
+
+The folders under spaces/ are found beside the sources in a checkout, inside the package when it is
+installed; each is data, started by the same Python and uploaded exactly as it stands.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import Echo4oError
+from .records import write_atomic
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILE = "model.txt"
+START_SECONDS = 120.0
+_MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+class SpaceError(Echo4oError):
+    """A Space is unknown, does not start, or cannot be put together."""
+
+
+def spaces_folder() -> Path:
+    """The folder that holds the Spaces, in an installed package or in a checkout."""
+    package = Path(__file__).parent
+    candidates = (package / "spaces", package.parents[1] / "spaces")
+    for folder in candidates:
+        if (folder / "generate" / "app.py").is_file():
+            return folder
+    raise SpaceError("this installation carries no Spaces; install echo4o from a wheel or checkout")
+
+
+def space_folder(name: str) -> Path:
+    """The folder of one Space.
+
+    Raises:
+        SpaceError: there is no Space of that name.
+    """
+    known = {path.parent.name: path.parent for path in sorted(spaces_folder().glob("*/app.py"))}
+    if name not in known:
+        raise SpaceError(f"there is no Space {name!r}; choose one of: {', '.join(known)}")
+    return known[name]
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `echo4o space run`."""
+    parser.add_argument("name", help="the Space, for example generate")
+    parser.add_argument("--model", help="folder or Hub id (ORG/NAME[@REVISION]) of the model")
+    parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows it to your network")
+    parser.add_argument("--ready-file", type=Path, help="write {url, pid} here once it answers")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Start a Space as a child process and stay until it ends or is told to stop."""
+    folder = space_folder(args.name)
+    port = free_port(args.host, args.port)
+    url = f"http://{'127.0.0.1' if args.host == '0.0.0.0' else args.host}:{port}"
+    with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
+        environment = _environment(args.model, args.host, port, Path(scratch))
+        command = [sys.executable, str(folder / "app.py")]
+        child = subprocess.Popen(command, env=environment, cwd=scratch)
+        with _stopping(child):
+            _wait_until_up(child, url)
+            print(f"{args.name} is at {url} (Ctrl-C stops it)", flush=True)
+            if args.ready_file:
+                write_atomic(args.ready_file, json.dumps({"url": url, "pid": child.pid}))
+            status = child.wait()
+    # Negative: it ended by the signal that we passed on.
+    if status > 0:
+        raise SpaceError(f"the Space {args.name} ended with status {status}; its log is above")
+
+
+def push_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `echo4o space push`."""
+    parser.add_argument("name", help="the Space, for example generate")
+    parser.add_argument("repo", help="ORG/NAME on the Hub")
+    parser.add_argument("--model", help="Hub id (ORG/NAME[@REVISION]) that the Space shall load")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be written")
+
+
+def push(args: argparse.Namespace) -> None:
+    """Publish a Space, with the model it shall load written into it."""
+    from .hub import publish_folder
+
+    with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
+        staged = stage(args.name, Path(scratch) / args.name, model=args.model)
+        message = f"Space {args.name}" + (f" with {args.model}" if args.model else "")
+        published = publish_folder(
+            staged, args.repo, repo_type="space", message=message, dry_run=args.dry_run
+        )
+    print(published)
+
+
+def stage(name: str, target: Path, *, model: str | None = None) -> Path:
+    """Copy a Space to `target` as it will be uploaded; with `model`, it is told which to load.
+
+    Raises:
+        SpaceError: unknown Space, or `model` is not a Hub id.
+    """
+    if model is not None and not _MODEL_ID.fullmatch(model):
+        raise SpaceError(f"a published Space needs a Hub id as its model, got {model!r}")
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyi", ".*")
+    shutil.copytree(space_folder(name), target, ignore=ignored)
+    if model is not None:
+        write_atomic(target / MODEL_FILE, model + "\n")
+        readme = target / "README.md"
+        write_atomic(readme, name_model(readme.read_text(), model.partition("@")[0]))
+    return target
+
+
+def name_model(readme: str, model: str) -> str:
+    """The README with the model in its front matter, which links the two on the Hub."""
+    opening, front, body = readme.split("---\n", 2)
+    return f"{opening}---\n{front}models:\n  - {model}\n---\n{body}"
+
+
+def free_port(host: str, port: int) -> int:
+    """`port` itself when it is free, for 0 any free one.
+
+    Raises:
+        SpaceError: somebody else listens there, or `host` is no address of this machine.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise SpaceError(
+                f"cannot listen on {host} port {port} ({error}); choose another --port, or 0"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _environment(model: str | None, host: str, port: int, scratch: Path) -> dict[str, str]:
+    """Settings of the child; its uploads live in `scratch` and go away with it."""
+    environment = {
+        **os.environ,
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_SERVER_NAME": host,
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(scratch / "files"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if model is not None:
+        folder = Path(model)
+        environment["ECHO4O_MODEL"] = str(folder.resolve()) if folder.is_dir() else model
+    return environment
+
+
+@contextlib.contextmanager
+def _stopping(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass SIGTERM and Ctrl-C on to the child, and never leave it behind."""
+
+    def pass_on(number: int, _frame: object) -> None:
+        child.send_signal(signal.SIGTERM)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, pass_on) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _wait_until_up(child: subprocess.Popen[bytes], url: str) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if (status := child.poll()) is not None:
+            raise SpaceError(f"the Space ended with status {status} while starting; see its log")
+        try:
+            with opener.open(f"{url}/gradio_api/info", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.1)
+    raise SpaceError(f"the Space did not answer at {url} within {START_SECONDS:.0f} s")
