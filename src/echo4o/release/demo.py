@@ -1,4 +1,4 @@
-"""Starts the demo Space on a published model, calls it once as a visitor's program would, stops it."""
+"""Starts the demo Space on a published model, calls it once as a program would, stops it."""
 
 import contextlib
 import json

@@ -27,7 +27,7 @@ def write_summary(out: Path, state: dict[str, Any], repos: dict[str, str]) -> st
         *(_row(name, scores) for name in ("overall", "one_or_two_objects")),
         *(_row(tag, scores, "by_tag") for tag in scores["trained"]["by_tag"]),
         "",
-        f"{summary['seconds_total'] / 60:.1f} min, {state['peak_rss_bytes'] / 2**30:.1f} GiB at peak",
+        f"{summary['seconds_total'] / 60:.1f} min, peak {state['peak_rss_bytes'] / 2**30:.1f} GiB",
         f"report   {out / 'report.html'}",
         f"summary  {out / 'summary.json'}",
         f"dataset  {out / 'dataset'}",
