@@ -1,0 +1,110 @@
+"""The rehearsal, through its command: once in small, and killed at random moments."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from echo4o.release.rehearse import Scale
+
+COMMAND = [sys.executable, "-m", "echo4o.cli", "release", "rehearse", "--quick", "--out"]
+
+
+def rehearse(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, str(out), *options], capture_output=True, text=True, timeout=400
+    )
+
+
+def parquet_hashes(out: Path) -> dict[str, str]:
+    folder = out / "dataset/echo-4o-image"
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*.parquet"))
+    }
+
+
+def paid_calls(out: Path) -> Counter[str]:
+    lines = (out / "sandbox/openai/calls.jsonl").read_text().splitlines()
+    return Counter(json.loads(line)["key"] for line in lines)
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    """The folder of one quick rehearsal."""
+    out = tmp_path_factory.mktemp("rehearsal") / "run"
+    done = rehearse(out)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+def test_the_summary_has_every_score_with_its_interval(rehearsed):
+    summary = json.loads((rehearsed / "summary.json").read_text())
+    for run in ("untrained", "trained"):
+        scores = summary[run]
+        assert len(scores["by_tag"]) == 7
+        for score in [scores["overall"], scores["one_or_two_objects"], *scores["by_tag"].values()]:
+            assert 0 <= score["low"] <= score["score"] <= score["high"] <= 1
+            assert score["items"] > 0
+        assert scores["overall"]["items"] == Scale.quick().items
+    assert summary["untrained"]["overall"]["score"] == 0
+    assert summary["peak_rss_bytes"] < 6 * 2**30
+    assert summary["repos"]["dataset"] == "echo4o-sandbox/echo-4o-image"
+
+
+def test_everything_it_promises_is_there(rehearsed):
+    page = (rehearsed / "report.html").read_text()
+    assert page.count("data:image/") >= 2 * Scale.quick().items
+    with Image.open(rehearsed / "demo.png") as picture:
+        picture.load()
+    assert (rehearsed / "training/model/model_index.json").exists()
+    assert parquet_hashes(rehearsed)
+
+
+def test_no_call_was_paid_twice_and_a_second_run_pays_nothing(rehearsed):
+    before = paid_calls(rehearsed)
+    assert set(before.values()) == {1}
+    done = rehearse(rehearsed)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert paid_calls(rehearsed) == before
+    assert done.stdout.count("[done before]") >= 10
+
+
+def test_a_folder_of_another_run_is_refused(rehearsed):
+    done = rehearse(rehearsed, "--seed", "5")
+    assert done.returncode == 1
+    assert "another --out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_at_five_random_moments_it_ends_in_the_same_dataset(rehearsed, tmp_path):
+    draw, out = random.Random(2508), tmp_path / "run"
+    before = paid_calls(rehearsed)
+    for _ in range(5):
+        child = subprocess.Popen(
+            [*COMMAND, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(draw.uniform(2, 25))
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    for _ in range(50):  # orphans are gone within moments
+        done = rehearse(out)
+        if "another rehearsal" not in done.stderr:
+            break
+        time.sleep(0.2)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert parquet_hashes(out) == parquet_hashes(rehearsed)
+    paid = paid_calls(out)
+    assert set(paid) >= set(before)
+    in_flight = 5 * 16
+    assert sum(paid.values()) - len(paid) <= in_flight
