@@ -1,7 +1,7 @@
 """Benchmark items: one prompt with the constraints that a picture of it must meet.
 
-Items are read from JSONL in the form of GenEval++: {tag, include, exclude?, prompt}; blank lines are
-skipped and the number of an item is its running index among the others, from 1.
+Items are read from JSONL in the form of GenEval++: {tag, include, exclude?, prompt}. Blank lines
+are skipped; the number of an item is its running index among the others, from 1.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import Echo4oError
+from echo4o.errors import Echo4oError
 
 KIT = "kit"
 REGIONS = ("left", "right", "above", "below")

@@ -1,6 +1,6 @@
 """Makes the kit's own items for GenEval++ tags: `python -m echo4o.eval.make_kit_items`.
 
-210 items, 30 per tag, over eight plain shapes and eight colours, so that the task can be run offline.
+210 items, 30 per tag, over eight plain shapes and eight colours, so that the task runs offline.
 They share form and tags with the benchmark, not a single item. No two ask for the same thing.
 """
 
@@ -9,7 +9,8 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..records import write_atomic
+from echo4o.records import write_atomic
+
 from .english import NUMBER_WORDS, article, join, plural
 from .items import Constraint, Item
 

@@ -1,0 +1,111 @@
+"""Finds the pictures of a run by item number and prepares their bytes for a judge."""
+
+import hashlib
+import io
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from echo4o.errors import Echo4oError
+from echo4o.pictures import PictureError, picture_facts
+
+from .items import Item
+
+EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+_NAME = re.compile(rf"0*([1-9]\d*)\.({'|'.join(EXTENSIONS)})", re.IGNORECASE | re.ASCII)
+_ORIENTATION = 0x0112
+_SENT_AS_THEY_ARE = {("PNG", "RGB"), ("PNG", "L"), ("PNG", "P"), ("JPEG", "RGB"), ("WEBP", "RGB")}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One item's picture, ready to be sent."""
+
+    name: str
+    """File name."""
+    data: bytes = field(repr=False)
+    """Encoded bytes."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the bytes that are sent."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+def find_pictures(folder: Path) -> dict[int, Path]:
+    """Return the picture files of a folder by item number (`7.png`, `007.JPG`).
+
+    Raises:
+        Echo4oError: no such folder, or two files for one number.
+    """
+    if not folder.is_dir():
+        raise Echo4oError(f"there is no picture folder {folder}")
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        match = _NAME.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        other = found.setdefault(int(match[1]), path)
+        if other != path:
+            raise Echo4oError(
+                f"{folder} has two pictures for item {int(match[1])}: {other.name} and {path.name};"
+                " keep one of them"
+            )
+    return found
+
+
+def load_picture(path: Path) -> Picture:
+    """Read a picture for the judge.
+
+    Ordinary PNG, JPEG and WebP files are sent byte for byte. A picture with an EXIF rotation, an
+    alpha channel, CMYK or several frames is sent as an upright RGB PNG of its first frame.
+
+    Raises:
+        PictureError: it does not decode, is cut off, or is too large.
+    """
+    return prepare(path.read_bytes(), path.name)
+
+
+def prepare(data: bytes, name: str) -> Picture:
+    """Prepare encoded bytes as `load_picture` does."""
+    picture_facts(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                return Picture(name=name, data=_as_sent(image, data))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PictureError(f"{name} does not decode ({error})") from error
+    except Image.DecompressionBombWarning as error:
+        raise PictureError(f"{name} is too large to decode safely ({error})") from error
+
+
+def name_of(item: Item) -> str:
+    """Return the file name that generation gives the picture of `item`."""
+    return f"{item.number}.png"
+
+
+def _as_sent(image: Image.Image, data: bytes) -> bytes:
+    plain = (image.format, image.mode) in _SENT_AS_THEY_ARE and "transparency" not in image.info
+    upright = image.getexif().get(_ORIENTATION, 1) == 1
+    if plain and upright and not _is_animated(image):
+        return data
+    turned = ImageOps.exif_transpose(image).convert("RGBA")
+    canvas = Image.new("RGBA", turned.size, "white")
+    canvas.alpha_composite(turned)
+    buffer = io.BytesIO()
+    canvas.convert("RGB").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True

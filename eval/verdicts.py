@@ -1,0 +1,70 @@
+"""A verdict: what a judge said about one item's picture, with everything needed to check it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from .protocols import Finding
+
+Outcome = Literal["judged", "unreadable", "refused", "failed", "missing", "damaged"]
+OUTCOMES: dict[Outcome, str] = {
+    "judged": "the judge answered the question",
+    "unreadable": "the judge's reply does not answer the question",
+    "refused": "the judge declined",
+    "failed": "no reply came; asked again by the next run",
+    "missing": "there is no picture for the item",
+    "damaged": "the picture does not decode; no call was made",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """One judged item. Only `judged` ones can be right; all others count as wrong."""
+
+    number: int
+    """The item."""
+    tag: str
+    prompt: str
+    objects: int
+    """Object instances asked for."""
+    outcome: Outcome
+    correct: bool
+    """True only when judged and every finding is satisfied."""
+    findings: tuple[Finding, ...] = ()
+    """One per line of the checklist, when judged."""
+    reason: str | None = None
+    """Why there are no findings; None when judged."""
+    raw_reply: str | None = None
+    """The judge's text as received, also when it is unreadable."""
+    picture: str | None = None
+    """File name of the picture."""
+    picture_sha256: str | None = None
+    """Of the bytes that were sent to the judge."""
+    judge_model: str | None = None
+    """The model that answered, as the service names it."""
+    request_id: str | None = None
+    key: str | None = None
+    """Content key of the call in the ledger."""
+    cost_usd: float = 0.0
+    """What this item's calls cost, unreadable ones included, whenever they were made."""
+    calls: int = 0
+    """Replies this verdict took."""
+    created: str = ""
+    """Time of the reply."""
+    seed: int | None = field(default=None)
+    """Seed of the picture, where it was generated here."""
+
+    def __post_init__(self) -> None:
+        right = self.outcome == "judged" and all(finding.satisfied for finding in self.findings)
+        if self.correct != (right and bool(self.findings)):
+            raise ValueError(f"item {self.number}: `correct` does not follow from its findings")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object kept in run.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Verdict":
+        """Read what `to_json` wrote; TypeError or ValueError when it is something else."""
+        findings = tuple(Finding(**finding) for finding in value["findings"])
+        return cls(**{**value, "findings": findings})
