@@ -208,7 +208,7 @@ def compose_tab() -> tuple[gr.Button, look.Results]:
             images = []
             for first in (1, 3):
                 with gr.Row():
-                    images += [look.upload(f"Image {n}", 150) for n in (first, first + 1)]
+                    images += [look.upload(f"Image {n}", 170) for n in (first, first + 1)]
             prompt = look.prompt_box("Prompt", "Put the bear from image 1 on the rug from image 2")
             widgets = look.settings(checks.AS_REFERENCE, checks.AS_REFERENCE)
             button = gr.Button("Compose", variant="primary", interactive=False)
@@ -273,8 +273,7 @@ def empty_words(title: str) -> tuple[str, str]:
 def build() -> gr.Blocks:
     """The page."""
     with gr.Blocks(title="Echo-4o", delete_cache=(HOUR // 4, HOUR)) as page:
-        gr.HTML(look.MASTHEAD, padding=False)
-        line = gr.HTML(look.model_line(engine.name, engine.state, 0), padding=False)
+        top = gr.HTML(look.masthead(engine.name, engine.state, 0), padding=False)
         with gr.Tab("Create"):
             create, made, starters = create_tab()
         with gr.Tab("Compose"):
@@ -289,7 +288,7 @@ def build() -> gr.Blocks:
             words = look.TINY_STARTERS if ready and engine.is_tiny else look.STARTERS
             places = [("Your pictures appear here",), ("Add pictures in the order you mean",)]
             return [
-                look.model_line(engine.name, engine.state, engine.longest),
+                look.masthead(engine.name, engine.state, engine.longest),
                 *[gr.update(interactive=ready) for _ in buttons],
                 *[gr.update(value=text) for text in words],
                 *[look.notice(*empty_words(*place)) for place in places],
@@ -297,7 +296,7 @@ def build() -> gr.Blocks:
 
         page.load(
             when_loaded,
-            outputs=[line, *buttons, *starters, made.empty, composed.empty],
+            outputs=[top, *buttons, *starters, made.empty, composed.empty],
             api_visibility="private",
             show_progress="hidden",
             concurrency_limit=None,

@@ -18,6 +18,36 @@ THEME = gr.themes.Soft(
     radius_size="lg",
     font=("ui-sans-serif", "system-ui", "sans-serif"),
     font_mono=("ui-monospace", "monospace"),
+).set(
+    # Titles as plain text, and grey text that can be read (4.5 to 1 or better).
+    block_title_background_fill="transparent",
+    block_title_background_fill_dark="transparent",
+    block_title_padding="0",
+    block_title_text_color="*neutral_700",
+    block_title_text_color_dark="*neutral_200",
+    block_label_background_fill="*background_fill_primary",
+    block_label_background_fill_dark="*background_fill_secondary",
+    block_label_text_color="*neutral_700",
+    block_label_text_color_dark="*neutral_200",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_400",
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_400",
+    input_placeholder_color="*neutral_500",
+    body_background_fill="*neutral_100",
+    body_background_fill_dark="*neutral_950",
+    block_background_fill="white",
+    block_background_fill_dark="*neutral_900",
+    block_border_width="1px",
+    block_shadow="none",
+    input_background_fill="*neutral_50",
+    input_background_fill_dark="*neutral_800",
+    input_border_width="1px",
+    input_border_color="*neutral_300",
+    input_border_color_dark="*neutral_600",
+    button_secondary_background_fill="white",
+    button_secondary_background_fill_dark="*neutral_800",
+    button_large_radius="*radius_lg",
 )
 STARTERS = (
     "A cube-shaped football on wet grass, evening light",
@@ -28,10 +58,6 @@ TINY_STARTERS = (
     "A photo of three red circles on the left",
     "A photo of a blue sun",
     "A photo of one small green square above two black rings",
-)
-MASTHEAD = (
-    '<div id="masthead"><h1>Echo-4o</h1>'
-    "<p>Make a picture, put pictures together, ask about one.</p></div>"
 )
 FOOT = (
     "Every picture made here is machine-made and its file says so. "
@@ -57,8 +83,8 @@ class Results(NamedTuple):
     note: gr.Markdown
 
 
-def model_line(name: str, state: str, longest: int) -> str:
-    """The pill under the title: which model, and whether it is ready."""
+def masthead(name: str, state: str, longest: int) -> str:
+    """Title, one sentence, and a pill: which model, and whether it is ready."""
     safe = html.escape(name)
     words = {
         "none": "No model loaded",
@@ -66,14 +92,19 @@ def model_line(name: str, state: str, longest: int) -> str:
         "ready": f"{safe} &middot; up to {longest} px",
         "failed": f"{safe} could not be loaded",
     }[state]
-    return f'<span id="model-line" role="status"><span class="dot {state}"></span>{words}</span>'
+    return (
+        '<div id="masthead"><div><h1>Echo-4o</h1>'
+        "<p>Make a picture, put pictures together, ask about one.</p></div>"
+        f'<span id="model-line" role="status"><span class="dot {state}"></span>{words}</span></div>'
+    )
 
 
 def notice(title: str, words: str) -> str:
     """A designed empty place."""
     mark = '<div class="mark" aria-hidden="true"><i></i><i></i><i></i></div>'
     return (
-        f'<div class="notice">{mark}<strong>{html.escape(title)}</strong>{html.escape(words)}</div>'
+        f'<div class="notice">{mark}<strong>{html.escape(title)}</strong>'
+        f"<span>{html.escape(words)}</span></div>"
     )
 
 
@@ -86,6 +117,7 @@ def upload(label: str, height: int) -> gr.Image:
         sources=["upload", "clipboard"],
         height=height,
         min_width=130,
+        placeholder="Tap, drop or paste",
         buttons=[],
     )
     image.preprocess = lambda payload: None if payload is None else payload.path or ""
@@ -101,9 +133,9 @@ def settings(first_aspect: str, *more: str) -> Settings:
     """Aspect and count in sight; seed, steps and guidance folded away."""
     with gr.Row():
         aspect = gr.Dropdown(
-            [*more, *checks.ASPECTS], value=first_aspect, label="Aspect", min_width=140
+            [*more, *checks.ASPECTS], value=first_aspect, label="Aspect", min_width=190
         )
-        count = gr.Slider(1, checks.MAX_PICTURES, 1, step=1, label="Pictures", min_width=140)
+        count = gr.Slider(1, checks.MAX_PICTURES, 1, step=1, label="Pictures", min_width=190)
     with gr.Accordion("Advanced", open=False):
         seed = gr.Number(-1, label="Seed", info="the same seed makes the same picture; -1 draws one")
         steps = gr.Slider(
@@ -117,7 +149,7 @@ def settings(first_aspect: str, *more: str) -> Settings:
 
 def results(title: str, words: str) -> Results:
     """The empty place and, in its stead later, the pictures."""
-    empty = gr.HTML(notice(title, words), elem_classes="results", padding=False)
+    empty = gr.HTML(notice(title, words), padding=False)
     gallery = gr.Gallery(
         label="Pictures",
         show_label=False,
@@ -128,7 +160,7 @@ def results(title: str, words: str) -> Results:
         interactive=False,
         visible=False,
         buttons=["download", "fullscreen"],
-        elem_classes="results",
+        elem_classes="pictures",
     )
     return Results(empty, gallery, gr.Markdown(elem_classes="note"))
 
