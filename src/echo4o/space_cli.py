@@ -39,7 +39,7 @@ class SpaceError(Echo4oError):
 def spaces_folder() -> Path:
     """The folder that holds the Spaces, in an installed package or in a checkout."""
     package = Path(__file__).parent
-    candidates = (package / "spaces", package.parents[1] / "spaces")
+    candidates = (package / "_spaces", package.parents[1] / "spaces")
     for folder in candidates:
         if (folder / "generate" / "app.py").is_file():
             return folder
