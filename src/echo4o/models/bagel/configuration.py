@@ -1,7 +1,7 @@
 """The configuration of BAGEL, the unified model of Echo-4o: plain values, no weights.
 
-`text_config` is a Qwen2 configuration, `vision_config` a SigLIP one whose `num_hidden_layers` counts
-the layers that are used (the published file says 27, the model uses 26).
+`text_config` is a Qwen2 configuration, `vision_config` a SigLIP one whose `num_hidden_layers`
+counts the layers that are used (the published file says 27, the model uses 26).
 """
 
 from typing import Any, Literal

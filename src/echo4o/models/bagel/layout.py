@@ -1,6 +1,6 @@
-"""Layouts: how tokens in expert order become one padded row per sample for attention, and back.
+"""Layouts: how the tokens of both experts become one padded row per sample, and back.
 
-Shape letters: T tokens, U of them for the understanding expert, G for the generation expert,
+Shape letters: U tokens of the understanding expert, G of the generation expert, T = U + G,
 S samples (rows), L tokens of the longest row, C values per token.
 """
 
@@ -11,60 +11,65 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-_CAUSAL, _FULL, _NOISE = 0, 1, 2
-_MODES = {"causal": _CAUSAL, "full": _FULL, "noise": _NOISE}
+_CODES = {"causal": 0, "full": 1, "noise": 2}
 
 
-class _Gather(torch.autograd.Function):
-    """Rows of a matrix by index, with a gather instead of a scattered sum in the backward pass."""
+class _ToRows(torch.autograd.Function):
+    """Gather tokens into padded rows; the backward pass is a gather too, not a scattered sum."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return x.index_select(0, index)
+    def forward(ctx: FunctionCtx, tokens: Tensor, fill: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        return tokens.index_select(0, fill)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (inverse,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad.index_select(0, inverse), None, None
+        (slots,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad.index_select(0, slots), None, None
 
 
-class _Ungather(torch.autograd.Function):
-    """Undo `_Gather`; padding rows get the gradient zero."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.rows = len(x)  # type: ignore[attr-defined]
-        return x.index_select(0, index)
+class _FromRows(torch.autograd.Function):
+    """Undo `_ToRows`; padding gets the gradient zero."""
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (index,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        padded = grad.new_zeros(ctx.rows, *grad.shape[1:])  # type: ignore[attr-defined]
-        return padded.index_copy_(0, index, grad), None
+    def forward(ctx: FunctionCtx, rows: Tensor, fill: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(fill, slots)
+        return rows.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        fill, slots = ctx.saved_tensors  # type: ignore[attr-defined]
+        rows = grad.index_select(0, fill)
+        if len(fill) > len(slots):
+            padding = torch.ones(len(fill), dtype=torch.bool, device=fill.device)
+            padding[slots] = False
+            rows[padding] = 0
+        return rows, None, None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PackedLayout:
-    """Samples of any lengths and segments, as `packing.pack` builds them."""
+    """Samples of any lengths and segments, as `packing.pack` builds them.
+
+    Tokens come in expert order: those of the understanding expert, then the latent tokens.
+    """
 
     num_und: int
-    """U: tokens of the understanding expert come first."""
+    """U."""
     rows: int
     """S."""
     length: int
     """L."""
     sequence_rows: Tensor
-    """(T,) for each place in the sequence its row in expert order."""
+    """(T,) for each place in the sequence its token in expert order."""
     slots: Tensor
-    """(T,) for each token in expert order its slot in the flattened S x L table."""
+    """(T,) for each token its slot in the flattened S x L table."""
     fill: Tensor
-    """(S * L,) for each slot a token in expert order; padding repeats token 0."""
+    """(S * L,) for each slot its token; padding repeats token 0."""
     segment: Tensor
     """(S, L) number of the segment within the sample, -1 for padding."""
     mode: Tensor
-    """(S, L) attention mode of the token's segment."""
+    """(S, L) attention mode of the token's segment: 0 causal, 1 full, 2 noise."""
 
     @classmethod
     def build(
@@ -81,10 +86,11 @@ class PackedLayout:
         segment = torch.full((rows, length), -1)
         mode = torch.zeros(rows, length, dtype=torch.long)
         for row, (sample, names) in enumerate(zip(split_lens, modes, strict=True)):
-            counts = torch.tensor(sample)
-            segment[row, : lens[row]] = torch.arange(len(sample)).repeat_interleave(counts)
-            codes = torch.tensor([_MODES[name] for name in names])
-            mode[row, : lens[row]] = codes.repeat_interleave(counts)
+            start = 0
+            for number, (count, name) in enumerate(zip(sample, names, strict=True)):
+                segment[row, start : start + count] = number
+                mode[row, start : start + count] = _CODES[name]
+                start += count
         kept = (segment >= 0).flatten().nonzero().flatten()
         sequence_rows = torch.empty_like(order)
         sequence_rows[order] = torch.arange(len(order))
@@ -97,14 +103,16 @@ class PackedLayout:
         values = [getattr(self, f.name) for f in fields(self)]
         return PackedLayout(*(v.to(device) if isinstance(v, Tensor) else v for v in values))
 
-    def to_rows(self, tokens_TC: Tensor) -> Tensor:
-        """Expert order (T, C) -> padded rows (S, L, C)."""
-        rows = _Gather.apply(tokens_TC, self.fill, self.slots)
+    def to_rows(self, und_UC: Tensor, gen_GC: Tensor) -> Tensor:
+        """Tokens of both experts -> padded rows (S, L, C)."""
+        tokens_TC = torch.cat((und_UC, gen_GC)) if len(gen_GC) else und_UC
+        rows: Tensor = _ToRows.apply(tokens_TC, self.fill, self.slots)
         return rows.view(self.rows, self.length, -1)
 
-    def from_rows(self, rows_SLC: Tensor) -> Tensor:
-        """Padded rows (S, L, C) -> expert order (T, C)."""
-        return _Ungather.apply(rows_SLC.flatten(0, 1), self.slots)
+    def from_rows(self, rows_SLC: Tensor) -> tuple[Tensor, Tensor]:
+        """Padded rows (S, L, C) -> tokens of both experts."""
+        tokens_TC: Tensor = _FromRows.apply(rows_SLC.flatten(0, 1), self.fill, self.slots)
+        return tokens_TC[: self.num_und], tokens_TC[self.num_und :]
 
     def valid(self) -> Tensor:
         """(S, L) bool: slots that hold a token."""
@@ -118,8 +126,8 @@ class PackedLayout:
         same = self.segment[:, :, None] == self.segment[:, None, :]
         place = torch.arange(self.length, device=self.segment.device)
         earlier = place[:, None] >= place
-        in_picture = same & (self.mode != _CAUSAL)[:, None, :]
-        visible = same | (self.mode != _NOISE)[:, None, :]
+        in_picture = same & (self.mode != _CODES["causal"])[:, None, :]
+        visible = same | (self.mode != _CODES["noise"])[:, None, :]
         allowed = (earlier | in_picture) & visible & self.valid()[:, None, :]
         return (allowed | ~self.valid()[:, :, None]).unsqueeze(1)
 
@@ -128,8 +136,8 @@ class PackedLayout:
 class RowLayout:
     """Rows of equal make-up: `und` tokens of the understanding expert, then `gen` latent tokens.
 
-    Serves a denoising step (two markers and the latents) and text decoding (one token); inside a
-    picture the order of tokens does not matter, because all share one position and see each other.
+    Serves a denoising step (two markers and the latents) and text decoding (one token). Inside a
+    picture the order of tokens does not matter: they share one position and see each other.
     """
 
     rows: int
@@ -137,29 +145,21 @@ class RowLayout:
     gen: int
 
     @property
-    def num_und(self) -> int:
-        """Tokens of the understanding expert in all rows."""
-        return self.rows * self.und
-
-    @property
     def length(self) -> int:
         """Tokens of one row."""
         return self.und + self.gen
 
-    def to_rows(self, tokens_TC: Tensor) -> Tensor:
-        """Expert order (T, C) -> rows (S, L, C)."""
+    def to_rows(self, und_UC: Tensor, gen_GC: Tensor) -> Tensor:
+        """Tokens of both experts -> rows (S, L, C)."""
+        und = und_UC.view(self.rows, self.und, -1)
         if self.gen == 0:
-            return tokens_TC.view(self.rows, self.und, -1)
-        und, gen = tokens_TC.split((self.num_und, self.rows * self.gen))
-        parts = (und.view(self.rows, self.und, -1), gen.view(self.rows, self.gen, -1))
-        return torch.cat(parts, dim=1)
+            return und
+        return torch.cat((und, gen_GC.view(self.rows, self.gen, -1)), dim=1)
 
-    def from_rows(self, rows_SLC: Tensor) -> Tensor:
-        """Rows (S, L, C) -> expert order (T, C)."""
-        if self.gen == 0:
-            return rows_SLC.flatten(0, 1)
+    def from_rows(self, rows_SLC: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (S, L, C) -> tokens of both experts."""
         und, gen = rows_SLC.split((self.und, self.gen), dim=1)
-        return torch.cat((und.flatten(0, 1), gen.flatten(0, 1)))
+        return und.flatten(0, 1), gen.flatten(0, 1)
 
 
 Layout = PackedLayout | RowLayout

@@ -4,7 +4,7 @@ Training and inference share it. A sample is a sequence of segments; inside the 
 ordered by expert (texts and markers, vision tokens, then latent tokens), so that each expert works
 on one contiguous slice; `Layout` maps that order to one padded row per sample for attention.
 
-Shape letters: T tokens of the pack, S samples, L tokens of the longest sample, N tokens of one kind.
+Shape letters: T tokens of the pack, S samples, N tokens of one kind.
 """
 
 from collections.abc import Iterator, Sequence
@@ -104,6 +104,8 @@ class PackedBatch:
     """Tokens of each segment of each sample."""
     attention_modes: list[list[Mode]] = field(default_factory=list)
     """Attention mode of each segment of each sample."""
+    next_positions: list[int] = field(default_factory=list)
+    """Rotary position behind each sample."""
 
     @property
     def mse_index(self) -> Tensor:
@@ -197,6 +199,7 @@ class _Stream:
         self.length = 0
         self.splits: list[list[_Split]] = []
         self.position_ids: list[int] = []
+        self.next_positions: list[int] = []
         self.text_ids: list[int] = []
         self.text_index: list[int] = []
         self.ce_rows: list[int] = []
@@ -215,6 +218,7 @@ class _Stream:
         position = 0
         for segment in sample:
             position += self._add(segment, position)
+        self.next_positions.append(position)
         if not self.splits[-1]:
             raise ValueError(
                 f"sample {len(self.splits) - 1} has no tokens: it has no segment that is kept"
@@ -315,6 +319,7 @@ class _Stream:
             sample_lens=[sum(lens) for lens in split_lens],
             split_lens=split_lens,
             attention_modes=modes,
+            next_positions=self.next_positions,
         )
 
 

@@ -1,0 +1,206 @@
+"""The decoder: Qwen2 layers with two experts that share one attention (mixture of transformers).
+
+Texts, markers and vision tokens use the understanding expert, latent tokens the generation expert
+(`_moe_gen`). Shape letters: U and G tokens of the two experts, S rows, L tokens per row, H query
+heads, K key/value heads, D values per head, C hidden size.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Qwen2Config
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .cache import ContextCache
+from .embeddings import rotate
+from .layout import Layout, PackedLayout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pass:
+    """What all layers of one forward share."""
+
+    layout: Layout
+    """Maps tokens to padded rows and back."""
+    rotary: Tensor
+    """(2, S, L, 1, D) cosines and sines in row layout."""
+    mask: Tensor | None
+    """(S, 1, L or 1, keys) bool, None when every token sees every key."""
+    cache: ContextCache | None = None
+    """Context to read and write."""
+    freeze_und: bool = False
+    """Cut all gradients through the understanding expert."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Pass":
+        """The same on another device; accelerate calls this when layers are spread out."""
+        mask = None if self.mask is None else self.mask.to(device, non_blocking=non_blocking)
+        layout = self.layout.to(device) if isinstance(self.layout, PackedLayout) else self.layout
+        rotary = self.rotary.to(device, non_blocking=non_blocking)
+        return replace(self, layout=layout, rotary=rotary, mask=mask)
+
+    def und_gradients(self) -> AbstractContextManager[None]:
+        """Context in which the understanding expert computes."""
+        return torch.no_grad() if self.freeze_und else nullcontext()  # type: ignore[return-value]
+
+
+class JointAttention(nn.Module):
+    """Each expert projects its own tokens; one softmax runs over all of them."""
+
+    is_causal = False
+
+    def __init__(self, config: Qwen2Config, layer_idx: int) -> None:
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        width, eps = config.hidden_size, config.rms_norm_eps
+        kv_width = config.num_key_value_heads * self.head_dim
+        self.q_proj, self.q_proj_moe_gen = (nn.Linear(width, width) for _ in range(2))
+        self.k_proj, self.k_proj_moe_gen = (nn.Linear(width, kv_width) for _ in range(2))
+        self.v_proj, self.v_proj_moe_gen = (nn.Linear(width, kv_width) for _ in range(2))
+        self.o_proj, self.o_proj_moe_gen = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.q_norm, self.q_norm_moe_gen = (nn.RMSNorm(self.head_dim, eps=eps) for _ in range(2))
+        self.k_norm, self.k_norm_moe_gen = (nn.RMSNorm(self.head_dim, eps=eps) for _ in range(2))
+
+    def forward(self, und_UC: Tensor, gen_GC: Tensor, shared: Pass) -> tuple[Tensor, Tensor]:
+        """Normed tokens of both experts in, what the attention adds to each out."""
+        layout = shared.layout
+        with shared.und_gradients():
+            und = self._und_heads(und_UC)
+        gen = self._gen_heads(gen_GC)
+        query, key, value = (
+            layout.to_rows(u, g).unflatten(-1, (-1, self.head_dim))
+            for u, g in zip(und, gen, strict=True)
+        )
+        query = rotate(query, shared.rotary).transpose(1, 2)
+        key, value = rotate(key, shared.rotary).transpose(1, 2), value.transpose(1, 2)
+        if shared.cache is not None:
+            key, value = shared.cache.write(self.layer_idx, key, value)
+        und_UC, gen_GC = layout.from_rows(self._attend(query, key, value, shared.mask))
+        with shared.und_gradients():
+            und_UC = self.o_proj(und_UC)
+        return und_UC, self.o_proj_moe_gen(gen_GC)
+
+    def _und_heads(self, tokens_UC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed queries, normed keys and values, each (U, heads * D)."""
+        query = self._per_head(self.q_norm, self.q_proj(tokens_UC))
+        return query, self._per_head(self.k_norm, self.k_proj(tokens_UC)), self.v_proj(tokens_UC)
+
+    def _gen_heads(self, tokens_GC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for the generation expert."""
+        query = self._per_head(self.q_norm_moe_gen, self.q_proj_moe_gen(tokens_GC))
+        key = self._per_head(self.k_norm_moe_gen, self.k_proj_moe_gen(tokens_GC))
+        return query, key, self.v_proj_moe_gen(tokens_GC)
+
+    def _per_head(self, norm: nn.Module, tokens_TC: Tensor) -> Tensor:
+        normed: Tensor = norm(tokens_TC.unflatten(-1, (-1, self.head_dim)))
+        return normed.flatten(1)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """(S, H, L, D) queries over (S, K, keys, D) -> (S, L, H * D)."""
+        name = self.config._attn_implementation or "sdpa"
+        if name == "sdpa" and (mask is None or query.device.type == "cpu"):
+            # Grouped heads without a copy; with a mask only the CPU kernel can do that.
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, enable_gqa=self.num_key_value_groups > 1
+            ).transpose(1, 2)
+        else:
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
+            mixed, _ = attend(
+                self, query, key, value, mask, scaling=self.head_dim**-0.5, is_causal=False
+            )
+        return mixed.flatten(2)
+
+
+def eager_attention(
+    module: JointAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **_: object,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, with the signature of transformers' attention functions."""
+    key, value = (x.repeat_interleave(module.num_key_value_groups, dim=1) for x in (key, value))
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class SwiGlu(nn.Module):
+    """The gated feed-forward block of Qwen2."""
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, tokens_TC: Tensor) -> Tensor:
+        """(T, C) -> (T, C)."""
+        gated = F.silu(self.gate_proj(tokens_TC)) * self.up_proj(tokens_TC)
+        return cast(Tensor, self.down_proj(gated))
+
+
+class BagelDecoderLayer(GradientCheckpointingLayer):
+    """One pre-norm layer of both experts."""
+
+    def __init__(self, config: Qwen2Config, layer_idx: int) -> None:
+        super().__init__()
+        self.self_attn = JointAttention(config, layer_idx)
+        self.mlp, self.mlp_moe_gen = (SwiGlu(config) for _ in range(2))
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.input_layernorm = nn.RMSNorm(size, eps=eps)
+        self.input_layernorm_moe_gen = nn.RMSNorm(size, eps=eps)
+        self.post_attention_layernorm = nn.RMSNorm(size, eps=eps)
+        self.post_attention_layernorm_moe_gen = nn.RMSNorm(size, eps=eps)
+
+    def forward(self, und_UC: Tensor, gen_GC: Tensor, shared: Pass) -> tuple[Tensor, Tensor]:
+        """Hidden states of both experts in and out."""
+        with shared.und_gradients():
+            und_normed = self.input_layernorm(und_UC)
+        gen_normed = self.input_layernorm_moe_gen(gen_GC)
+        und_added, gen_added = self.self_attn(und_normed, gen_normed, shared)
+        with shared.und_gradients():
+            und_UC = und_UC + und_added
+            und_UC = und_UC + self.mlp(self.post_attention_layernorm(und_UC))
+        gen_GC = gen_GC + gen_added
+        return und_UC, gen_GC + self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(gen_GC))
+
+
+class BagelDecoder(nn.Module):
+    """Token embedding, layers and one final norm per expert."""
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            BagelDecoderLayer(config, index) for index in range(config.num_hidden_layers)
+        )
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm_moe_gen = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, und_UC: Tensor, gen_GC: Tensor, shared: Pass) -> tuple[Tensor, Tensor]:
+        """Embedded tokens of both experts in, final-normed hidden states out."""
+        for layer in self.layers:
+            und_UC, gen_GC = layer(und_UC, gen_GC, shared)
+        with shared.und_gradients():
+            und_UC = self.norm(und_UC)
+        return und_UC, self.norm_moe_gen(gen_GC)
+
+
+class BagelLanguageModel(nn.Module):
+    """The decoder with its output layer for text."""
+
+    def __init__(self, config: Qwen2Config) -> None:
+        super().__init__()
+        self.model = BagelDecoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
