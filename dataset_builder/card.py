@@ -1,0 +1,99 @@
+"""The README.md of a dataset folder: the configs that `load_dataset` reads, and a short card."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from echo4o.records import JsonValue
+from echo4o.schema import DATASET_NAME, FORMAT_VERSION, SUBSETS
+
+_ABOUT = {
+    "surreal_fantasy": "everyday things with one property that is not theirs",
+    "multi_reference": "pictures made from 1 to 4 reference pictures",
+    "instruction_following": "exact numbers, colours, sizes and places on plain backgrounds",
+}
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardFacts:
+    """What a card says that the rows do not."""
+
+    origin: str
+    """One sentence: where the rows come from."""
+    license: str | None = None
+    """Licence identifier of the Hub, or None when nobody declared one."""
+    tags: Sequence[str] = ("synthetic",)
+    """Hub tags."""
+
+
+def render_card(
+    facts: CardFacts,
+    splits: Sequence[tuple[str, str]],
+    statistics: Mapping[str, JsonValue],
+) -> str:
+    """Front matter and text; `splits` lists the (config, split) pairs that have files."""
+    import yaml
+
+    rows = cast(int, statistics["rows"])
+    matter: dict[str, object] = {
+        "pretty_name": DATASET_NAME,
+        "language": ["en"],
+        "task_categories": ["text-to-image", "image-to-image"],
+        "size_categories": [next((name for top, name in _SIZES if rows < top), "n>1M")],
+        "tags": list(facts.tags),
+        "configs": front_matter_configs(splits),
+    }
+    if facts.license is not None:
+        matter = {"license": facts.license, **matter}
+    header = yaml.safe_dump(matter, sort_keys=False, width=1000)
+    return f"---\n{header}---\n\n{_text(facts, statistics)}"
+
+
+def front_matter_configs(splits: Sequence[tuple[str, str]]) -> list[dict[str, object]]:
+    """`configs:` entries; `all` is the union of the subsets' files, so no byte is stored twice."""
+    present = [name for name in SUBSETS if any(config == name for config, _ in splits)]
+    names = [("all", present), *((name, [name]) for name in present)]
+    if any(config == "preview" for config, _ in splits):
+        names.append(("preview", ["preview"]))
+    entries: list[dict[str, object]] = []
+    for name, folders in names:
+        files = [
+            {"split": split, "path": [f"data/{f}/{split}-*.parquet" for f in having]}
+            for split in ("train", "validation")
+            if (having := [folder for folder in folders if (folder, split) in splits])
+        ]
+        entry: dict[str, object] = {"config_name": name}
+        entries.append(entry | ({"default": True} if name == "all" else {}) | {"data_files": files})
+    return entries
+
+
+def _text(facts: CardFacts, statistics: Mapping[str, JsonValue]) -> str:
+    subsets = cast(Mapping[str, int], statistics["by_subset"])
+    lines = [f"| `{name}` | {count:,} | {_ABOUT[name]} |" for name, count in subsets.items()]
+    splits = cast(Mapping[str, int], statistics["by_split"])
+    counted = ", ".join(f"{count:,} in `{name}`" for name, count in splits.items())
+    return "\n".join(
+        [
+            f"# {DATASET_NAME}",
+            "",
+            f"{facts.origin} {statistics['rows']:,} rows ({counted}); row format {FORMAT_VERSION}.",
+            "",
+            "| config | rows | what |",
+            "|---|---|---|",
+            f"| `all` (default) | {statistics['rows']:,} | all of them |",
+            *lines,
+            "| `preview` | up to 300 | small JPEG copies, for a first look |",
+            "",
+            "```python",
+            "from datasets import load_dataset",
+            "",
+            f'rows = load_dataset("ORG/{DATASET_NAME}", "preview", split="train")',
+            "```",
+            "",
+            "Pictures are stored byte for byte as they were received. `constraints`, `references`",
+            "and `provenance` are JSON texts. Counts stand in `statistics.json`, how all was made",
+            "in `record.json`.",
+            "",
+        ]
+    )

@@ -1,0 +1,301 @@
+"""Imports the authors' release: streams its archives once, joins pictures to rows, writes Parquet.
+
+Picture bytes are those of the archive members. Whatever is missing, surplus, double or refused is
+counted and listed; a row is written only when all its pictures are there and whole.
+"""
+
+import logging
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from echo4o.errors import Echo4oError
+from echo4o.pictures import PictureError, PictureFacts
+from echo4o.records import Input, JsonValue, RunRecord, sha256_bytes
+from echo4o.schema import DATASET_NAME, Picture, Row
+
+from .card import CardFacts
+from .folder import PREVIEW_ROWS, FolderWriter, LeftOut, Result, check_target
+from .layout import Archive, Key, Record, archives, find_subsets, member_key, read_records
+from .pool import PicturePool
+from .splits import Candidate, choose_validation, ranked
+from .tars import ArchiveError, read_members
+from .thumbnails import check_picture
+
+logger = logging.getLogger(__name__)
+
+GENERATOR = "gpt-4o"
+"""What the authors name as the generator of every picture."""
+LICENSE = "mit"
+"""What the authors' data page declares."""
+
+
+class Found(NamedTuple):
+    """A picture of the release that some row wants."""
+
+    key: Key
+    place: str
+    """Archive and member."""
+    data: bytes
+    sha256: str
+    facts: PictureFacts
+
+
+class Release:
+    """A folder in the authors' layout, read into rows; `left_out` fills while it is read."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        source: Input,
+        verify: bool = False,
+        progress: bool = False,
+        ambiguous: frozenset[Key] = frozenset(),
+    ) -> None:
+        """`verify` decodes every picture; `ambiguous` names pictures known to exist twice."""
+        self.source = source
+        self.left_out: list[LeftOut] = []
+        self.ambiguous = set(ambiguous)
+        """Names under which two different pictures were found."""
+        self._faults = dict.fromkeys(ambiguous, "two different pictures have this name")
+        self._verify = verify
+        self._progress = progress
+        self._folders = find_subsets(root)
+        self.records = [
+            record
+            for subset, folder in self._folders.items()
+            for record in read_records(subset, folder, self._report)
+        ]
+
+    def rows(self, pool: PicturePool[Key], validation: int = 0, seed: int = 0) -> Iterator[Row]:
+        """Rows in the order of the archives; `pool` holds the references meanwhile."""
+        self._fill(pool)
+        records = self._complete(pool)
+        chosen = choose_validation([_candidate(one, pool) for one in records], validation, seed)
+        waiting: dict[Key, list[Record]] = defaultdict(list)
+        for record in records:
+            waiting[record.output].append(record)
+        for found in self._pictures(set(waiting), references=False):
+            for record in waiting.pop(found.key):
+                row = _row(record, found, pool, self.source)
+                yield replace(row, split="validation") if row.id in chosen else row
+        for key, rows in waiting.items():
+            for record in rows:
+                self._report_picture("picture", record, key)
+
+    def _fill(self, pool: PicturePool[Key]) -> None:
+        wanted = {key for record in self.records for key in record.references}
+        for found in self._pictures(wanted, references=True):
+            pool.put(found.key, found.data, found.sha256)
+        for key in wanted & set(self._faults):
+            pool.drop(key)
+
+    def _complete(self, pool: PicturePool[Key]) -> list[Record]:
+        """Records whose references are all there; the others are reported."""
+        complete = []
+        for record in self.records:
+            missing = next((key for key in record.references if key not in pool), None)
+            if missing is None:
+                complete.append(record)
+            else:
+                self._report_picture("reference", record, missing)
+        return complete
+
+    def _pictures(self, wanted: set[Key], *, references: bool) -> Iterator[Found]:
+        """Wanted pictures of all archives that are whole, each once."""
+        from tqdm import tqdm
+
+        seen: dict[Key, str] = {}
+        with tqdm(
+            total=len(wanted),
+            desc="references" if references else "pictures",
+            disable=not self._progress,
+        ) as bar:
+            for archive in self._archives(references):
+                for key, place, data in self._members(archive):
+                    if key not in wanted:
+                        self._report("surplus picture", place, key.path)
+                        continue
+                    digest = sha256_bytes(data)
+                    if self._is_new(seen, key, digest, place):
+                        facts = self._checked(key, data)
+                        if facts is not None:
+                            bar.update()
+                            yield Found(key, place, data, digest, facts)
+
+    def _archives(self, references: bool) -> list[Archive]:
+        return [
+            archive
+            for subset, folder in self._folders.items()
+            for archive in archives(subset, folder, references=references)
+        ]
+
+    def _members(self, archive: Archive) -> Iterator[tuple[Key, str, bytes]]:
+        """Members with a key; an archive that is cut off gives those before the cut."""
+        name = archive.path.name
+
+        def refuse(member: str, reason: str) -> None:
+            self._report("refused member", f"{name}:{member!r:.200}", reason)
+
+        try:
+            for member in read_members(archive.path, wanted=lambda _: True, refuse=refuse):
+                key = member_key(archive, member.name)
+                if key is None:
+                    refuse(member.name, "lies in a folder that is not of the release")
+                else:
+                    yield key, f"{name}:{member.name}", member.data
+        except ArchiveError as error:
+            logger.warning("%s", error)
+            self._report("damaged archive", name, str(error))
+
+    def _is_new(self, seen: dict[Key, str], key: Key, digest: str, place: str) -> bool:
+        if key in self._faults:
+            return False
+        if key not in seen:
+            seen[key] = digest
+            return True
+        if seen[key] == digest:
+            self._report("repeated picture", place, "same name, same bytes")
+        else:
+            self.ambiguous.add(key)
+            self._faults[key] = "two different pictures have this name"
+        return False
+
+    def _checked(self, key: Key, data: bytes) -> PictureFacts | None:
+        try:
+            return check_picture(data, decode=self._verify)
+        except PictureError as error:
+            self._faults[key] = str(error)
+            return None
+
+    def _report(self, reason: str, where: str, detail: str) -> None:
+        self.left_out.append(LeftOut(reason, where, detail))
+
+    def _report_picture(self, kind: str, record: Record, key: Key) -> None:
+        fault = self._faults.get(key)
+        reason = f"missing {kind}" if fault is None else f"unusable {kind}"
+        self._report(reason, record.id, key.path if fault is None else f"{key.path}: {fault}")
+
+
+def import_release(
+    source: str,
+    out: Path,
+    *,
+    revision: str | None = None,
+    validation: int = 0,
+    seed: int = 0,
+    verify: bool = False,
+    progress: bool = False,
+) -> Result:
+    """Turn the authors' layout (a folder, or a Hub id) into the dataset folder `out`.
+
+    Raises:
+        Echo4oError: `source` is no such layout, `out` holds other files, or no row is complete.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    check_target(out)
+    root, origin = locate(source, revision)
+    ambiguous: frozenset[Key] = frozenset()
+    while True:
+        release = Release(
+            root, source=origin, verify=verify, progress=progress, ambiguous=ambiguous
+        )
+        preview = ranked([record.id for record in release.records], PREVIEW_ROWS)
+        with FolderWriter(out, preview=preview) as writer, PicturePool[Key](out) as pool:
+            for row in release.rows(pool, validation, seed):
+                writer.add(row)
+            # A second picture of the same name turned up after the first was written: start over.
+            if ambiguous == (ambiguous := frozenset(release.ambiguous)):
+                record = RunRecord(
+                    name=DATASET_NAME,
+                    command="echo4o data import",
+                    inputs=(origin,),
+                    parameters={"validation": validation, "verify": verify},
+                    seed=seed,
+                    started=started.isoformat(timespec="seconds"),
+                    seconds=round(time.monotonic() - clock, 3),
+                )
+                return writer.finish(record, _card(origin), release.left_out)
+
+
+def locate(source: str, revision: str | None = None) -> tuple[Path, Input]:
+    """The folder of a release; a Hub id is downloaded at one commit, which is recorded.
+
+    Raises:
+        Echo4oError: `source` is neither a folder nor a Hub id.
+    """
+    folder = Path(source).expanduser()
+    if folder.exists():
+        if revision is not None:
+            raise Echo4oError(f"--revision belongs to a Hub id, but {source} is a local folder")
+        return folder, Input(kind="folder", id=folder.resolve().name)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith((".", "/")):
+        raise Echo4oError(f"{source!r} is neither a folder here nor a Hub id (ORG/NAME)")
+    from huggingface_hub import HfApi, snapshot_download
+
+    commit = HfApi().dataset_info(source, revision=revision).sha
+    patterns = ["*.json", "*.jsonl", "*.tar", "*.tar.gz", "*.tgz", "*.tar.xz"]
+    path = snapshot_download(source, repo_type="dataset", revision=commit, allow_patterns=patterns)
+    return Path(path), Input(kind="dataset", id=source, revision=commit)
+
+
+def _row(record: Record, found: Found, pool: PicturePool[Key], source: Input) -> Row:
+    hashes: list[JsonValue] = [pool.sha256(key) for key in record.references]
+    return Row(
+        id=record.id,
+        task_type=record.task_type,
+        subset=record.subset,
+        category=record.category,
+        instruction=record.instruction,
+        input_images=tuple(
+            Picture(data=pool.get(key), name=PurePosixPath(key.path).name)
+            for key in record.references
+        ),
+        output_image=Picture(data=found.data, name=PurePosixPath(found.key.path).name),
+        type=record.type,
+        width=found.facts.width,
+        height=found.facts.height,
+        generator=GENERATOR,
+        license=LICENSE,
+        references=tuple(_reference(key, pool.sha256(key)) for key in record.references),
+        provenance={
+            "source": source.id,
+            "revision": source.revision,
+            "archive": found.place,
+            "sha256": {"output_image": found.sha256, "input_images": hashes},
+        },
+    )
+
+
+def _reference(key: Key, sha256: str) -> dict[str, JsonValue]:
+    """What is known of a reference; the release names neither licence nor consent."""
+    is_person = True if PurePosixPath(key.path).parent.name == "human" else None
+    return {
+        "sha256": sha256,
+        "source": key.path,
+        "licence": None,
+        "attribution": None,
+        "depicts_person": is_person,
+        "consent": None,
+    }
+
+
+def _candidate(record: Record, pool: PicturePool[Key]) -> Candidate:
+    words = " ".join(record.instruction.lower().split())
+    hashes = (f"reference {pool.sha256(key)}" for key in record.references)
+    return Candidate(record.id, (f"instruction {words}", f"output {record.output}", *hashes))
+
+
+def _card(source: Input) -> CardFacts:
+    revision = f" at `{source.revision}`" if source.revision else ""
+    return CardFacts(
+        origin=f"Imported from `{source.id}`{revision}, the authors' layout of Echo-4o-Image.",
+        license=LICENSE,
+        tags=("synthetic", "gpt-4o", "arxiv:2508.09987"),
+    )

@@ -1,0 +1,134 @@
+"""Reads pictures out of tar archives as a stream; nothing is ever unpacked to disk.
+
+Archives come from strangers: names that leave the folder, links, devices, huge members and huge
+headers are refused, and a cut-off archive gives what came before the cut.
+"""
+
+import gzip
+import lzma
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple, cast
+
+from echo4o.errors import Echo4oError
+
+MAX_MEMBER_BYTES = 16_000_000
+"""Five of these still fit a 100 MB row group."""
+_MAX_HEADER_BYTES = 1_000_000
+_BLOCK = 1 << 20
+_EXTENDED = {
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+}
+
+Refuse = Callable[[str, str], None]
+"""Called with the name of a refused member and the reason."""
+
+
+class ArchiveError(Echo4oError):
+    """An archive is cut off, damaged, or no archive."""
+
+
+class Member(NamedTuple):
+    """A regular file of an archive."""
+
+    name: str
+    """Relative path without `./`, `..` or a root."""
+    data: bytes
+
+
+class _CarefulInfo(tarfile.TarInfo):
+    """Refuses extended headers that would be read into memory whole."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+        if self.type in _EXTENDED and self.size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header claims {self.size} bytes")
+        return cast(
+            tarfile.TarInfo | None,
+            super()._proc_member(archive),  # type: ignore[misc]
+        )
+
+
+def read_members(path: Path, *, wanted: Callable[[str], bool], refuse: Refuse) -> Iterator[Member]:
+    """Yield the regular files for which `wanted(name)` holds, in the archive's order.
+
+    Raises:
+        ArchiveError: the archive is cut off or damaged; members before the cut were yielded.
+    """
+    with path.open("rb") as file, _decompressed(file) as stream:
+        try:
+            yield from _members(stream, wanted, refuse)
+            _check_rest(stream)
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raise ArchiveError(
+                f"{path.name} is cut off or damaged ({error}); fetch it again"
+            ) from None
+
+
+def _decompressed(file: BinaryIO) -> BinaryIO:
+    magic = file.read(6)
+    file.seek(0)
+    if magic[:2] == b"\x1f\x8b":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if magic == b"\xfd7zXZ\x00":
+        return cast(BinaryIO, lzma.LZMAFile(file))
+    return file
+
+
+def _members(stream: BinaryIO, wanted: Callable[[str], bool], refuse: Refuse) -> Iterator[Member]:
+    with tarfile.open(
+        fileobj=stream, mode="r|", tarinfo=_CarefulInfo, bufsize=_BLOCK, errorlevel=2
+    ) as archive:
+        for info in archive:
+            # The list grows by one entry per member; nobody looks back in a stream.
+            cast(list[tarfile.TarInfo], archive.members).clear()  # type: ignore[attr-defined]
+            if info.isdir():
+                continue
+            reason = _objection(info)
+            if reason is not None:
+                refuse(info.name, reason)
+                continue
+            name = str(PurePosixPath(info.name))
+            if wanted(name):
+                yield Member(name, _read(archive, info))
+
+
+def _read(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(info)
+    data = b"" if file is None else file.read()
+    if len(data) != info.size:
+        raise tarfile.ReadError(f"{info.name!r} ends after {len(data)} of {info.size} bytes")
+    return data
+
+
+def _objection(info: tarfile.TarInfo) -> str | None:
+    if not info.isreg() or info.issparse():
+        return "is a link, a device or a sparse file"
+    reason = unsafe_path(info.name)
+    if reason is None and info.size > MAX_MEMBER_BYTES:
+        return f"has {info.size} bytes, more than {MAX_MEMBER_BYTES}"
+    return reason
+
+
+def unsafe_path(name: str) -> str | None:
+    """Why a foreign relative path is refused, None when it is harmless."""
+    parts = PurePosixPath(name).parts
+    if not parts or len(name) > 500:
+        return "has an empty or endless name"
+    if name.startswith("/") or "\\" in name or parts[0].endswith(":"):
+        return "has an absolute path"
+    if ".." in parts:
+        return "has a path with `..`"
+    if not name.isprintable():
+        return "has control characters in its name"
+    return None
+
+
+def _check_rest(stream: BinaryIO) -> None:
+    """Read to the end, so that gzip compares its checksum; padding is short."""
+    for _ in range(16):
+        if not stream.read(_BLOCK):
+            return
+    raise tarfile.ReadError("more than 16 MB follow its end marker")
