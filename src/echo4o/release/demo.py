@@ -3,11 +3,6 @@
 import contextlib
 import json
 import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from ..errors import Echo4oError
@@ -23,35 +18,16 @@ def try_demo(out: Path, environment: dict[str, str], model: str) -> None:
     Raises:
         Echo4oError: The demo does not start, or its answer is no picture.
     """
-    port, log = _free_port(), out / "demo.log"
-    words = ["space", "run", "generate", "--model", model, "--port", str(port)]
-    server = process.start(words, environment, log=log)
+    ready, log = out / "demo.ready.json", out / "demo.log"
+    ready.unlink(missing_ok=True)
+    words = ["space", "run", "generate", "--model", model, "--port", "0", "--ready-file"]
+    server = process.start([*words, str(ready)], environment, log=log)
     try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_until_up(url, server, log)
+        process.wait_for(ready, server, seconds=_START_SECONDS, log=log)
+        url = json.loads(ready.read_text())["url"]
         shutil.copyfile(_call(url), out / "demo.png")
     finally:
-        server.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(timeout=10)
-        server.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(f"{url}/config", timeout=5).close()
-            return
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise Echo4oError(f"the demo did not start; its output is in {log}")
-        time.sleep(0.2)
+        process.stop(server)
 
 
 def _call(url: str) -> Path:

@@ -102,3 +102,11 @@ def wait_for(path: Path, process: subprocess.Popen[bytes], *, seconds: float, lo
             lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
             raise Echo4oError(f"a server did not start: {lines[-1]} (all of it: {log})")
         time.sleep(0.05)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask a server to end; insist after ten seconds."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=10)
+    process.kill()

@@ -8,7 +8,6 @@ ones resume by themselves, since every verb does.
 import contextlib
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -165,10 +164,7 @@ class Rehearsal:
             process.wait_for(ready, server, seconds=60, log=log)
             yield self._environment(json.loads(ready.read_text()))
         finally:
-            server.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(timeout=10)
-            server.kill()
+            process.stop(server)
 
     def _environment(self, facts: dict[str, str]) -> dict[str, str]:
         return {
