@@ -1,1 +1,19 @@
-"""Cards rendered from records only."""
+"""Cards rendered from records only: what a record does not say is left out or named as missing.
+
+A leaf: the other spokes may import it, it imports none of them.
+"""
+
+from .facts import DatasetFacts, ModelFacts, Part, Rights, ScoreFact, SpaceFacts
+from .render import render_dataset_card, render_model_card, render_space_card
+
+__all__ = [
+    "DatasetFacts",
+    "ModelFacts",
+    "Part",
+    "Rights",
+    "ScoreFact",
+    "SpaceFacts",
+    "render_dataset_card",
+    "render_model_card",
+    "render_space_card",
+]

@@ -1,0 +1,185 @@
+"""What a card can say, as typed facts. None or empty means "not known", and the card says so.
+
+`gather.py` fills them from files; a caller may also fill them itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from echo4o.records import Input, JsonValue, RunRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rights:
+    """Who may do what with something that a generator made."""
+
+    generator: str | None = None
+    """Model id of the generator, as its API names it."""
+    terms_url: str | None = None
+    """Its terms of use."""
+    terms_read: str | None = None
+    """Day on which they were read, ISO 8601."""
+    may_train_competing_model: str | None = None
+    """`yes`, `no` or `unclear`."""
+    signed_off_by: str | None = None
+    """Who took responsibility."""
+
+    def __post_init__(self) -> None:
+        if self.may_train_competing_model not in (None, "yes", "no", "unclear"):
+            raise ValueError(
+                "`may_train_competing_model` must be yes, no or unclear, got "
+                f"{self.may_train_competing_model!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Something that a model was built from."""
+
+    name: str
+    """Hub id or plain name."""
+    role: str
+    """What it does in the model, for example `image autoencoder`."""
+    license: str | None = None
+    """SPDX identifier."""
+    sha256: str | None = None
+    """Hash of the file that was used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreFact:
+    """One score with its 95 % interval."""
+
+    task: str
+    """Benchmark, for example `geneval_plus_plus`."""
+    tag: str
+    """`overall`, or the part of the benchmark."""
+    score: float
+    """Share in [0, 1]."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    items: int
+    """Items in the denominator."""
+    judge: str
+    """Model id of the judge."""
+    protocol: str
+    """How the judge was asked."""
+    items_name: str = "kit"
+    """Item set."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.score <= self.high <= 1:
+            raise ValueError(
+                f"`{self.task}` {self.tag}: need 0 <= low <= score <= high <= 1, got "
+                f"{self.low}, {self.score}, {self.high}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetFacts:
+    """Facts of a dataset card."""
+
+    name: str
+    """Name of the dataset, for example `echo-4o-image`."""
+    repo_id: str | None = None
+    """Hub id; without it the snippets load from a folder of that name."""
+    origin: str | None = None
+    """One sentence: where the rows come from."""
+    license: str | None = None
+    """Hub licence identifier of the pictures."""
+    tags: tuple[str, ...] = ("synthetic",)
+    """Hub tags."""
+    rows: int | None = None
+    """Rows of the config `all`, all splits."""
+    by_subset: Mapping[str, int] = field(default_factory=dict)
+    """Subset -> rows."""
+    by_category: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Subset -> category -> rows."""
+    by_split: Mapping[str, int] = field(default_factory=dict)
+    """Split -> rows."""
+    configs: tuple[Mapping[str, JsonValue], ...] = ()
+    """`configs:` entries of the front matter, as the builder wrote them."""
+    generators: Mapping[str, int] = field(default_factory=dict)
+    """Generator id -> rows."""
+    cost_usd: float | None = None
+    """What the pictures cost."""
+    rights: Rights | None = None
+    """The generator's terms."""
+    pictures: tuple[str, ...] = ()
+    """Example pictures, paths inside the repository."""
+    limits: tuple[str, ...] = ()
+    """Known limits, one sentence each."""
+    contact: str | None = None
+    """Address for take-down requests."""
+    record: RunRecord | None = None
+    """How it was built."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """Facts of a model card."""
+
+    name: str
+    """Name of the model, for example `echo-4o-tiny`."""
+    repo_id: str | None = None
+    """Hub id; without it the snippets load from a folder of that name."""
+    license: str | None = None
+    """Hub licence identifier of the weights."""
+    tags: tuple[str, ...] = ("echo-4o", "bagel")
+    """Hub tags."""
+    base_model: Input | None = None
+    """What training started from; None for random weights or when it is not known."""
+    datasets: tuple[Input, ...] = ()
+    """What it was trained on."""
+    parts: tuple[Part, ...] = ()
+    """The whole chain: language model, vision tower, autoencoder."""
+    parameters: int | None = None
+    """Number of parameters, without the autoencoder."""
+    picture_side: int | None = None
+    """Longest side in pixels that it was trained for."""
+    scores: tuple[ScoreFact, ...] = ()
+    """Benchmark scores."""
+    pictures: tuple[str, ...] = ()
+    """Example pictures, paths inside the repository."""
+    limits: tuple[str, ...] = ()
+    """Known limits, one sentence each."""
+    contact: str | None = None
+    """Address for take-down requests."""
+    record: RunRecord | None = None
+    """How it was trained."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceFacts:
+    """Facts of a Space card; the Hub reads most of them to build the Space."""
+
+    title: str
+    """Title on the Hub."""
+    emoji: str = "\U0001f317"
+    """The Hub insists on one."""
+    color_from: str = "indigo"
+    """Thumbnail."""
+    color_to: str = "yellow"
+    """Thumbnail."""
+    sdk_version: str
+    """Gradio version."""
+    python_version: str
+    """Python of the Space."""
+    hardware: str | None = None
+    """Suggested hardware."""
+    license: str | None = None
+    """Licence of the Space's code."""
+    summary: str | None = None
+    """At most 60 characters, shown on the Hub."""
+    tags: tuple[str, ...] = ()
+    """Hub tags."""
+    model: str | None = None
+    """Hub id that it loads."""
+    model_revision: str | None = None
+    """Commit or tag of that model."""
+
+    def __post_init__(self) -> None:
+        if self.summary is not None and len(self.summary) > 60:
+            raise ValueError(f"`summary` may have 60 characters, got {len(self.summary)}")

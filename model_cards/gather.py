@@ -1,0 +1,167 @@
+"""Facts from files: the records that data, train and eval leave behind. Guesses nothing."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from echo4o.errors import Echo4oError
+from echo4o.records import JsonValue, RunRecord
+
+from .facts import DatasetFacts, ModelFacts, ScoreFact, SpaceFacts
+from .render import front_matter
+
+_PICTURES = ("*.png", "*.jpg", "*.webp", "samples/*.png", "samples/*.jpg")
+
+
+class GatherError(Echo4oError):
+    """A folder lacks the record that a card is made from, or the record is of another kind."""
+
+
+def dataset_facts(folder: Path, *, repo_id: str | None = None) -> DatasetFacts:
+    """Facts of a built dataset: `record.json`, `statistics.json`, the configs of its README.
+
+    Raises:
+        RecordError: there is no record.
+    """
+    record = RunRecord.load(folder)
+    counts = _json(folder / "statistics.json")
+    matter = front_matter((folder / "README.md").read_text()) if _has_readme(folder) else {}
+    cost = record.metrics.get("cost_usd")
+    return DatasetFacts(
+        name=folder.resolve().name,
+        repo_id=repo_id,
+        license=_text(matter.get("license")),
+        rows=cast(int | None, counts.get("rows")),
+        by_subset=_counts(counts.get("by_subset")),
+        by_category={
+            name: _counts(inner) for name, inner in _mapping(counts.get("by_category")).items()
+        },
+        by_split=_counts(counts.get("by_split")),
+        generators=_counts(counts.get("by_generator")),
+        configs=tuple(cast(Sequence[Mapping[str, JsonValue]], matter.get("configs") or ())),
+        cost_usd=float(cost) if isinstance(cost, int | float) else None,
+        pictures=_pictures(folder),
+        record=record,
+    )
+
+
+def model_facts(
+    folder: Path, *, repo_id: str | None = None, runs: Sequence[Path] = ()
+) -> ModelFacts:
+    """Facts of a trained model: its record, and the scores of evaluation runs.
+
+    Args:
+        folder: A training output (with `record.json`) or its `model` folder.
+        repo_id: Hub id it will have.
+        runs: Evaluation outputs, each with a `run.json`.
+
+    Raises:
+        RecordError: there is no record.
+        GatherError: a run has no scores.
+    """
+    home = folder if (folder / "record.json").is_file() else folder.resolve().parent
+    record = RunRecord.load(home)
+    bases = [entry for entry in record.inputs if entry.kind == "model"]
+    # A base without a Hub id is the random model that the recipe made itself.
+    base = next((entry for entry in bases if "/" in entry.id), None)
+    trained = record.metrics.get("parameters_trained")
+    return ModelFacts(
+        name=repo_id.split("/")[-1] if repo_id else f"echo-4o-{record.name}",
+        repo_id=repo_id,
+        base_model=base,
+        datasets=tuple(entry for entry in record.inputs if entry.kind == "dataset"),
+        parameters=trained if isinstance(trained, int) else None,
+        pictures=_pictures(folder),
+        scores=tuple(score for run in runs for score in scores_of(run)),
+        record=record,
+    )
+
+
+def scores_of(run: Path) -> list[ScoreFact]:
+    """The scores in an evaluation output, overall first.
+
+    Raises:
+        GatherError: there is no `run.json`, or it holds no scores.
+    """
+    facts = _json(run / "run.json")
+    scores = _mapping(facts.get("scores"))
+    if "overall" not in scores:
+        raise GatherError(f"{run} holds no finished evaluation; run `echo4o eval run` first")
+    few = {"one_or_two_objects": scores.get("one_or_two_objects")}
+    tags = {"overall": scores["overall"], **few, **_mapping(scores.get("by_tag"))}
+    return [
+        _score(facts, tag, _mapping(value)) for tag, value in tags.items() if value is not None
+    ]
+
+
+def space_facts(folder: Path) -> SpaceFacts:
+    """Facts of a Space folder: its front matter and `model.txt`."""
+    matter = front_matter((folder / "README.md").read_text())
+    named = folder / "model.txt"
+    model, _, revision = (named.read_text().strip() if named.is_file() else "").partition("@")
+    return SpaceFacts(
+        title=str(matter["title"]),
+        emoji=str(matter["emoji"]),
+        color_from=str(matter["colorFrom"]),
+        color_to=str(matter["colorTo"]),
+        sdk_version=str(matter["sdk_version"]),
+        python_version=str(matter["python_version"]),
+        hardware=_text(matter.get("suggested_hardware")),
+        license=_text(matter.get("license")),
+        summary=_text(matter.get("short_description")),
+        tags=tuple(str(tag) for tag in cast(Sequence[object], matter.get("tags") or ())),
+        model=model or None,
+        model_revision=revision or None,
+    )
+
+
+def _score(facts: Mapping[str, JsonValue], tag: str, value: Mapping[str, JsonValue]) -> ScoreFact:
+    return ScoreFact(
+        task=str(facts.get("task", "unnamed")),
+        tag=tag,
+        score=_number(value, "score"),
+        low=_number(value, "low"),
+        high=_number(value, "high"),
+        items=int(_number(value, "items")),
+        judge=str(facts.get("judge", "unnamed")),
+        protocol=str(facts.get("protocol", "unnamed")),
+        items_name=str(facts.get("items", "kit")),
+    )
+
+
+def _number(value: Mapping[str, JsonValue], name: str) -> float:
+    number = value.get(name)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise GatherError(f"a score lacks `{name}`, it has {sorted(value)}")
+    return float(number)
+
+
+def _json(path: Path) -> Mapping[str, JsonValue]:
+    if not path.is_file():
+        return {}
+    try:
+        return _mapping(json.loads(path.read_text()))
+    except ValueError as error:
+        raise GatherError(f"{path.name} is not JSON ({error}); make it again") from None
+
+
+def _mapping(value: object) -> Mapping[str, JsonValue]:
+    return cast(Mapping[str, JsonValue], value) if isinstance(value, Mapping) else {}
+
+
+def _counts(value: object) -> dict[str, int]:
+    return {name: count for name, count in _mapping(value).items() if isinstance(count, int)}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _has_readme(folder: Path) -> bool:
+    return (folder / "README.md").is_file()
+
+
+def _pictures(folder: Path) -> tuple[str, ...]:
+    found = sorted(path for pattern in _PICTURES for path in folder.glob(pattern))
+    return tuple(path.relative_to(folder).as_posix() for path in found[:4])
