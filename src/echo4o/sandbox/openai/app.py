@@ -1,0 +1,215 @@
+"""Routes, keys, errors and headers of the OpenAI-compatible API."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from ..faults import Faults
+from ..keys import API_KEY
+from .batches import Batches
+from .bills import Bills
+from .content import Content, content_of
+from .images import MAX_REFERENCE_BYTES, MAX_REFERENCES, open_picture
+from .problems import ApiProblem, bad
+from .safety import moderate
+from .service import MODELS, Job, Service
+
+_MAX_JSON_BYTES = 128 * 1024 * 1024
+_MAX_FORM_BYTES = 200 * 1024 * 1024
+# Pictures up to this side are painted on the event loop: a thread would cost more than the paint.
+_INLINE_SIZES = ("32x32", "48x48", "64x64", "96x96", "128x128")
+_CREATED = 1_767_225_600
+
+
+def create_app(root: Path) -> FastAPI:
+    """The API with its state (files, batches, call log) under `root`.
+
+    `app.state.faults` may be set before the first request.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    service = Service(Bills(root / "calls.jsonl"))
+    batches = Batches(root, service)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.faults = app.state.faults
+        batches.resume()
+        yield
+        await batches.stop()
+        service.bills.close()
+
+    app = FastAPI(title="sandbox image API", lifespan=lifespan, openapi_url=None)
+    app.state.faults = Faults()
+    _add_errors(app)
+    _add_operations(app, service)
+    _add_small_routes(app)
+    batches.add_routes(app, authorise)
+    return app
+
+
+def authorise(request: Request) -> None:
+    """401 unless the request carries the sandbox's key."""
+    given = request.headers.get("authorization", "")
+    if given == f"Bearer {API_KEY}":
+        return
+    message = "Incorrect API key provided." if given else "You didn't provide an API key."
+    raise ApiProblem(401, message, code="invalid_api_key" if given else None)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ApiProblem)
+    async def on_problem(request: Request, problem: ApiProblem) -> Response:
+        headers = {"x-should-retry": "false"} if problem.status < 500 else {}
+        return JSONResponse(problem.body, problem.status, headers=headers)
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        place = f"{request.method} {request.url.path}"
+        if error.status_code in (404, 405):
+            problem = ApiProblem(404, f"Invalid URL ({place})", code="unknown_url")
+            if request.url.path.startswith("/v1/"):
+                message = f"The sandbox does not support {place}."
+                problem = ApiProblem(501, message, code="unsupported", kind="sandbox_unsupported")
+            return JSONResponse(problem.body, problem.status)
+        problem = ApiProblem(error.status_code, str(error.detail))
+        return JSONResponse(problem.body, problem.status)
+
+
+def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/images/generations")
+    async def generate(request: Request) -> Response:
+        authorise(request)
+        job = await _job(request, service)
+        return await _run(job, service.generate, inline=job.body.get("size") in _INLINE_SIZES)
+
+    @app.post("/v1/images/edits")
+    async def edit(request: Request) -> Response:
+        authorise(request)
+        body, uploads = await _form(request)
+        job = _identified(request, service, body, tuple(uploads))
+
+        def work(job: Job) -> dict[str, Any]:
+            references = [open_picture(data, "image") for data in uploads]
+            return service.edit(job, references)
+
+        small = sum(map(len, uploads)) < 1 << 20 and body.get("size") in _INLINE_SIZES
+        return await _run(job, work, inline=small)
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        authorise(request)
+        return await _run(await _job(request, service), service.chat, inline=False)
+
+
+def _add_small_routes(app: FastAPI) -> None:
+    def model_card(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": _CREATED, "owned_by": "sandbox"}
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return PlainTextResponse("ok")
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        authorise(request)
+        return JSONResponse({"object": "list", "data": [model_card(name) for name in MODELS]})
+
+    @app.get("/v1/models/{name}")
+    async def model(request: Request, name: str) -> Response:
+        authorise(request)
+        if name not in MODELS:
+            message = f"The model `{name}` does not exist."
+            raise ApiProblem(404, message, code="model_not_found")
+        return JSONResponse(model_card(name))
+
+    @app.post("/v1/moderations")
+    async def moderations(request: Request) -> Response:
+        authorise(request)
+        body = await _json(request)
+        given = body.get("input")
+        texts = [given] if isinstance(given, str) else given
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise bad("input", "'input' must be a text or a list of texts.")
+        content = content_of(request.url.path, body, None)
+        reply = {
+            "id": f"modr-{content.key[:24]}",
+            "model": "sandbox-moderation",
+            "results": [moderate(text) for text in texts],
+        }
+        return JSONResponse(reply, headers=_headers(content))
+
+
+async def _run(job: Job, operation: Callable[[Job], dict[str, Any]], *, inline: bool) -> Response:
+    reply = operation(job) if inline else await asyncio.to_thread(operation, job)
+    return JSONResponse(reply, headers=_headers(job.content))
+
+
+def _headers(content: Content) -> dict[str, str]:
+    return {
+        "x-request-id": content.request_id,
+        "openai-version": "2020-10-01",
+        "openai-organization": "sandbox",
+    }
+
+
+async def _job(request: Request, service: Service) -> Job:
+    return _identified(request, service, await _json(request), ())
+
+
+def _identified(
+    request: Request, service: Service, body: dict[str, Any], pictures: tuple[bytes, ...]
+) -> Job:
+    return service.job(
+        request.url.path,
+        body,
+        client_key=request.headers.get("x-client-request-id"),
+        is_lost=bool(request.scope.get("echo4o.lost")),
+        pictures=pictures,
+    )
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    _check_length(request, _MAX_JSON_BYTES)
+    try:
+        body = json.loads(await request.body())
+    except ValueError as error:
+        raise ApiProblem(400, "We could not parse the JSON body of your request.") from error
+    if not isinstance(body, dict):
+        raise ApiProblem(400, "The body must be a JSON object.")
+    return body
+
+
+async def _form(request: Request) -> tuple[dict[str, Any], list[bytes]]:
+    """Fields and the pictures of a multipart request, in order."""
+    _check_length(request, _MAX_FORM_BYTES)
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise bad("image", "Edits take multipart/form-data.", "invalid_content_type")
+    body: dict[str, Any] = {}
+    uploads: list[bytes] = []
+    async with request.form(max_files=MAX_REFERENCES + 2, max_part_size=1 << 20) as form:
+        for name, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                body[name] = value
+            elif name in ("image", "image[]"):
+                if (value.size or 0) > MAX_REFERENCE_BYTES:
+                    raise bad("image", f"A picture may have {MAX_REFERENCE_BYTES} bytes.")
+                uploads.append(await value.read())
+            else:
+                body[name] = value.filename
+    if not 1 <= len(uploads) <= MAX_REFERENCES:
+        raise bad("image", f"Edits take 1 to {MAX_REFERENCES} pictures, got {len(uploads)}.")
+    return body, uploads
+
+
+def _check_length(request: Request, limit: int) -> None:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise ApiProblem(413, f"The request has {length} bytes; at most {limit} are accepted.")
