@@ -1,7 +1,7 @@
 """A verdict: what a judge said about one item's picture, with everything needed to check it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from .protocols import Finding
@@ -51,8 +51,6 @@ class Verdict:
     """Replies this verdict took."""
     created: str = ""
     """Time of the reply."""
-    seed: int | None = field(default=None)
-    """Seed of the picture, where it was generated here."""
 
     def __post_init__(self) -> None:
         right = self.outcome == "judged" and all(finding.satisfied for finding in self.findings)

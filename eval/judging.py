@@ -1,0 +1,290 @@
+"""Asks a judge about every picture, on the core's client and ledger.
+
+Verdicts are cached by content in the ledger, so a second run asks nothing and a killed run goes on
+where it was. A reply that cannot be read is asked for again as often as the protocol says.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from echo4o.client import ApiClient, ChatRequest, Reply
+from echo4o.errors import Echo4oError
+from echo4o.ledger import Ledger
+from echo4o.pictures import PictureError
+
+from .items import Item
+from .pictures import load_picture
+from .protocols import Finding, JudgeProtocol, UnreadableReply
+from .verdicts import Outcome, Verdict
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_RAW_REPLY = 20_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeConfig:
+    """Which judge, and how hard it may be asked."""
+
+    model: str
+    """Name of the judge model at the API."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible API; None means OPENAI_BASE_URL, else OpenAI's own."""
+    concurrency: int = 8
+    """Most calls in flight."""
+    budget_usd: float | None = None
+    """Most that the ledger of this run may ever hold; None means no limit."""
+    timeout_s: float = 120.0
+    """Longest wait for one reply."""
+
+    def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise ValueError("`model` of the judge is empty; name one")
+        if self.concurrency < 1:
+            raise ValueError(f"`concurrency` must be at least 1, got {self.concurrency}")
+        if not self.timeout_s > 0:
+            raise ValueError(f"`timeout_s` must be above 0, got {self.timeout_s}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """Verdicts in item order, and what they took."""
+
+    verdicts: tuple[Verdict, ...]
+    calls: int
+    """HTTP requests made now; 0 when everything was known."""
+    spent_usd: float
+    """Everything this ledger ever paid."""
+
+
+@dataclass(slots=True)
+class _Case:
+    """An item while its verdict is found."""
+
+    item: Item
+    path: Path
+    sha256: str | None = None
+    """Of the bytes that are sent."""
+    cost_usd: float = 0.0
+    replies: int = 0
+    reply: Reply | None = None
+    """The last one."""
+    key: str | None = None
+    problem: str = ""
+    """Why the last reply could not be read."""
+
+
+def judge(
+    items: Sequence[Item],
+    pictures: Mapping[int, Path],
+    *,
+    protocol: JudgeProtocol,
+    config: JudgeConfig,
+    ledger: Path,
+    progress: bool = False,
+) -> Judged:
+    """Judge the pictures of `items`; blocks until all verdicts are there.
+
+    Args:
+        items: What to judge, in the order of the result.
+        pictures: Picture file by item number; an item without one gets the verdict `missing`.
+        protocol: How to ask and how to read.
+        config: Which judge.
+        ledger: SQLite file that keeps every reply; the same file is never asked twice.
+        progress: Show a bar on stderr.
+
+    Raises:
+        BudgetExceeded: the next call does not fit into the budget; what was judged is kept.
+        Echo4oError: the judge gave no reply to any item, or cannot be used at all.
+    """
+    return asyncio.run(
+        judge_async(
+            items,
+            pictures,
+            protocol=protocol,
+            config=config,
+            ledger=ledger,
+            progress=progress,
+        )
+    )
+
+
+async def judge_async(
+    items: Sequence[Item],
+    pictures: Mapping[int, Path],
+    *,
+    protocol: JudgeProtocol,
+    config: JudgeConfig,
+    ledger: Path,
+    progress: bool = False,
+) -> Judged:
+    """Judge as `judge` does, inside a running event loop."""
+    settled: dict[int, Verdict] = {}
+    cases: list[_Case] = []
+    for item in items:
+        if item.number in pictures:
+            cases.append(_Case(item=item, path=pictures[item.number]))
+        else:
+            settled[item.number] = _unasked(item, "missing", "there is no picture for this item")
+    with Ledger(ledger, budget_usd=config.budget_usd) as book:
+        async with ApiClient(
+            ledger=book,
+            base_url=config.base_url,
+            concurrency=config.concurrency,
+            timeout_s=config.timeout_s,
+        ) as client:
+            judging = _Judging(client, protocol, config.model, progress)
+            settled |= await judging.settle(cases)
+        result = Judged(
+            verdicts=tuple(settled[item.number] for item in items),
+            calls=client.calls_made,
+            spent_usd=book.spent_usd,
+        )
+    _refuse_silence(result.verdicts, config.model)
+    return result
+
+
+class _Judging:
+    """One pass over all cases: ask, read, ask again what could not be read."""
+
+    def __init__(
+        self, client: ApiClient, protocol: JudgeProtocol, model: str, progress: bool
+    ) -> None:
+        self._client = client
+        self._protocol = protocol
+        self._model = model
+        self._progress = progress
+
+    async def settle(self, cases: Sequence[_Case]) -> dict[int, Verdict]:
+        """Return a verdict for every case."""
+        settled: dict[int, Verdict] = {}
+        waiting = list(cases)
+        for attempt in range(self._protocol.attempts):
+            if not waiting:
+                break
+            name = "judge" if attempt == 0 else f"judge, attempt {attempt + 1}"
+            asked = _Requests(waiting, self._protocol, self._model, attempt)
+            async for request, reply in self._client.run(
+                asked, progress=name if self._progress else None
+            ):
+                case = asked.by_key[request.key]
+                verdict = self._read(case, reply, request.key)
+                if verdict is not None:
+                    settled[case.item.number] = verdict
+            settled |= asked.damaged
+            waiting = [case for case in waiting if case.item.number not in settled]
+        for case in waiting:
+            logger.warning("item %d: no readable reply (%s)", case.item.number, case.problem)
+            settled[case.item.number] = _verdict(case, "unreadable", reason=case.problem)
+        return settled
+
+    def _read(self, case: _Case, reply: Reply, key: str) -> Verdict | None:
+        case.reply, case.key = reply, key
+        case.cost_usd += reply.cost_usd
+        case.replies += 1
+        if reply.outcome != "done":
+            return _verdict(case, reply.outcome, reason=reply.reason or "no reason given")
+        try:
+            findings = self._protocol.read(case.item, reply.text or "")
+        except UnreadableReply as error:
+            case.problem = str(error)
+            return None
+        return _verdict(case, "judged", findings=findings)
+
+
+class _Requests:
+    """The requests of one attempt; pictures are read from disk as the client comes to them."""
+
+    def __init__(
+        self, cases: Sequence[_Case], protocol: JudgeProtocol, model: str, attempt: int
+    ) -> None:
+        self.by_key: dict[str, _Case] = {}
+        self.damaged: dict[int, Verdict] = {}
+        self._cases = cases
+        self._protocol = protocol
+        self._model = model
+        self._attempt = attempt
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def __iter__(self) -> Iterator[ChatRequest]:
+        for case in self._cases:
+            try:
+                picture = load_picture(case.path)
+            except PictureError as error:
+                blank = _unasked(case.item, "damaged", str(error))
+                self.damaged[case.item.number] = replace(blank, picture=case.path.name)
+                continue
+            case.sha256 = picture.sha256
+            request = self._request(case.item, picture.data)
+            self.by_key[request.key] = case
+            yield request
+
+    def _request(self, item: Item, picture: bytes) -> ChatRequest:
+        question = self._protocol.question(item)
+        return ChatRequest(
+            model=self._model,
+            system=question.system,
+            user=(question.text, picture),
+            max_tokens=question.max_tokens,
+            json_schema=question.schema,
+            repeat=self._attempt,
+        )
+
+
+def _unasked(item: Item, outcome: Outcome, reason: str) -> Verdict:
+    return Verdict(
+        number=item.number,
+        tag=item.tag,
+        prompt=item.prompt,
+        objects=item.objects,
+        outcome=outcome,
+        correct=False,
+        reason=reason,
+    )
+
+
+def _verdict(
+    case: _Case, outcome: Outcome, *, findings: tuple[Finding, ...] = (), reason: str | None = None
+) -> Verdict:
+    reply = case.reply
+    assert reply is not None
+    return Verdict(
+        number=case.item.number,
+        tag=case.item.tag,
+        prompt=case.item.prompt,
+        objects=case.item.objects,
+        outcome=outcome,
+        correct=bool(findings) and all(finding.satisfied for finding in findings),
+        findings=findings,
+        reason=reason,
+        raw_reply=None if reply.text is None else reply.text[:_LONGEST_RAW_REPLY],
+        picture=case.path.name,
+        picture_sha256=case.sha256,
+        judge_model=reply.model,
+        request_id=reply.request_id,
+        key=case.key,
+        cost_usd=case.cost_usd,
+        calls=case.replies,
+        created=reply.created,
+    )
+
+
+def _refuse_silence(verdicts: Sequence[Verdict], model: str) -> None:
+    """A judge that answers nothing gives no score at all."""
+    asked = [verdict for verdict in verdicts if verdict.outcome not in ("missing", "damaged")]
+    if not asked:
+        missing = sum(verdict.outcome == "missing" for verdict in verdicts)
+        raise Echo4oError(
+            f"none of {len(verdicts)} items has a usable picture ({missing} missing); "
+            "pictures are named after the item's number: 1.png, 2.jpg"
+        )
+    if all(verdict.outcome == "failed" for verdict in asked):
+        raise Echo4oError(
+            f"judge {model} answered none of {len(asked)} questions, so there is no score: "
+            f"{asked[0].reason}"
+        )

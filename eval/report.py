@@ -1,0 +1,272 @@
+"""Writes report.html: one self-contained file for one or more runs over the same items.
+
+Everything from prompts, judges and file names is escaped by the template; pictures and charts are
+inside the file. The page loads nothing and its policy forbids any script but its own.
+"""
+
+import base64
+import hashlib
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+from tqdm import tqdm
+
+from echo4o.errors import Echo4oError
+from echo4o.pictures import PictureError
+from echo4o.records import write_atomic
+
+from .charts import intervals, loss_curve, read_loss
+from .intervals import Difference, Score
+from .pictures import load_picture
+from .runs import Run, load_run
+from .scores import Comparison, Scores, compare
+from .tasks import get_task
+from .verdicts import OUTCOMES, Verdict
+
+logger = logging.getLogger(__name__)
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_LONGEST_SIDE = 384
+_PIXEL_ART_BELOW = 129
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """One line of the table of scores."""
+
+    name: str
+    note: str
+    scores: list[Score | None]
+    chart: Markup
+    difference: Difference | None
+    is_total: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shown:
+    """One picture with its verdict."""
+
+    verdict: Verdict
+    url: str | None
+    is_small: bool
+    seen: str
+    """right, wrong or unjudged; a CSS class and a filter value."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Card:
+    """One item with its pictures of all runs; a run without the item has None."""
+
+    number: int
+    tag: str
+    prompt: str
+    shown: list[_Shown | None]
+    outcome: str
+    """Filter values, separated by spaces."""
+
+
+def write_report(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    loss: Path | None = None,
+    title: str | None = None,
+    progress: bool = False,
+) -> Path:
+    """Write a report of the runs in `folders`; with several, the last is held against the first.
+
+    Args:
+        folders: Run folders, oldest first.
+        out: The HTML file.
+        loss: `loss.jsonl` of the training between the runs.
+        title: Heading; the task's name if not given.
+        progress: Show a bar on stderr.
+
+    Raises:
+        Echo4oError: a folder is no run, or the runs are of different tasks or items.
+    """
+    if not folders:
+        raise Echo4oError("a report needs at least one run folder")
+    runs = [load_run(folder) for folder in folders]
+    names = _names(folders)
+    if len({run.task for run in runs}) > 1:
+        tasks = ", ".join(sorted({run.task for run in runs}))
+        raise Echo4oError(f"these runs are of different tasks ({tasks}); report one task at a time")
+    comparison = compare(runs[0].verdicts, runs[-1].verdicts) if len(runs) > 1 else None
+    scores = [run.scores() for run in runs]
+    task = get_task(runs[0].task)
+    html = _render(
+        title=title or f"{task.title} report",
+        task=task.title,
+        names=names,
+        runs=runs,
+        scores=scores,
+        comparison=comparison,
+        rows=_rows(scores, comparison),
+        cards=_cards(runs, progress),
+        outcomes=OUTCOMES,
+        warnings=_warnings(names, runs, scores),
+        curve=None if loss is None else loss_curve(read_loss(loss)),
+    )
+    write_atomic(out, html)
+    return out
+
+
+def _render(**view: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    environment.filters["whole"] = lambda share: f"{100 * share:.0f}"
+    environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "\u2212")
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    html: str = environment.get_template("report.html.jinja").render(
+        **view, script=Markup(script), script_hash=digest, style=Markup(style)
+    )
+    return html
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return what to call the runs: their folders' names, numbered where they are alike."""
+    names = [
+        (folder.parent if folder.suffix == ".json" else folder).resolve().name for folder in folders
+    ]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} ({place})" for place, name in enumerate(names, start=1)]
+
+
+def _rows(scores: Sequence[Scores], comparison: Comparison | None) -> list[_Row]:
+    rows = [
+        _row(
+            "Overall",
+            "mean of the tags",
+            [one.overall for one in scores],
+            comparison.overall if comparison else None,
+            is_total=True,
+        )
+    ]
+    few = [one.one_or_two_objects for one in scores]
+    if any(few):
+        difference = comparison.one_or_two_objects if comparison else None
+        note = "items that ask for at most two objects"
+        rows.append(_row("One or two objects", note, few, difference, is_total=True))
+    tags = dict.fromkeys(tag for one in scores for tag in one.by_tag)
+    for tag in tags:
+        each = [one.by_tag.get(tag) for one in scores]
+        difference = comparison.by_tag.get(tag) if comparison else None
+        rows.append(_row(tag, "", each, difference, is_total=False))
+    return rows
+
+
+def _row(
+    name: str,
+    note: str,
+    scores: list[Score | None],
+    difference: Difference | None,
+    *,
+    is_total: bool,
+) -> _Row:
+    chart = intervals(scores)
+    return _Row(
+        name=name,
+        note=note,
+        scores=scores,
+        chart=chart,
+        difference=difference,
+        is_total=is_total,
+    )
+
+
+def _cards(runs: Sequence[Run], progress: bool) -> list[_Card]:
+    by_number = [{one.number: one for one in run.verdicts} for run in runs]
+    numbers = sorted({number for verdicts in by_number for number in verdicts})
+    cards = []
+    for number in tqdm(numbers, desc="report", unit="item", disable=not progress):
+        shown = [
+            _show(verdicts[number], run.pictures) if number in verdicts else None
+            for run, verdicts in zip(runs, by_number, strict=True)
+        ]
+        verdict = next(one.verdict for one in shown if one is not None)
+        cards.append(
+            _Card(
+                number=number,
+                tag=verdict.tag,
+                prompt=verdict.prompt,
+                shown=shown,
+                outcome=_outcome(shown),
+            )
+        )
+    return cards
+
+
+def _show(verdict: Verdict, folder: Path) -> _Shown:
+    url, is_small = None, False
+    if verdict.picture is not None:
+        url, is_small = _embed(folder / Path(verdict.picture).name)
+    seen = "right" if verdict.correct else "wrong" if verdict.outcome == "judged" else "unjudged"
+    return _Shown(verdict=verdict, url=url, is_small=is_small, seen=seen)
+
+
+def _outcome(shown: Sequence[_Shown | None]) -> str:
+    last, first = shown[-1], shown[0]
+    words = [] if last is None else [last.seen]
+    if len(shown) > 1 and first is not None and last is not None:
+        if last.seen == "right" and first.seen != "right":
+            words.append("gained")
+        if first.seen == "right" and last.seen != "right":
+            words.append("lost")
+    return " ".join(words)
+
+
+def _embed(path: Path) -> tuple[str | None, bool]:
+    """Return a picture as a data URL of our own encoding, and whether it is tiny."""
+    try:
+        data = load_picture(path).data
+    except (PictureError, FileNotFoundError) as error:
+        logger.warning("left out of the report: %s", error)
+        return None, False
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as image:
+        picture = image.convert("RGB")
+    if max(picture.size) > _LONGEST_SIDE:
+        picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
+        picture.save(buffer, format="WEBP", quality=82)
+        kind = "webp"
+    else:
+        picture.save(buffer, format="PNG", optimize=True)
+        kind = "png"
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{kind};base64,{encoded}", max(picture.size) < _PIXEL_ART_BELOW
+
+
+def _warnings(names: Sequence[str], runs: Sequence[Run], scores: Sequence[Scores]) -> list[str]:
+    warnings = []
+    if len({run.judge["model"] for run in runs}) > 1:
+        warnings.append("The runs were judged by different judges; differences may be theirs.")
+    if len({(run.protocol["name"], run.protocol["version"]) for run in runs}) > 1:
+        warnings.append("The runs were judged by different protocols; do not compare them.")
+    if len({run.items["sha256"] for run in runs}) > 1:
+        warnings.append("The runs come from different item files; only common items are compared.")
+    for name, run, score in zip(names, runs, scores, strict=True):
+        if score.coverage < 1:
+            silent = len(run.verdicts) - score.outcomes["judged"]
+            warnings.append(
+                f"{name}: {silent} of {len(run.verdicts)} items have no readable verdict and count "
+                "as wrong."
+            )
+    return warnings

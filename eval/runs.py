@@ -1,0 +1,198 @@
+"""A run: one task, one protocol, one judge, one set of pictures; kept as run.json.
+
+Holds every verdict with its raw reply, so that a report or a new score needs no call.
+"""
+
+import datetime
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from echo4o.errors import Echo4oError
+from echo4o.records import Input, RunRecord, environment, sha256_file, write_atomic
+
+from .generate import read_manifest
+from .items import Item, ItemSet
+from .judging import JudgeConfig, Judged, judge
+from .pictures import find_pictures
+from .scores import Scores
+from .tasks import Task, get_task
+from .verdicts import Verdict
+
+FORMAT = 1
+RUN_FILE = "run.json"
+ITEMS_FILE = "items.jsonl"
+LEDGER = Path("judge") / "ledger.sqlite"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What run.json holds."""
+
+    task: str
+    """Name of the task."""
+    protocol: dict[str, str]
+    """Name and version."""
+    items: dict[str, Any]
+    """Source, SHA-256, how many the source has and how many were judged."""
+    judge: dict[str, Any]
+    """Model asked for, and the model names that answered."""
+    generation: dict[str, Any] | None
+    """The pictures' manifest; None when nobody knows what made them."""
+    verdicts: tuple[Verdict, ...]
+    """In item order."""
+    calls: int
+    """HTTP requests of the last invocation."""
+    spent_usd: float
+    """All this run ever paid its judge."""
+    started: str
+    """Start of the last invocation, ISO 8601, UTC."""
+    seconds: float
+    """Duration of the last invocation, generation left out."""
+    versions: dict[str, str] = field(default_factory=environment)
+    """Versions of the libraries."""
+    pictures: Path
+    """Folder of the pictures, as found from here; not kept in the file."""
+
+    @property
+    def model(self) -> str:
+        """What made the pictures, as people call it."""
+        if self.generation is None:
+            return self.pictures.resolve().name
+        return str(self.generation["model"]["id"])
+
+    def scores(self) -> Scores:
+        """Return the scores of the verdicts, as the task defines them."""
+        return get_task(self.task).score(self.verdicts)
+
+
+def judge_run(
+    task: Task,
+    source: ItemSet,
+    items: Sequence[Item],
+    *,
+    pictures: Path,
+    out: Path,
+    protocol: str,
+    config: JudgeConfig,
+    progress: bool = False,
+) -> Run:
+    """Judge a folder of pictures and write run.json, items.jsonl and record.json into `out`.
+
+    Raises:
+        Echo4oError: as `judging.judge`, or the wording of the protocol is not here.
+    """
+    started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+    asked = task.protocol(protocol)
+    judged = judge(
+        items,
+        find_pictures(pictures),
+        protocol=asked,
+        config=config,
+        ledger=out / LEDGER,
+        progress=progress,
+    )
+    run = Run(
+        task=task.name,
+        protocol={"name": asked.name, "version": asked.version},
+        items=_items_facts(source, items),
+        judge={"model": config.model, "answered_as": _names(judged)},
+        generation=read_manifest(pictures),
+        verdicts=judged.verdicts,
+        calls=judged.calls,
+        spent_usd=judged.spent_usd,
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - clock, 3),
+        pictures=pictures,
+    )
+    write_atomic(out / ITEMS_FILE, "".join(json.dumps(item.to_json()) + "\n" for item in items))
+    save_run(run, out)
+    _record(run, out)
+    return run
+
+
+def save_run(run: Run, out: Path) -> Path:
+    """Write run.json atomically, scores included."""
+    value = asdict(run)
+    # Relative where possible: a run folder may be moved together with its pictures.
+    value["pictures"] = _relative(run.pictures, out)
+    value["format"] = FORMAT
+    value["scores"] = run.scores().to_json()
+    path = out / RUN_FILE
+    write_atomic(path, json.dumps(value, indent=1) + "\n")
+    return path
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run back from its folder (or its run.json).
+
+    Raises:
+        Echo4oError: there is none, or it is not a run of a format this version reads.
+    """
+    path = folder if folder.suffix == ".json" else folder / RUN_FILE
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise Echo4oError(f"no run at {path}; make one with `echo4o eval run`") from error
+    except ValueError as error:
+        raise Echo4oError(f"{path} is not JSON ({error}); run the evaluation again") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise Echo4oError(f"{path} is not a run of format {FORMAT}; run the evaluation again")
+    try:
+        fields = {key: part for key, part in value.items() if key not in ("format", "scores")}
+        fields["verdicts"] = tuple(Verdict.from_json(one) for one in value["verdicts"])
+        fields["pictures"] = (path.parent / value["pictures"]).resolve()
+        return Run(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Echo4oError(f"{path} is damaged ({error}); run the evaluation again") from error
+
+
+def _items_facts(source: ItemSet, items: Sequence[Item]) -> dict[str, Any]:
+    return {
+        "source": source.source,
+        "sha256": source.sha256,
+        "available": len(source.items),
+        "judged": len(items),
+    }
+
+
+def _names(judged: Judged) -> list[str]:
+    return sorted({one.judge_model for one in judged.verdicts if one.judge_model is not None})
+
+
+def _relative(folder: Path, out: Path) -> str:
+    try:
+        return Path(os.path.relpath(folder.resolve(), out.resolve())).as_posix()
+    except ValueError:  # another drive
+        return folder.resolve().as_posix()
+
+
+def _record(run: Run, out: Path) -> None:
+    inputs = [Input(kind="items", id=run.items["source"], sha256=run.items["sha256"])]
+    if run.generation is not None:
+        inputs.append(Input(kind="model", **run.generation["model"]))
+    seed = run.generation["settings"]["seed"] if run.generation is not None else None
+    RunRecord(
+        name=run.task,
+        command="echo4o eval",
+        inputs=tuple(inputs),
+        parameters={
+            "protocol": dict(run.protocol),
+            "judge": run.judge["model"],
+            "settings": None if run.generation is None else run.generation["settings"],
+        },
+        seed=seed,
+        environment=run.versions,
+        metrics={
+            "scores": run.scores().to_json(),
+            "calls": run.calls,
+            "spent_usd": run.spent_usd,
+        },
+        files={RUN_FILE: sha256_file(out / RUN_FILE)},
+        started=run.started,
+        seconds=run.seconds,
+    ).save(out)
