@@ -45,7 +45,7 @@ class TinySizes:
     """Tokens of the tokenizer that is trained on the instructions, special ones included."""
     picture_side: int = 64
     """Longest picture side in pixels, a multiple of 16; larger pictures are made smaller."""
-    vit_side: int = 70
+    vit_side: int = 56
     """Longest side in pixels of a picture for the vision tower, a multiple of 14."""
 
     def __post_init__(self) -> None:

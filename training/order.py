@@ -88,8 +88,6 @@ class Pack:
     """Global number, from 0; rank r of W takes r, r + W, ..."""
     visits: tuple[Visit, ...]
     """Its samples."""
-    tokens: int
-    """Tokens of its samples, markers included."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,21 +103,30 @@ class Position:
     waiting: tuple[Visit, ...] = ()
     """Visits drawn from the order that found no room yet, oldest first."""
     skipped: int = 0
-    """Visits longer than the budget."""
+    """Visits without a place: longer than the budget, or of unusable rows."""
 
 
 class Packer:
     """Groups visits into packs of a fixed number of samples, or of a token budget.
 
     With a budget, a visit without room waits (at most `lookahead` of them) and is the first to be
-    put into the next packs: nothing is lost but visits longer than the whole budget, which are
-    counted.
+    put into the next packs: nothing is lost but visits of unusable rows and of rows longer than the
+    whole budget, which are counted.
+
+    Args:
+        order: The endless sequence of visits.
+        length_of: Row number -> tokens with markers, None for a row that cannot be used; only
+            called with a budget.
+        samples: Samples of a pack.
+        budget: Tokens of a pack; exclusive with `samples`.
+        lookahead: Visits that may wait.
+        position: Where to go on.
     """
 
     def __init__(
         self,
         order: Order,
-        tokens_of: Callable[[Visit], int],
+        length_of: Callable[[int], int | None],
         *,
         samples: int | None = None,
         budget: int | None = None,
@@ -128,54 +135,54 @@ class Packer:
     ) -> None:
         if (samples is None) == (budget is None):
             raise ValueError(f"give one of `samples` and `budget`, got {samples} and {budget}")
-        self._order, self._tokens_of = order, tokens_of
+        self._order, self._length_of = order, length_of
         self._samples, self._budget, self._lookahead = samples, budget, lookahead
         self.position = position or Position()
+
+    @property
+    def epochs(self) -> float:
+        """Epochs drawn so far."""
+        return self.position.epoch + self.position.offset / len(self._order)
 
     def next(self) -> Pack:
         """Make the next pack and move on."""
         visits = self._fixed() if self._budget is None else self._budgeted(self._budget)
-        tokens = sum(self._tokens_of(visit) for visit in visits)
         number = self.position.packs
         self.position = dataclasses.replace(self.position, packs=number + 1)
-        return Pack(number=number, visits=tuple(visits), tokens=tokens)
+        return Pack(number=number, visits=tuple(visits))
 
     def _fixed(self) -> list[Visit]:
         return [self._draw() for _ in range(self._samples or 0)]
 
     def _budgeted(self, budget: int) -> list[Visit]:
         taken: list[Visit] = []
-        room = budget
         waiting: list[Visit] = []
+        room, skipped = budget, 0
         for visit in self.position.waiting:
-            if self._tokens_of(visit) <= room:
-                taken.append(visit)
-                room -= self._tokens_of(visit)
-            else:
-                waiting.append(visit)
-        skipped = 0
+            room = self._place(visit, room, taken, waiting)
         while len(waiting) <= self._lookahead and room > 0:
             visit = self._draw()
-            length = self._tokens_of(visit)
-            if length > budget:
+            length = self._length_of(visit.row)
+            if length is None or length > budget:
                 skipped += 1
-                self._refuse_all_too_long(skipped, bool(taken or waiting), budget)
-            elif length <= room:
-                taken.append(visit)
-                room -= length
+                self._refuse_all_skipped(skipped, bool(taken or waiting), budget)
             else:
-                waiting.append(visit)
+                room = self._place(visit, room, taken, waiting)
         skipped += self.position.skipped
-        self.position = dataclasses.replace(
-            self.position, waiting=tuple(waiting), skipped=skipped
-        )
+        self.position = dataclasses.replace(self.position, waiting=tuple(waiting), skipped=skipped)
         return taken
 
-    def _refuse_all_too_long(self, skipped: int, any_fit: bool, budget: int) -> None:
+    def _place(self, visit: Visit, room: int, taken: list[Visit], waiting: list[Visit]) -> int:
+        """Put a visit into the pack if there is room, else let it wait; returns the room left."""
+        length = self._length_of(visit.row) or 0
+        (taken if length <= room else waiting).append(visit)
+        return room - length if length <= room else room
+
+    def _refuse_all_skipped(self, skipped: int, any_fit: bool, budget: int) -> None:
         if not any_fit and skipped >= len(self._order):
             raise Echo4oError(
-                f"every row is longer than `tokens_per_pack` = {budget}; raise it or make the "
-                f"pictures smaller (`vae_sizes`, `vit_sizes`)"
+                f"no row fits into `tokens_per_pack` = {budget}: all are longer or unreadable; "
+                f"raise it or make the pictures smaller (`vae_sizes`, `vit_sizes`)"
             )
 
     def _draw(self) -> Visit:

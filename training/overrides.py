@@ -87,10 +87,17 @@ def _choice(key: str, text: str, allowed: tuple[str, ...]) -> str:
 def _list(key: str, text: str, kinds: tuple[object, ...]) -> tuple[object, ...]:
     if typing.get_origin(kinds[0]) is tuple:
         return tuple(_pair(key, part) for part in text.split(",") if part)
-    parts = json.loads(text) if text.startswith("[") else [p for p in text.split(",") if p]
+    parts = _json_list(key, text) if text.startswith("[") else [p for p in text.split(",") if p]
     if kinds[-1] is not Ellipsis and len(parts) != len(kinds):
         raise SettingError(f"`{key}` takes {len(kinds)} values, got {text!r}")
     return tuple(_parse(key, str(part).strip(), kinds[0]) for part in parts)
+
+
+def _json_list(key: str, text: str) -> list[object]:
+    try:
+        return list(json.loads(text))
+    except ValueError as error:
+        raise SettingError(f"`{key}` is not a JSON list ({error}): {text!r}") from None
 
 
 def _pair(key: str, text: str) -> tuple[str, float]:

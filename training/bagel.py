@@ -1,0 +1,204 @@
+"""The BAGEL family: rows become packed samples, the loss is flow matching (spec 4, 5 and 9).
+
+A sample is, for every reference, its clean latent and its vision part, then the instruction, then
+the noised target. Every random number is keyed by (seed, row, visit, purpose).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import Parameter
+
+from echo4o.errors import Echo4oError
+from echo4o.models.bagel.packing import (
+    PackedBatch,
+    Sample,
+    Segment,
+    TextSegment,
+    VaeSegment,
+    VitSegment,
+    pack,
+)
+from echo4o.models.bagel.pipeline import Echo4oPipeline
+from echo4o.models.bagel.processor import ResizeRule
+from echo4o.sampler import shift_times
+
+from . import draws
+from .config import TrainConfig
+from .data import Rows, UnusableRowError
+from .examples import Example, Examples, Reference
+from .latents import Encoder
+from .loss import Counts, LossSums, sums
+from .order import Visit
+from .tiny import make_base
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BagelBatch:
+    """A pack on its device, with its draws."""
+
+    packed: PackedBatch
+    timesteps: Tensor
+    """(targets,) flow times, shifted."""
+    noise: Tensor
+    """(latent tokens, values); zero for references, which are never noised."""
+    ids: tuple[str, ...]
+
+    @property
+    def counts(self) -> Counts:
+        """Tokens that carry a loss."""
+        return Counts(mse=len(self.packed.noised_rows), ce=len(self.packed.ce_rows))
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, after dropout."""
+        return self.packed.num_tokens
+
+
+class BagelFamily:
+    """BAGEL with the rows it is trained on; see `family.Family`."""
+
+    def __init__(
+        self, pipeline: Echo4oPipeline, rows: Rows, config: TrainConfig, device: torch.device
+    ) -> None:
+        self.model = pipeline.transformer
+        self._pipeline, self._rows, self._config, self._device = pipeline, rows, config, device
+        self._encoder = Encoder(vae=pipeline.vae, device=device)
+        bagel = self.model.config
+        if bagel.vit_patch_size != (rule := config.vit_sizes or bagel.vit_transform)[2]:
+            raise Echo4oError(
+                f"the stride of `vit_sizes` {rule} must be the model's patch, "
+                f"{bagel.vit_patch_size} pixels"
+            )
+        self._examples = Examples(
+            rows,
+            pipeline.tokenizer,
+            self._encoder,
+            vae_rule=ResizeRule(*(config.vae_sizes or bagel.vae_transform)),
+            vit_rule=ResizeRule(*rule),
+            cell=bagel.latent_stride,
+            cache_bytes=config.latent_cache_mb * 2**20,
+        )
+
+    def prepare(self) -> list[int]:
+        """Encode the pictures once, if they fit into memory; returns the usable rows."""
+        return self._examples.prepare()
+
+    def length(self, row: int) -> int | None:
+        """Tokens of a row with markers and nothing dropped, None when the row cannot be used."""
+        return self._examples.length(row)
+
+    def collate(self, visits: Sequence[Visit]) -> BagelBatch | None:
+        """Draw latents, dropout, times and noise, and pack; unusable rows are left out."""
+        found: list[tuple[Visit, Example]] = []
+        for visit in visits:
+            try:
+                found.append((visit, self._examples[visit.row]))
+            except UnusableRowError as error:
+                self._rows.skip(visit.row, str(error))
+        if not found:
+            return None
+        packed = pack([self._sample(*one) for one in found], self.model.config)
+        times = torch.tensor([draws.normal(*self._key(visit, "time")) for visit, _ in found])
+        return BagelBatch(
+            packed=packed.to(self._device),
+            timesteps=shift_times(times.sigmoid(), self._config.timestep_shift).to(self._device),
+            noise=self._noise(packed, [visit for visit, _ in found]).to(self._device),
+            ids=tuple(example.id for _, example in found),
+        )
+
+    def losses(self, batch: BagelBatch) -> LossSums:
+        """Forward of one pack."""
+        found = self.model(batch.packed, timesteps=batch.timesteps, noise=batch.noise)
+        return sums(found.mse, found.ce)
+
+    def groups(self) -> Mapping[str, Mapping[str, Parameter]]:
+        """Parameters by group (config.GROUPS); fixed tables are in none."""
+        found: dict[str, dict[str, Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if "pos_embed.pos_embed" not in name:
+                found.setdefault(parameter_group(name), {})[name] = parameter
+        return found
+
+    def pictures(self, prompts: Sequence[str]) -> list[Image.Image]:
+        """Draw fixed prompts, square, at the longest side of the training pictures."""
+        side = (self._config.vae_sizes or self.model.config.vae_transform)[0]
+        drawn: list[Image.Image] = self._pipeline(
+            list(prompts),
+            height=side,
+            width=side,
+            num_inference_steps=self._config.sample_steps,
+            guidance_scale=self._config.sample_guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+        ).images
+        return drawn
+
+    def save(self, folder: Path) -> None:
+        """Write the pipeline folder: model, autoencoder, tokenizer, scheduler."""
+        self._pipeline.save_pretrained(folder)
+
+    def _key(self, visit: Visit, purpose: str) -> tuple[int | str, ...]:
+        return (self._config.seed, visit.row, visit.visit, purpose)
+
+    def _sample(self, visit: Visit, example: Example) -> Sample:
+        segments: list[Segment] = []
+        for place, reference in enumerate(example.references):
+            segments += self._reference(visit, place, reference)
+        dropped = draws.uniform(*self._key(visit, "drop text")) < self._config.drop_text
+        segments.append(TextSegment(example.token_ids, dropped=dropped))
+        target = self._encoder.sample(example.target, *self._key(visit, "latent"))
+        return [*segments, VaeSegment(target, noised=True)]
+
+    def _reference(self, visit: Visit, place: int, reference: Reference) -> list[Segment]:
+        drop_vae = draws.uniform(*self._key(visit, f"drop vae {place}")) < self._config.drop_vae
+        drop_vit = draws.uniform(*self._key(visit, f"drop vit {place}")) < self._config.drop_vit
+        latent = self._encoder.sample(reference.moments, *self._key(visit, f"latent {place}"))
+        pixels = torch.from_numpy(reference.pixels_HWC).permute(2, 0, 1)
+        return [
+            VaeSegment(latent, noised=False, dropped=drop_vae),
+            VitSegment((pixels.float() / 255 - 0.5) / 0.5, dropped=drop_vit),
+        ]
+
+    def _noise(self, packed: PackedBatch, visits: Sequence[Visit]) -> Tensor:
+        """Noise of every latent token; each sample has one target, its last picture."""
+        width = packed.latents.shape[1]
+        noise = np.zeros((len(packed.latents), width), dtype=np.float32)
+        start, targets = 0, iter(visits)
+        for length, is_target in zip(packed.latent_lens, packed.latent_noised, strict=True):
+            if is_target:
+                key = self._key(next(targets), "noise")
+                noise[start : start + length] = draws.normals((length, width), *key)
+            start += length
+        return torch.from_numpy(noise)
+
+
+def open_family(config: TrainConfig, rows: Rows, out: Path, *, device: torch.device) -> BagelFamily:
+    """Load the base model, or make the small random one of the recipe first (in `out/base`).
+
+    The trained weights are float32 whatever the checkpoint holds.
+    """
+    source = config.base_model or str(make_base(config, rows, out / "base"))
+    pipeline = Echo4oPipeline.from_pretrained(
+        source, revision=config.base_revision, dtype=torch.float32
+    ).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.vae.requires_grad_(False)
+    if config.gradient_checkpointing:
+        pipeline.transformer.gradient_checkpointing_enable()
+    return BagelFamily(pipeline, rows, config, device)
+
+
+def parameter_group(name: str) -> str:
+    """The group (config.GROUPS) of a parameter of the model."""
+    if "_moe_gen" in name:
+        return "gen"
+    if name.startswith(("vit_model.", "connector.")):
+        return "vit"
+    if "embed_tokens" in name:
+        return "embeddings"
+    return "und" if name.startswith("language_model.model.") else "heads"

@@ -1,0 +1,193 @@
+"""Reads the dataset: rows over all sources of the mixture, undecoded, and their pictures.
+
+The order of rows is not decided here (order.py), nor what a row becomes (the family).
+"""
+
+import functools
+import hashlib
+import io
+import logging
+import struct
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from PIL import Image
+
+from echo4o import loading
+from echo4o.errors import Echo4oError
+from echo4o.pictures import MAX_PIXELS
+from echo4o.records import Input
+
+from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_NEEDED = ("instruction", "output_image")
+_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError)
+
+
+class UnusableRowError(Echo4oError):
+    """A row that cannot be trained on; it is skipped and counted by its reason."""
+
+
+class TrainRow(NamedTuple):
+    """What training needs of a row, pictures still encoded."""
+
+    number: int
+    """Number over all sources of the mixture."""
+    id: str
+    instruction: str
+    references: tuple[bytes, ...]
+    """In the order the instruction means."""
+    target: bytes
+
+
+class Rows:
+    """Random access to the rows of all sources; row numbers run through them one after another."""
+
+    def __init__(self, datasets: Sequence["Dataset"]) -> None:
+        self._datasets = list(datasets)
+        self._starts = [0]
+        for dataset in self._datasets:
+            self._starts.append(self._starts[-1] + len(dataset))
+        self.skipped: Counter[str] = Counter()
+        self._refused: set[int] = set()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def sources(self) -> list[range]:
+        """Row numbers of each source."""
+        return [range(*ends) for ends in zip(self._starts, self._starts[1:], strict=False)]
+
+    def __getitem__(self, number: int) -> TrainRow:
+        """One row.
+
+        Raises:
+            UnusableRowError: the row lacks its text or a picture.
+        """
+        source = next(i for i, rows in enumerate(self.sources()) if number in rows)
+        cells = self._datasets[source][number - self._starts[source]]
+        name = str(cells.get("id") or number)
+        instruction = cells["instruction"]
+        if not instruction or not instruction.strip():
+            raise UnusableRowError("no instruction")
+        references = tuple(_bytes_of(cell) for cell in cells.get("input_images") or ())
+        return TrainRow(number, name, instruction, references, _bytes_of(cells["output_image"]))
+
+    def instructions(self) -> list[str]:
+        """All texts, in order of row numbers (the dataset's pictures are not read)."""
+        columns = (dataset.with_format(None)["instruction"] for dataset in self._datasets)
+        return [text or "" for column in columns for text in column]
+
+    def skip(self, number: int, reason: str) -> None:
+        """Count a row that cannot be used (once, however often it comes)."""
+        if number not in self._refused:
+            self._refused.add(number)
+            self.skipped[reason] += 1
+            logger.debug("row %d is skipped: %s", number, reason)
+
+    def refuse_if_none(self, usable: int) -> None:
+        """Stop with the reasons when no row can be used."""
+        if not usable:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.skipped.items())
+            raise Echo4oError(f"none of the {len(self)} rows can be used ({reasons})")
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the rows by their ids and texts, so that a resume notices other data."""
+        found = hashlib.sha256()
+        for dataset in self._datasets:
+            if "id" in dataset.column_names:
+                found.update("\0".join(map(str, dataset["id"])).encode())
+        found.update("\0".join(self.instructions()).encode())
+        return found.hexdigest()
+
+
+def load_rows(config: TrainConfig) -> Rows:
+    """Load every source of the mixture with weight above 0.
+
+    Raises:
+        Echo4oError: a source has no rows or lacks a column that training needs.
+    """
+    return Rows([_load(config, name) for name, weight in config.mixture if weight > 0])
+
+
+def dataset_input(config: TrainConfig) -> Input:
+    """The dataset as a record names it: a Hub id with the commit that was read, or a folder."""
+    path = loading.source(config.data)
+    if Path(path).is_dir():
+        return Input(kind="dataset", id=Path(path).resolve().name)
+    return Input(kind="dataset", id=path, revision=config.revision)
+
+
+def _load(config: TrainConfig, name: str) -> "Dataset":
+    import datasets
+
+    path = loading.source(config.data)
+    try:
+        dataset = datasets.load_dataset(path, name, split=config.split, revision=config.revision)
+    except datasets.exceptions.DataFilesNotFoundError as error:
+        raise Echo4oError(f"{path} holds no dataset: {error}") from None
+    missing = [column for column in _NEEDED if column not in dataset.column_names]
+    if missing:
+        raise Echo4oError(
+            f"{path} ({name}) lacks the columns {', '.join(missing)}; it has "
+            f"{', '.join(dataset.column_names)}. Build it with `echo4o data build` or `data import`"
+        )
+    if not len(dataset):
+        raise Echo4oError(f"{path} ({name}, {config.split}) has no rows")
+    kept = [c for c in ("id", *_NEEDED, "input_images") if c in dataset.column_names]
+    dataset = dataset.select_columns(kept)
+    undecoded = datasets.Image(decode=False)
+    dataset = dataset.cast_column("output_image", undecoded)
+    if "input_images" in kept:
+        dataset = dataset.cast_column("input_images", datasets.List(undecoded))
+    return dataset
+
+
+def _bytes_of(cell: Mapping[str, Any] | None) -> bytes:
+    if not cell or not cell.get("bytes"):
+        raise UnusableRowError("a picture is missing")
+    return cast(bytes, cell["bytes"])
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Width and height from the header.
+
+    Raises:
+        UnusableRowError: not a picture, or a larger one than MAX_PIXELS.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                width, height = picture.size
+        except Image.DecompressionBombError:
+            raise UnusableRowError("a picture is too large") from None
+        except _DECODE_ERRORS:
+            raise UnusableRowError("a picture does not decode") from None
+    if width * height > MAX_PIXELS:
+        raise UnusableRowError("a picture is too large")
+    return width, height
+
+
+def decode_picture(data: bytes) -> Image.Image:
+    """Decode a picture, in its own mode.
+
+    Raises:
+        UnusableRowError: it does not decode or is larger than MAX_PIXELS.
+    """
+    picture_size(data)
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except _DECODE_ERRORS:
+        raise UnusableRowError("a picture does not decode") from None
+    return picture

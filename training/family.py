@@ -1,0 +1,62 @@
+"""What the training loop asks of a model family; the loop knows no model.
+
+A family says how rows become a batch, what the loss is, which parameter groups exist and how the
+model is saved. BAGEL (bagel.py) is the first.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from PIL import Image
+from torch import nn
+from torch.nn import Parameter
+
+from .loss import Counts, LossSums
+from .order import Visit
+
+Batch = TypeVar("Batch", bound="AnyBatch")
+
+
+class AnyBatch(Protocol):
+    """A collated pack on its device; the rest of it is the family's own business."""
+
+    @property
+    def counts(self) -> Counts:
+        """Tokens that carry a loss."""
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, after dropout."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of its rows, for error messages."""
+
+
+class Family(Protocol[Batch]):
+    """One kind of model with the rows it is trained on."""
+
+    model: nn.Module
+    """Trained in place."""
+
+    def prepare(self) -> list[int]:
+        """Do once what would otherwise be done at every use of a row; returns the usable rows."""
+
+    def length(self, row: int) -> int | None:
+        """Tokens of a row with markers and nothing dropped, None when the row cannot be used."""
+
+    def collate(self, visits: Sequence[Visit]) -> Batch | None:
+        """Decode, drop, pack; rows that fail are skipped and counted, None when all do."""
+
+    def losses(self, batch: Batch) -> LossSums:
+        """Forward of one pack."""
+
+    def groups(self) -> Mapping[str, Mapping[str, Parameter]]:
+        """Group -> parameter name -> parameter; every parameter is in one group."""
+
+    def pictures(self, prompts: Sequence[str]) -> list[Image.Image]:
+        """Draw fixed prompts with fixed noise."""
+
+    def save(self, folder: Path) -> None:
+        """Write the whole model, frozen parts included, as `from_pretrained` reads it."""

@@ -1,0 +1,81 @@
+"""One process or many: the accelerator, shares of packs, sums, and the signal to stop."""
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+import torch
+from accelerate import Accelerator
+
+from echo4o.errors import Echo4oError
+
+from .config import TrainConfig
+from .order import Pack
+
+
+def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
+    """Processes, device, precision and trackers of a run.
+
+    Raises:
+        Echo4oError: the packs of a step cannot be shared equally, or bf16 lacks a GPU.
+    """
+    has_gpu = torch.cuda.is_available()
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_gpu)
+    if "trackio" in config.trackers:
+        # Read when trackio is imported; its figures stay with the run.
+        os.environ.setdefault("TRACKIO_DIR", str(out.resolve() / "trackio"))
+    accelerator = Accelerator(
+        mixed_precision="bf16" if bf16 else "no",
+        log_with=list(config.trackers) or None,
+        project_dir=out,
+    )
+    if config.packs_per_step % accelerator.num_processes:
+        raise Echo4oError(
+            f"`packs_per_step` = {config.packs_per_step} cannot be shared by "
+            f"{accelerator.num_processes} processes; set it to a multiple of that"
+        )
+    if config.trackers:
+        accelerator.init_trackers("echo4o", config={"settings": json.dumps(config.to_dict())})
+    return accelerator
+
+
+def rank_share(packs: Sequence[Pack], accelerator: Accelerator) -> list[Pack]:
+    """The packs of this process: rank r of W takes numbers r, r + W, ..."""
+    world, rank = accelerator.num_processes, accelerator.process_index
+    return [pack for pack in packs if pack.number % world == rank]
+
+
+def sum_over_processes(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
+    """Add each number over all processes, in float64."""
+    if accelerator.num_processes == 1:
+        return list(values)
+    numbers = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
+    summed: list[float] = accelerator.reduce(numbers, reduction="sum").tolist()
+    return summed
+
+
+class StopSignal:
+    """While it is open, SIGTERM is noted instead of ending the process."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._before = signal.getsignal(signal.SIGTERM)
+
+    def __enter__(self) -> Self:
+        signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = True

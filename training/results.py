@@ -1,0 +1,169 @@
+"""What a run leaves behind: the loss trace, pictures along the way, the model and its record."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from PIL import Image
+
+from echo4o.errors import Echo4oError
+from echo4o.records import Input, RunRecord, sha256_file, sync_folder, write_atomic
+
+from .config import TrainConfig, differences
+from .data import Rows, dataset_input
+
+if TYPE_CHECKING:
+    from .resume import State
+
+_TRACE, _MODEL = "loss.jsonl", "model"
+_LAST_STEPS = 100
+
+
+class TraceFacts(Protocol):
+    """Figures of a step that the trace keeps."""
+
+    loss: float
+    mse: float
+    ce: float
+    grad_norm: float
+    tokens: int
+    samples: int
+
+
+class Trace:
+    """`loss.jsonl`, one line a step; a resumed run goes on where its checkpoint was."""
+
+    def __init__(self, out: Path, *, after_step: int, write: bool) -> None:
+        self._path = out / _TRACE
+        self._write = write
+        if write:
+            kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= after_step]
+            write_atomic(self._path, "".join(kept))
+
+    def add(self, step: int, facts: TraceFacts, rate: float) -> None:
+        """Append the figures of a step."""
+        if not self._write:
+            return
+        line = {"step": step, "loss": facts.loss, "mse": facts.mse, "ce": facts.ce, "lr": rate}
+        line |= {"grad_norm": facts.grad_norm, "tokens": facts.tokens, "samples": facts.samples}
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def sync(self) -> None:
+        """Make what was added survive a power cut."""
+        if self._write:
+            with self._path.open("a") as file:
+                os.fsync(file.fileno())
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Whole lines of a trace; the last one may have been cut off by a kill."""
+    if path.exists():
+        with path.open() as file:
+            yield from (line for line in file if line.endswith("\n"))
+
+
+def is_finished(config: TrainConfig, rows: Rows, out: Path) -> bool:
+    """Whether `out` holds the finished result of this very run.
+
+    Raises:
+        Echo4oError: it holds the result of another run.
+    """
+    if not (out / "record.json").exists() or not (out / _MODEL).is_dir():
+        return False
+    record = RunRecord.load(out)
+    changed = differences(record.parameters, config)
+    if record.inputs[0].sha256 != rows.digest:
+        changed.append("the rows of the dataset")
+    if not changed:
+        return True
+    if config.resume_force:
+        return False
+    raise Echo4oError(
+        f"{out} holds a finished run with other settings ({'; '.join(changed)}); choose another "
+        f"--out"
+    )
+
+
+@contextlib.contextmanager
+def averaged(state: "State") -> Iterator[None]:
+    """The model has its averaged weights inside, and is in evaluation mode."""
+    with torch.no_grad():
+        state.average.swap()
+    state.family.model.eval()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            state.average.swap()
+        state.family.model.train()
+
+
+def save_pictures(state: "State", config: TrainConfig, out: Path) -> None:
+    """Draw the fixed prompts with averaged weights, side by side: `samples/step-NNNNNNN.png`."""
+    if not config.sample_prompts:
+        return
+    with averaged(state):
+        pictures = state.family.pictures(config.sample_prompts)
+    width = sum(picture.width for picture in pictures)
+    sheet = Image.new("RGB", (width, max(picture.height for picture in pictures)))
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    write_atomic(out / "samples" / f"step-{state.step:07d}.png", buffer.getvalue())
+
+
+def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> None:
+    """Write the model with averaged weights, then the record; the record means finished."""
+    aside, final = out / f".{_MODEL}.tmp", out / _MODEL
+    shutil.rmtree(aside, ignore_errors=True)
+    with averaged(state):
+        state.family.save(aside)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(aside, final)
+    sync_folder(out)
+    write_atomic(out / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+    files = [path for path in sorted(final.rglob("*")) if path.is_file()] + [out / _TRACE]
+    source = dataset_input(config)
+    RunRecord(
+        name=config.recipe,
+        command=f"echo4o train run {config.recipe}",
+        inputs=(
+            Input(kind="dataset", id=source.id, revision=source.revision, sha256=rows.digest),
+            Input(kind="model", id=config.base_model or "base", revision=config.base_revision),
+        ),
+        parameters=config.to_dict(),
+        seed=config.seed,
+        metrics={
+            **_trace_metrics(out / _TRACE),
+            "epochs": state.packer.epochs,
+            "parameters_trained": sum(p.numel() for p in state.parameters.values()),
+            "rows": len(rows),
+            "rows_skipped": dict(rows.skipped),
+            "samples_without_place": state.packer.position.skipped,
+        },
+        files={path.relative_to(out).as_posix(): sha256_file(path) for path in files},
+        started=state.started,
+        seconds=state.seconds,
+    ).save(out)
+
+
+def _trace_metrics(path: Path) -> dict[str, int | float | None]:
+    lines = [json.loads(line) for line in _lines(path)]
+    last = [line["loss"] for line in lines[-_LAST_STEPS:]]
+    return {
+        "steps": len(lines),
+        "samples": sum(line["samples"] for line in lines),
+        "tokens": sum(line["tokens"] for line in lines),
+        "first_loss": lines[0]["loss"] if lines else None,
+        "last_loss": sum(last) / len(last) if last else None,
+    }

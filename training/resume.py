@@ -1,0 +1,117 @@
+"""The state of a run in memory, and how it is saved to and taken up from checkpoints."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch.nn import Parameter
+
+from echo4o.errors import Echo4oError
+
+from . import checkpoint
+from .checkpoint import Checkpoint, Progress
+from .config import TrainConfig, differences
+from .data import Rows
+from .family import Family
+from .optimise import MovingAverage
+from .order import Packer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, slots=True)
+class State:
+    """Everything that changes while training."""
+
+    family: Family
+    parameters: dict[str, Parameter]
+    """The trained ones, by name."""
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage
+    packer: Packer
+    step: int = 0
+    """Optimiser steps done."""
+    saved_step: int = 0
+    """The newest checkpoint's."""
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    """When the first call began, UTC."""
+    earlier_seconds: float = 0.0
+    """Time of earlier calls."""
+    began: float = field(default_factory=time.monotonic)
+    """Clock at the start of this call."""
+
+    @property
+    def seconds(self) -> float:
+        """Time trained so far, over all calls."""
+        return self.earlier_seconds + time.monotonic() - self.began
+
+
+def resume(state: State, config: TrainConfig, rows: Rows, out: Path) -> None:
+    """Take up the newest whole checkpoint in `out`, if there is one.
+
+    Raises:
+        Echo4oError: it was made with other settings or rows, and `resume_force` is not set.
+    """
+    saved = checkpoint.load_newest(out / "checkpoints")
+    if saved is None:
+        return
+    _refuse_others(saved.progress, config, rows)
+    _check_names(saved, state)
+    with torch.no_grad():
+        for name, parameter in state.parameters.items():
+            parameter.copy_(saved.weights[name])
+    state.average.load_state_dict(saved.average)
+    state.optimizer.load_state_dict(saved.optimizer)
+    state.packer.position = saved.progress.position
+    state.step = state.saved_step = saved.progress.step
+    state.started, state.earlier_seconds = saved.progress.started, saved.progress.seconds
+    logger.info("going on after step %d of %d", state.step, config.steps)
+
+
+def save_state(state: State, config: TrainConfig, rows: Rows, out: Path, *, write: bool) -> None:
+    """Write a checkpoint (only where `write`; the state is the same in every process)."""
+    state.saved_step = state.step
+    if not write:
+        return
+    progress = Progress(
+        step=state.step,
+        position=state.packer.position,
+        config=config.to_dict(),
+        data=rows.digest,
+        started=state.started,
+        seconds=state.seconds,
+    )
+    saved = Checkpoint(
+        progress=progress,
+        weights={name: parameter.detach() for name, parameter in state.parameters.items()},
+        average=state.average.state_dict(),
+        optimizer=state.optimizer.state_dict(),
+    )
+    checkpoint.save(out / "checkpoints", saved, keep=config.keep_checkpoints)
+
+
+def _refuse_others(progress: Progress, config: TrainConfig, rows: Rows) -> None:
+    changed = differences(progress.config, config)
+    if progress.data != rows.digest:
+        changed.append("the rows of the dataset")
+    if not changed:
+        return
+    if config.resume_force:
+        logger.warning("going on with changes: %s", "; ".join(changed))
+        return
+    raise Echo4oError(
+        f"the checkpoint of step {progress.step} was made with other settings ({'; '.join(changed)}"
+        f"); choose another --out, or go on with --set resume_force=true"
+    )
+
+
+def _check_names(saved: Checkpoint, state: State) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.weights.items()}
+    if shapes != {name: tuple(p.shape) for name, p in state.parameters.items()}:
+        raise Echo4oError(
+            f"the checkpoint of step {saved.progress.step} holds other parameters than this "
+            f"recipe trains; choose another --out"
+        )

@@ -1,0 +1,111 @@
+"""Makes the base model of the recipe `tiny`: random weights from a seed, a tokenizer trained on the
+dataset's instructions, and the autoencoder that the package ships.
+"""
+
+import dataclasses
+import os
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from echo4o.errors import Echo4oError
+from echo4o.models.bagel.configuration import BagelConfig
+from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
+from echo4o.models.bagel.pipeline import Echo4oPipeline
+from echo4o.records import RECORD_NAME, JsonValue, RunRecord, sync_folder
+
+from .config import TinySizes, TrainConfig
+from .data import Rows, dataset_input
+from .tokenizer import train_tokenizer
+
+_TABLE_SIDE = 8
+"""Side of both position tables; the largest grids are half of that."""
+
+_SPECIAL_IDS = {
+    "bos_token_id": "<|im_start|>",
+    "eos_token_id": "<|im_end|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+
+
+def make_base(config: TrainConfig, rows: Rows, folder: Path) -> Path:
+    """Write the base model, unless the folder already holds the one of this configuration.
+
+    Raises:
+        Echo4oError: the package lacks the autoencoder, or there are no instructions.
+    """
+    sizes = config.tiny
+    if sizes is None:
+        raise Echo4oError("this recipe has neither `base_model` nor the sizes of a tiny one")
+    parameters: dict[str, JsonValue] = {**dataclasses.asdict(sizes), "data": rows.digest}
+    if _holds(folder, parameters, config.seed):
+        return folder
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    build_pipeline(sizes, rows.instructions(), config.seed).save_pretrained(aside)
+    source = dataset_input(config)
+    RunRecord(
+        name="base",
+        command=f"echo4o train run {config.recipe}",
+        inputs=(dataclasses.replace(source, sha256=rows.digest),),
+        parameters=parameters,
+        seed=config.seed,
+    ).save(aside)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)
+    sync_folder(folder.parent)
+    return folder
+
+
+def build_pipeline(sizes: TinySizes, instructions: list[str], seed: int) -> Echo4oPipeline:
+    """The pipeline in memory; the same arguments give the same weights."""
+    tokenizer = train_tokenizer(instructions, sizes.vocab_size)
+    config = model_config(sizes, len(tokenizer))
+    for field, token in _SPECIAL_IDS.items():
+        setattr(config, field, tokenizer.convert_tokens_to_ids(token))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BagelForUnifiedGeneration(config)
+    return Echo4oPipeline(transformer=model, vae=_autoencoder(), tokenizer=tokenizer)
+
+
+def model_config(sizes: TinySizes, vocab_size: int) -> BagelConfig:
+    """The model's configuration, but for the ids of the special tokens."""
+    return BagelConfig.tiny(
+        hidden_size=sizes.hidden_size,
+        intermediate_size=sizes.intermediate_size,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        vocab_size=vocab_size,
+        vision_hidden_size=sizes.vit_hidden_size,
+        vision_intermediate_size=sizes.vit_intermediate_size,
+        vision_num_hidden_layers=sizes.vit_layers,
+        vision_num_attention_heads=sizes.vit_heads,
+        max_latent_size=max(_TABLE_SIDE, sizes.picture_side // 16),
+        vit_max_num_patch_per_side=max(_TABLE_SIDE, sizes.vit_side // 14),
+        vae_transform=(sizes.picture_side, 16, 16),
+        vit_transform=(sizes.vit_side, 14, 14),
+    )
+
+
+def _autoencoder() -> AutoencoderKL:
+    folder = resources.files("echo4o.models") / "tiny_autoencoder"
+    with resources.as_file(folder) as path:
+        if not (path / "config.json").is_file():
+            raise Echo4oError(
+                f"the tiny autoencoder is missing at {path}; install echo4o again, or make one "
+                f"with `python -m echo4o.training.autoencoder`"
+            )
+        return AutoencoderKL.from_pretrained(path)
+
+
+def _holds(folder: Path, parameters: dict[str, JsonValue], seed: int) -> bool:
+    if not (folder / RECORD_NAME).exists():
+        return False
+    record = RunRecord.load(folder)
+    return record.parameters == parameters and record.seed == seed
