@@ -249,18 +249,26 @@ def _check_entry(entry: JsonValue, side: str, row_id: str) -> None:
 def constraint_key(constraints: Mapping[str, JsonValue]) -> str:
     """One string per set of asked facts: the multiset of (class, count, colour, region, size).
 
-    Two instructions with the same key ask for the same picture, however they are worded.
+    Two instructions with the same key ask for the same picture, however they are worded; larger
+    and smaller count as large and small.
     """
     entries = cast(list[dict[str, JsonValue]], constraints.get("include", []))
-    names = ("class", "count", "color", "region", "size")
-    keys = sorted(dump_json([_folded(entry.get(name)) for name in names]) for entry in entries)
-    return ";".join(keys)
+    return ";".join(sorted(_entry_key(entry) for entry in entries))
+
+
+def _entry_key(entry: Mapping[str, JsonValue]) -> str:
+    count = entry.get("count") or 1
+    return dump_json([count, *(_folded(entry.get(name)) for name in _KEYED)])
 
 
 def _folded(value: JsonValue) -> JsonValue:
-    return value.strip().lower() if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    return {"larger": "large", "smaller": "small", "": None}.get(text, text)
 
 
+_KEYED = ("class", "color", "region", "size")
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
