@@ -21,9 +21,8 @@ RepoType = Literal["model", "dataset", "space"]
 Status = Literal["verified", "unverified", "unsupported"]
 
 _PLACEHOLDERS = re.compile(
-    r"\[more information needed\]|\bTODO\b|\bTBD\b|\bFIXME\b|\bXXX\b|\{\{|\}\}|\{%|\blorem ipsum\b"
-    r"|(?<![\w.])(?:None|nan|NaN|undefined)(?![\w.])",
-    re.IGNORECASE,
+    r"(?i:\[more information needed\]|\blorem ipsum\b)|\bTODO\b|\bTBD\b|\bFIXME\b|\bXXX\b"
+    r"|\{\{|\}\}|\{%|(?<![\w.])(?:None|nan|NaN|undefined)(?![\w.])"
 )
 _LINK = re.compile(r"!?\[[^\]]*\]\(\s*([^)\s]*)[^)]*\)")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,98 @@
+"""`echo4o card`: from the records on disk to a card, and findings as an exit status."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import DatasetCard, ModelCard
+
+from echo4o.cli import main
+from echo4o.model_cards.gather import GatherError, scores_of
+from echo4o.records import Input, RecordError, RunRecord
+
+SCORE = {"score": 0.5, "low": 0.4, "high": 0.6, "items": 30}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "model").mkdir(parents=True)
+    RunRecord(
+        name="tiny",
+        command="echo4o train run tiny",
+        inputs=(
+            Input(kind="dataset", id="acme/data", revision="a" * 40),
+            Input(kind="model", id="base"),
+        ),
+        seed=3,
+        metrics={"steps": 10, "first_loss": 2.0, "last_loss": 1.0, "parameters_trained": 1234},
+    ).save(folder)
+    return folder
+
+
+@pytest.fixture
+def judged(tmp_path):
+    folder = tmp_path / "eval"
+    folder.mkdir()
+    scores = {"overall": SCORE, "one_or_two_objects": None, "by_tag": {"color": SCORE}}
+    run = {"task": "geneval_plus_plus", "judge": "j", "protocol": "kit", "scores": scores}
+    (folder / "run.json").write_text(json.dumps(run))
+    return folder
+
+
+def test_model_card_from_records(trained, judged, capsys):
+    main(["card", "render", "model", str(trained), "--repo", "acme/m", "--eval", str(judged)])
+    text = (trained / "README.md").read_text()
+    card = ModelCard(text).data
+    assert (card.datasets, card.base_model) == (["acme/data"], None)
+    assert card.eval_results[0].metric_value == 0.5
+    assert "50.0% [40.0%, 60.0%]" in text
+    assert "10 optimiser steps; loss 2.0000 at the first step, 1.0000 over" in text
+    assert "1,234 parameters" in text
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_dataset_card_keeps_what_the_builder_declared(tmp_path, capsys):
+    RunRecord(name="d", command="echo4o data build").save(tmp_path)
+    (tmp_path / "statistics.json").write_text(json.dumps({"rows": 19, "by_split": {"train": 19}}))
+    readme = "---\nlicense: mit\nconfigs:\n- config_name: all\n  data_files: x\n---\n"
+    (tmp_path / "README.md").write_text(readme)
+    for _ in range(2):  # a card that is rendered again is the same card
+        main(["card", "render", "dataset", str(tmp_path), "--repo", "acme/d"])
+    card = DatasetCard((tmp_path / "README.md").read_text())
+    assert (card.data.license, card.data.configs[0]["config_name"]) == ("mit", "all")
+    assert "19 rows (19 in `train`)" in card.text
+    main(["card", "check", str(tmp_path), "--kind", "dataset"])
+    assert "fine" in capsys.readouterr().out
+
+
+def test_nothing_is_invented_without_a_record(tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(["card", "render", "model", str(tmp_path)])
+    assert stop.value.code == 1
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RecordError):
+        RunRecord.load(tmp_path)
+
+
+def test_unfinished_evaluation_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(GatherError, match="no finished evaluation"):
+        scores_of(tmp_path)
+
+
+def test_findings_end_in_status_1(tmp_path, capsys):
+    (tmp_path / "README.md").write_text("TODO")
+    with pytest.raises(SystemExit) as stop:
+        main(["card", "check", str(tmp_path)])
+    assert stop.value.code == 1
+    assert "placeholder" in capsys.readouterr().out
+
+
+def test_importing_the_cards_is_light():
+    code = (
+        "import echo4o.model_cards, sys;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'jinja2', 'huggingface_hub')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
