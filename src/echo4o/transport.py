@@ -93,7 +93,7 @@ async def _send(client: "AsyncOpenAI", request: Request) -> Any:
     identity = {"X-Client-Request-Id": request.key}
     if isinstance(request, ChatRequest):
         chat = client.chat.completions.with_raw_response
-        raw = await chat.create(**request.body(), extra_headers=identity)  # type: ignore[call-overload]
+        raw = await chat.create(**request.body(), extra_headers=identity)
         return raw.http_response
     optional: dict[str, Any] = {}
     if request.quality != "auto":

@@ -1,4 +1,4 @@
-"""Faults on purpose: latency, 429, 5xx, cut and truncated replies, refusals, garbage, wrong pictures.
+"""Faults on purpose: latency, 429, 5xx, cut replies, refusals, garbage, wrong pictures.
 
 Every fault can be replayed. Transport faults follow from (seed, content of the request, attempt
 number of that content); outcomes (refuse, garbage of a judge, misalign) from (seed, content) alone,

@@ -47,6 +47,8 @@ class Judged:
     text: str
     is_satisfied: bool
     reason: str
+    was_asked: bool = True
+    """False for what a complete match needs although no line says it."""
 
 
 class Look:
@@ -140,7 +142,7 @@ def judge_expectations(seen: list[world.Seen], expectations: list[Expectation]) 
         judged.append(Judged(one.text, finding.ok, finding.reason))
     surplus = findings[-1]
     if include and not surplus.ok:
-        judged.append(Judged("Nothing else appears in the image.", False, surplus.reason))
+        judged.append(Judged("Nothing else appears.", False, surplus.reason, False))
     return judged
 
 

@@ -1,4 +1,4 @@
-"""Fills a JSON schema from what the judge saw: the field's name says what is meant, its type how."""
+"""Fills a JSON schema from what the judge saw: a field's name says what is meant, its type how."""
 
 import re
 from typing import Any
@@ -68,7 +68,7 @@ def _array(schema: Schema, name: str, look: Look, root: Schema) -> list[Any]:
     if re.search(r"issue|missing|wrong|error|problem|unmet|failed", lowered):
         wrong = [one for one in look.judged if not one.is_satisfied]
         return [_value(items, "reason", look, one, root) for one in wrong]
-    members: list[Any] = list(look.judged)
+    members: list[Any] = [one for one in look.judged if one.was_asked]
     if re.search(r"object|seen|include|found_", lowered):
         members = list(look.seen)
     return [_value(items, name, look, member, root) for member in members]

@@ -29,7 +29,8 @@ _SCORE_LINE = re.compile(
     r"^\W*(?P<name>[A-Z][A-Za-z]*(?: [A-Z][A-Za-z]*)*)\W*:\W*<\s*score\s*>", re.MULTILINE
 )
 _INSTRUCTION = re.compile(
-    r"^\W*(?:editing instruction|instruction|prompt)\W*:\s*(?P<text>.*?)\s*(?=^\W*[A-Z][A-Za-z ]*:|\n\s*\n|\Z)",
+    r"^\W*(?:editing instruction|instruction|prompt)\W*:\s*(?P<text>.*?)\s*"
+    r"(?=^\W*[A-Z][A-Za-z ]*:|\n\s*\n|\Z)",
     re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
 _QUESTION = re.compile(

@@ -101,7 +101,8 @@ def _listen(name: str, port: int) -> socket.socket:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise Echo4oError(
-            f"port {port} is in use or not allowed; choose another --{name}-port, or 0 for a free one"
+            f"port {port} is in use or not allowed; choose another --{name}-port, "
+            "or 0 for a free one"
         ) from None
     return listener
 
@@ -119,7 +120,7 @@ def _server(app: Any, faults: Faults, style: Style) -> Any:
     """A uvicorn server that leaves signals to us."""
     import uvicorn
 
-    class Server(uvicorn.Server):  # type: ignore[misc]
+    class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
             yield

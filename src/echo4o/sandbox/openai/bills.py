@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...calls import MESSAGE_TOKENS as MESSAGE_TOKENS
 from ...prices import BUILT_IN, PriceTable
 from .content import Content
 

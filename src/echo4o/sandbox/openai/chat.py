@@ -52,7 +52,7 @@ def complete(job: "Job") -> dict[str, Any]:
     prompt = sum(map(text_tokens, texts)) + _MESSAGE_TOKENS * len(body["messages"])
     images = sum(sent_picture_tokens(*picture.size) for picture in question.pictures)
     job.charge(prompt, images, text_tokens(spoken))
-    message = {
+    message: dict[str, Any] = {
         "role": "assistant",
         "content": None if refusal else spoken,
         "refusal": spoken if refusal else None,

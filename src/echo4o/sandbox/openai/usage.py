@@ -1,4 +1,4 @@
-"""Token counts of the sandbox. The formulas:
+"""Token counts of the sandbox, by these formulas.
 
 - text: one token per four bytes of UTF-8, rounded up; four more per chat message;
 - a picture sent: one token per 32x32 patch, at most 1536;
