@@ -64,7 +64,9 @@ class ContextCache:
     def read(self, layer: int, row: int, tokens: int | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values of the first real tokens of one row, each (K, tokens, D)."""
         key, value = self._keys[layer], self._values[layer]
-        assert self.valid is not None and key is not None and value is not None
+        assert self.valid is not None
+        assert key is not None
+        assert value is not None
         slots = self.valid[row].nonzero().flatten()[:tokens].to(key.device)
         return key[row].index_select(1, slots), value[row].index_select(1, slots)
 
@@ -106,7 +108,7 @@ class ContextCache:
 
 
 def _stack(rows: list[Tensor], capacity: int) -> Tensor:
-    """(K, tokens, D) rows -> (R, K, capacity, D); free slots are zero, so that no NaN hides there."""
+    """(K, tokens, D) rows -> (R, K, capacity, D); free slots are zero, no NaN hides there."""
     heads, _, dim = rows[0].shape
     stacked = rows[0].new_zeros(len(rows), heads, capacity, dim)
     for target, row in zip(stacked, rows, strict=True):

@@ -62,7 +62,7 @@ class Connector(nn.Module):
 
 
 def time_sinusoid(times: Tensor, width: int) -> Tensor:
-    """(N,) -> (N, width) in fp32: cosines first, then sines, frequencies 10000^(-i / (width / 2))."""
+    """(N,) -> (N, width) in fp32: cosines, then sines, of frequency 10000^(-i / (width / 2))."""
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=times.device)
     angles = times.float()[:, None] * torch.exp(-math.log(10000.0) * steps / half)

@@ -1,0 +1,129 @@
+"""Loading and saving the components of a pipeline, in our layout and the authors'.
+
+Our layout is a diffusers folder: one folder per component, `model_index.json`, and a one-line
+`pipeline.py` for people who load it through diffusers with `trust_remote_code=True`.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from transformers import Qwen2Tokenizer
+
+from ...errors import Echo4oError
+from ...records import write_atomic
+from . import weights
+from .checkpoint import CheckpointError, Located, read_header, read_headers, read_json
+from .configuration import BagelConfig
+from .modeling import BagelForUnifiedGeneration
+
+logger = logging.getLogger(__name__)
+
+PIPELINE_SHIM = "from echo4o.models.bagel.pipeline import Echo4oPipeline as Echo4oPipeline\n"
+CLASS_NAME = ["pipeline", "Echo4oPipeline"]
+DEFAULT_SHIFT = 3.0
+
+
+class Components(NamedTuple):
+    """What a pipeline is made of."""
+
+    model: BagelForUnifiedGeneration
+    vae: AutoencoderKL
+    scheduler: FlowMatchEulerDiscreteScheduler
+    tokenizer: Qwen2Tokenizer
+
+
+def default_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """The Euler scheduler with the published time shift."""
+    return FlowMatchEulerDiscreteScheduler(shift=DEFAULT_SHIFT)
+
+
+def load_components(
+    located: Located,
+    *,
+    dtype: torch.dtype | None = None,
+    device_map: str | None = None,
+    attn_implementation: str | None = None,
+    quantization_config: Any = None,
+) -> Components:
+    """Load everything from a folder found by `checkpoint.locate`.
+
+    Raises:
+        CheckpointError: files or tensors are missing, damaged or do not fit.
+    """
+    kwargs: dict[str, Any] = {"device_map": _placement(device_map)}
+    if dtype is not None:
+        kwargs["dtype"] = dtype
+    if attn_implementation is not None:
+        kwargs["attn_implementation"] = attn_implementation
+    if quantization_config is not None:
+        kwargs["quantization_config"] = quantization_config
+    load = _load_bagel if located.layout == "bagel" else _load_echo4o
+    parts = load(located.folder, kwargs)
+    if device_map is not None:
+        parts.vae.to(parts.model.device)
+    parts.model.eval()
+    return parts
+
+
+def _placement(device_map: str | None) -> str | None:
+    """Our words for placement -> transformers'."""
+    known = {None: None, "cpu": None, "cuda": "cuda", "balanced": "balanced", "auto": "balanced"}
+    if device_map not in known:
+        words = ", ".join(repr(word) for word in known if word)
+        raise ValueError(f"`device_map` must be one of {words}, got {device_map!r}")
+    if device_map == "cuda" and not torch.cuda.is_available():
+        raise Echo4oError(
+            'device_map="cuda" needs a CUDA device and none is visible; leave it out to use the CPU'
+        )
+    return known[device_map] if torch.cuda.is_available() else None
+
+
+def _load_bagel(folder: Path, kwargs: dict[str, Any]) -> Components:
+    tokenizer = _load_tokenizer(folder)
+    vae = weights.load_autoencoder(folder)
+    model = weights.load_model(folder, tokenizer, **kwargs)
+    return Components(model, vae, default_scheduler(), tokenizer)
+
+
+def _load_echo4o(folder: Path, kwargs: dict[str, Any]) -> Components:
+    model_folder, vae_folder = folder / "model", folder / "vae"
+    config = BagelConfig.from_dict(read_json(model_folder / "config.json"))
+    tensors = read_headers(model_folder)
+    weights.check_model_tensors(tensors, config, model_folder)
+    read_header(vae_folder / "diffusion_pytorch_model.safetensors")
+    kwargs.setdefault("dtype", weights.main_dtype(tensors))
+    model = BagelForUnifiedGeneration.from_pretrained(
+        model_folder, config=config, use_safetensors=True, **kwargs
+    )
+    vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32, use_safetensors=True)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+    return Components(model, vae.eval(), scheduler, _load_tokenizer(folder / "tokenizer"))
+
+
+def _load_tokenizer(folder: Path) -> Qwen2Tokenizer:
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+        raise CheckpointError(f"{folder} has neither tokenizer.json nor vocab.json and merges.txt")
+    read_json(folder / "tokenizer_config.json")
+    return Qwen2Tokenizer.from_pretrained(folder)
+
+
+def save_bagel(folder: Path, parts: Components) -> None:
+    """Write the authors' layout into an existing folder; its marker file comes last."""
+    weights.save_model(folder, parts.model)
+    weights.save_autoencoder(folder, parts.vae)
+    parts.tokenizer.save_pretrained(folder)
+    # Other engines read the two files of the slow tokenizer.
+    parts.tokenizer.backend_tokenizer.model.save(str(folder))
+    weights.write_config(folder, parts.model.config, parts.vae)
+
+
+def finish_echo4o(folder: Path) -> None:
+    """Make a folder that diffusers has written loadable by diffusers with trust."""
+    index = read_json(folder / "model_index.json")
+    index["_class_name"] = CLASS_NAME
+    write_atomic(folder / "pipeline.py", PIPELINE_SHIM)
+    write_atomic(folder / "model_index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,439 @@
+"""`Echo4oPipeline`: pictures from texts and pictures, and answers about pictures.
+
+Shape letters: B pictures, N latent tokens, P values per token.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+from transformers import Qwen2Tokenizer
+
+from ...sampler import Guidance, Renorm, initial_noise, sigma_grid
+from . import assembly
+from .checkpoint import LayoutName, locate
+from .conditioning import (
+    PLANNING_PROMPT,
+    REASONING_PROMPT,
+    Branches,
+    Conditioner,
+    Part,
+    check_requests,
+)
+from .denoising import GuidedVelocity, denoise
+from .generation import Context, decode_tokens, extend_context
+from .modeling import BagelForUnifiedGeneration
+from .packing import unpatchify
+from .processor import as_picture_lists, check_size, text_between, to_uint8
+
+OutputType = Literal["pil", "np", "latent"]
+Generators = torch.Generator | Sequence[torch.Generator] | None
+Pictures = Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None
+Callback = Callable[["Echo4oPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+
+
+@dataclass
+class Echo4oPipelineOutput(BaseOutput):  # type: ignore[misc]
+    """What a call returns; entries are ordered by prompt, then by picture of the prompt."""
+
+    images: list[Image.Image] | list[np.ndarray[Any, Any]] | list[Tensor]
+    """Pictures; or arrays (height, width, 3) in [0, 1]; or latent tokens (N, P)."""
+    thoughts: list[str] | None = None
+    """With `think=True` the plan of every prompt."""
+
+
+class Echo4oPipeline(DiffusionPipeline):
+    """Text to image, editing, several references, and understanding, with one model."""
+
+    model_cpu_offload_seq = "model->vae"
+    _callback_tensor_inputs = ["latents"]
+    source_id: str | None = None
+    """Where the pipeline was loaded from: Hub id or folder."""
+    source_revision: str | None = None
+    """Commit of the Hub repository, when it was loaded from one."""
+
+    def __init__(
+        self,
+        model: BagelForUnifiedGeneration,
+        vae: AutoencoderKL,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        tokenizer: Qwen2Tokenizer,
+    ) -> None:
+        super().__init__()
+        self.register_modules(model=model, vae=vae, scheduler=scheduler, tokenizer=tokenizer)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        device_map: str | None = None,
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        cache_dir: str | Path | None = None,
+    ) -> "Echo4oPipeline":
+        """Load a folder or Hub id in our layout or the authors', also from an inner folder.
+
+        Args:
+            name: folder or Hub id.
+            revision: branch, tag or commit of the Hub repository.
+            dtype: of the main model, default as stored; the autoencoder stays fp32.
+            device_map: "cpu", "cuda", "balanced" or "auto" (the same as "balanced").
+            attn_implementation: "sdpa" (default) or "eager".
+            quantization_config: a transformers quantisation configuration for the main model.
+            cache_dir: where downloads are kept.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or it is damaged or does not fit.
+        """
+        located = locate(name, revision=revision, cache_dir=cache_dir)
+        parts = assembly.load_components(
+            located,
+            dtype=dtype,
+            device_map=device_map,
+            attn_implementation=attn_implementation,
+            quantization_config=quantization_config,
+        )
+        pipe = cls(*parts)
+        pipe.source_id, pipe.source_revision = str(name), located.revision
+        return pipe
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, layout: LayoutName = "echo4o", **kwargs: Any
+    ) -> None:
+        """Write a folder that `from_pretrained` reads, in our layout or the authors'.
+
+        `kwargs` go to diffusers (our layout only), for example `max_shard_size="5GB"`.
+        """
+        folder = Path(save_directory)
+        if layout not in ("echo4o", "bagel"):
+            raise ValueError(f'`layout` must be "echo4o" or "bagel", got {layout!r}')
+        folder.mkdir(parents=True, exist_ok=True)
+        if layout == "bagel":
+            parts = (self.model, self.vae, self.scheduler, self.tokenizer)
+            assembly.save_bagel(folder, assembly.Components(*parts))
+            return
+        super().save_pretrained(folder, **kwargs)
+        assembly.finish_echo4o(folder)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: Pictures = None,
+        *,
+        segments: Sequence[Part] | Sequence[Sequence[Part]] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 49,
+        guidance_scale: float = 4.0,
+        image_guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_renorm: Renorm | None = None,
+        guidance_renorm_min: float = 0.0,
+        timestep_shift: float = 3.0,
+        think: bool = False,
+        max_think_tokens: int = 1000,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        reference_noise: Sequence[Tensor] | None = None,
+        callback_on_step_end: Callback | None = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+    ) -> Echo4oPipelineOutput | tuple[Any, ...]:
+        """Make pictures.
+
+        Args:
+            prompt: one text, or a list for a batch; "" is unconditional.
+            image: 1 to 4 reference pictures put in front of every prompt, or one list per prompt.
+            segments: instead of both: texts and pictures in any order, or a list of such.
+            height: pixels, a multiple of 16; default: the last reference's size, else 1024 (or
+                what the model's position table allows).
+            width: the same; give both or none.
+            num_inference_steps: denoising steps (the authors' `num_timesteps` minus one).
+            guidance_scale: weight of the text, up to 1 switches all guidance off.
+            image_guidance_scale: weight of the references; default 2 with references, else 1.
+            guidance_interval: shifted times (low, high] in which guidance acts; default (0, 1]
+                with references, else (0.4, 1].
+            guidance_renorm: "global", "channel", "text_channel" or "none"; default
+                "text_channel" with references, else "global".
+            guidance_renorm_min: lower limit of the renormalisation factor.
+            timestep_shift: moves steps towards noise; 1 is uniform.
+            think: let the model write a plan first; it is returned in `thoughts`.
+            max_think_tokens: limit of that plan.
+            num_images_per_prompt: pictures per prompt.
+            generator: one for all pictures, or one per picture: a seed then gives the same picture
+                alone and in every batch.
+            latents: initial noise (B, N, P) in token layout, instead of a generator.
+            reference_noise: noise of the autoencoder's sampling, one (1, channels, rows, columns)
+                per reference, to repeat a recorded run.
+            callback_on_step_end: called as in diffusers with (pipe, step, timestep,
+                {"latents": ...}); may return a changed {"latents": ...}.
+            output_type: "pil", "np" or "latent".
+            return_dict: False returns a tuple.
+
+        Raises:
+            ValueError: an argument is out of range; says which and what to give.
+        """
+        # 1. Read the request.
+        requests = _as_requests(prompt, image, segments)
+        check_requests(requests)
+        with_pictures = any(isinstance(part, Image.Image) for parts in requests for part in parts)
+        guidance = _guidance(
+            with_pictures,
+            guidance_scale,
+            image_guidance_scale,
+            guidance_interval,
+            guidance_renorm,
+            guidance_renorm_min,
+        )
+        sigmas = sigma_grid(num_inference_steps)
+        if not 0 < timestep_shift < float("inf"):
+            raise ValueError(f"`timestep_shift` must be a positive number, got {timestep_shift}")
+        if num_images_per_prompt < 1:
+            raise ValueError(
+                f"`num_images_per_prompt` must be at least 1, got {num_images_per_prompt}"
+            )
+        if output_type not in ("pil", "np", "latent"):
+            raise ValueError(f'`output_type` must be "pil", "np" or "latent", got {output_type!r}')
+        self._check_given_size(height, width)
+        total = len(requests) * num_images_per_prompt
+        generators = _as_generators(generator, total)
+
+        # 2. Encode the contexts, once per prompt; in think mode let the model plan.
+        conditioner = Conditioner(self.model, self.vae, self.tokenizer)
+        branches = conditioner.encode(
+            requests,
+            system_prompt=PLANNING_PROMPT if think else None,
+            reference_noise=reference_noise,
+        )
+        thoughts = None
+        if think:
+            plans = [self._plan(conditioner, b, max_think_tokens) for b in branches]
+            branches, thoughts = [b for b, _ in plans], [text for _, text in plans]
+        branches = [b for b in branches for _ in range(num_images_per_prompt)]
+
+        # 3. Denoise pictures of one size together.
+        sizes = [self._size(b, height, width) for b in branches]
+        results: dict[int, Any] = {}
+        for size in dict.fromkeys(sizes):
+            members = [index for index in range(total) if sizes[index] == size]
+            grid = self._grid(size)
+            noise = self._noise(grid, members, generators, latents)
+            self.scheduler.set_shift(timestep_shift)
+            self.scheduler.set_timesteps(sigmas=sigmas, device=noise.device)
+            velocity = GuidedVelocity(
+                self.model,
+                [branches[index] for index in members],
+                grid,
+                guidance,
+                self.scheduler.sigmas[:-1].tolist(),
+            )
+            with self.progress_bar(total=num_inference_steps) as bar:
+
+                def step_end(
+                    step: int, timestep: Tensor, x: Tensor, advance: Callable[[], Any] = bar.update
+                ) -> Tensor:
+                    advance()
+                    if callback_on_step_end is None:
+                        return x
+                    changed = callback_on_step_end(self, step, timestep, {"latents": x})
+                    return (changed or {}).get("latents", x)
+
+                final = denoise(velocity, self.scheduler, noise, step_end)
+
+            # 4. Decode.
+            pictures = final if output_type == "latent" else self.decode_latents(final, grid)
+            results |= dict(zip(members, _to_output(pictures, output_type), strict=True))
+        images = [results[index] for index in range(total)]
+        if not return_dict:
+            return images, thoughts
+        return Echo4oPipelineOutput(images=images, thoughts=thoughts)
+
+    @torch.no_grad()
+    def understand(
+        self,
+        images: Image.Image | Sequence[Image.Image] | None,
+        question: str,
+        *,
+        max_new_tokens: int = 512,
+        do_sample: bool = False,
+        temperature: float = 0.3,
+        think: bool = False,
+        generator: torch.Generator | None = None,
+        streamer: Any = None,
+    ) -> str:
+        """Answer a question about 0 to 4 pictures.
+
+        Args:
+            images: the pictures, in front of the question.
+            question: any text.
+            max_new_tokens: limit of the answer.
+            do_sample: draw tokens instead of taking the most likely one.
+            temperature: of the draw.
+            think: ask the model to reason first; the reasoning is part of the answer.
+            generator: source of the draw.
+            streamer: a transformers streamer that gets every token as it is written.
+
+        Raises:
+            ValueError: too many pictures, or a limit or temperature that is not positive.
+        """
+        if max_new_tokens < 1 or temperature <= 0:
+            raise ValueError(
+                "`max_new_tokens` and `temperature` must be positive, "
+                f"got {max_new_tokens} and {temperature}"
+            )
+        pictures = as_picture_lists(images, 1)[0]
+        request: list[Part] = [*pictures, question]
+        check_requests([request])
+        conditioner = Conditioner(self.model, self.vae, self.tokenizer)
+        (branches,) = conditioner.encode(
+            [request], system_prompt=REASONING_PROMPT if think else None, with_latents=False
+        )
+        return self._write(
+            branches.cond,
+            max_new_tokens=max_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            generator=generator,
+            streamer=streamer,
+        )
+
+    def decode_latents(self, latents_BNP: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Latent tokens of rows x columns -> pixels (B, 3, height, width), about [-1, 1]."""
+        patch = self.model.config.latent_patch_size
+        scaled = unpatchify(latents_BNP, *grid, patch).to(self.vae.device, self.vae.dtype)
+        latent = scaled / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        # One by one: the decoder is the peak of memory, and a batch gains nothing.
+        return torch.cat([self.vae.decode(one[None]).sample.float() for one in latent])
+
+    def _write(self, context: Context, *, streamer: Any = None, **options: Any) -> str:
+        config, tokens = self.model.config, []
+        for token, _ in decode_tokens(self.model, context, **options):
+            if token == config.eos_token_id:
+                break
+            tokens.append(token)
+            if streamer is not None:
+                streamer.put(torch.tensor([token]))
+        if streamer is not None:
+            streamer.end()
+        text: str = self.tokenizer.decode([config.bos_token_id, *tokens])
+        opening, closing = self.tokenizer.convert_ids_to_tokens(
+            [config.bos_token_id, config.eos_token_id]
+        )
+        return text_between(text, opening, closing)
+
+    def _plan(
+        self, conditioner: Conditioner, branches: Branches, max_tokens: int
+    ) -> tuple[Branches, str]:
+        """Let the model write a plan and put it behind the full context only."""
+        if max_tokens < 1:
+            raise ValueError(f"`max_think_tokens` must be at least 1, got {max_tokens}")
+        plan = self._write(branches.cond, max_new_tokens=max_tokens)
+        cond = extend_context(self.model, branches.cond, conditioner.text(plan))
+        return branches._replace(cond=cond), plan
+
+    def _check_given_size(self, height: int | None, width: int | None) -> None:
+        if (height is None) != (width is None):
+            raise ValueError(f"give both `height` and `width` or none, got {height} and {width}")
+        if height is not None and width is not None:
+            config = self.model.config
+            check_size(height, width, config.latent_stride, config.max_latent_size)
+
+    def _size(self, branches: Branches, height: int | None, width: int | None) -> tuple[int, int]:
+        config = self.model.config
+        if height is not None and width is not None:
+            return height, width
+        if branches.size is not None:
+            return branches.size
+        side = min(1024, config.max_latent_size * config.latent_stride)
+        return side, side
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        stride = self.model.config.latent_stride
+        return size[0] // stride, size[1] // stride
+
+    def _noise(
+        self,
+        grid: tuple[int, int],
+        members: list[int],
+        generators: list[torch.Generator | None],
+        latents: Tensor | None,
+    ) -> Tensor:
+        shape = (grid[0] * grid[1], self.model.config.latent_dim)
+        if latents is None:
+            chosen = [generators[index] for index in members]
+            return initial_noise(shape, chosen, self.model.device)
+        if latents.shape != (len(generators), *shape):
+            raise ValueError(
+                f"`latents` must have the shape {(len(generators), *shape)} (pictures, tokens, "
+                f"values), got {tuple(latents.shape)}"
+            )
+        return latents[members].to(self.model.device)
+
+
+def _as_requests(
+    prompt: str | Sequence[str] | None,
+    image: Pictures,
+    segments: Sequence[Part] | Sequence[Sequence[Part]] | None,
+) -> list[list[Part]]:
+    """All forms of a request -> one list of parts per picture to be made."""
+    if segments is not None:
+        if prompt is not None or image is not None:
+            raise ValueError("give either `segments` or `prompt` and `image`, not both")
+        if all(isinstance(part, str | Image.Image) for part in segments):
+            return [list(segments)]  # type: ignore[arg-type]
+        return [list(parts) for parts in segments]  # type: ignore[arg-type]
+    if prompt is None:
+        raise ValueError('there is no prompt; give a text ("" for an unconditional picture)')
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    pictures = as_picture_lists(image, len(prompts))
+    return [[*own, text] for own, text in zip(pictures, prompts, strict=True)]
+
+
+def _guidance(
+    with_pictures: bool,
+    scale: float,
+    image_scale: float | None,
+    interval: tuple[float, float] | None,
+    renorm: Renorm | None,
+    renorm_min: float,
+) -> Guidance:
+    """Fill in the published recipe of the mode where a value was left open."""
+    default: tuple[float, tuple[float, float], Renorm] = (1.0, (0.4, 1.0), "global")
+    if with_pictures:
+        default = (2.0, (0.0, 1.0), "text_channel")
+    return Guidance(
+        text_scale=scale,
+        image_scale=default[0] if image_scale is None else image_scale,
+        interval=default[1] if interval is None else interval,
+        renorm=default[2] if renorm is None else renorm,
+        renorm_min=renorm_min,
+    )
+
+
+def _as_generators(generator: Generators, total: int) -> list[torch.Generator | None]:
+    if generator is None or isinstance(generator, torch.Generator):
+        return [generator] * total
+    if len(generator) != total:
+        raise ValueError(f"{total} pictures need {total} generators, got {len(generator)}")
+    return list(generator)
+
+
+def _to_output(pictures: Tensor, output_type: OutputType) -> Sequence[Any]:
+    if output_type == "latent":
+        return list(pictures)
+    if output_type == "np":
+        array = (pictures * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        return list(array)
+    return [Image.fromarray(picture) for picture in to_uint8(pictures)]

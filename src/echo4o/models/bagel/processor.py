@@ -1,0 +1,139 @@
+"""Pictures and texts in and out: sizes, resizing, tensors, and the uint8 rule.
+
+Sizes are (width, height) for PIL pictures, (height, width) for tensors.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+MAX_PIXELS = 14 * 14 * 9 * 1024
+"""Limit of one picture; several pictures of a vision-language sample share it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeRule:
+    """Longest side, shortest side and stride in pixels (specification, section 8)."""
+
+    longest: int
+    shortest: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        """Refuse sides that are not positive."""
+        if min(self.longest, self.shortest, self.stride) < 1:
+            raise ValueError(f"a resize rule needs three positive numbers, got {self}")
+
+    def size(self, width: int, height: int, *, num_images: int = 1) -> tuple[int, int]:
+        """The (width, height) a picture of this size is resized to.
+
+        The published rule: short sides are enlarged, both sides are rounded to the stride, and a
+        picture with too many pixels is shrunk by the ratio of areas (not its square root).
+        """
+        scale = min(self.longest / max(width, height), 1.0)
+        scale = max(scale, self.shortest / min(width, height))
+        width, height = self._scaled(width, height, scale)
+        limit = MAX_PIXELS / num_images
+        if width * height > limit:
+            width, height = self._scaled(width, height, limit / (width * height))
+        if max(width, height) > self.longest:
+            width, height = self._scaled(width, height, self.longest / max(width, height))
+        return width, height
+
+    def resize(self, image: Image.Image, *, num_images: int = 1) -> Image.Image:
+        """Resize an RGB picture by this rule (bicubic on 8 bits)."""
+        size = self.size(*image.size, num_images=num_images)
+        if size == image.size:
+            return image
+        return image.resize(size, Image.Resampling.BICUBIC)
+
+    def _scaled(self, width: int, height: int, scale: float) -> tuple[int, int]:
+        return self._to_stride(round(width * scale)), self._to_stride(round(height * scale))
+
+    def _to_stride(self, value: int) -> int:
+        return max(self.stride, round(value / self.stride) * self.stride)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB as the model was trained: transparency becomes white, the EXIF rotation is applied.
+
+    Grey pictures with alpha lose it without compositing, as in the published preprocessing.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I;16", "I", "F"):
+        raise ValueError(
+            f"a picture with mode {image.mode!r} (16 bit or more per channel) has no defined "
+            "brightness range; convert it to 8 bit first"
+        )
+    if image.mode == "RGBA" or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba.split()[3])
+        return white
+    return image.convert("RGB")
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """RGB picture -> (3, height, width) in [-1, 1]."""
+    array = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+    return (array.float() / 255 - 0.5) / 0.5
+
+
+def to_uint8(pixels_BCHW: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Decoded pixels, about [-1, 1] -> (B, height, width, 3) uint8; fractions are cut off."""
+    scaled = (pixels_BCHW.float() * 0.5 + 0.5).clamp(0, 1) * 255
+    array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = (
+        scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+    )
+    return array
+
+
+def check_size(height: int, width: int, stride: int, table_side: int) -> None:
+    """Refuse picture sizes the model cannot make.
+
+    Raises:
+        ValueError: a side is no multiple of `stride` or exceeds the position table.
+    """
+    for name, value in (("height", height), ("width", width)):
+        if value < stride or value % stride:
+            better = max(stride, value // stride * stride)
+            raise ValueError(f"`{name}` must be a multiple of {stride}, got {value}; try {better}")
+        if value > table_side * stride:
+            raise ValueError(
+                f"`{name}` must be at most {table_side * stride} pixels for this model, got {value}"
+            )
+
+
+def text_between(text: str, opening: str, closing: str) -> str:
+    """What a decoded answer says: cut at the first `closing`, then behind the first `opening`."""
+    before = text.split(closing)[0]
+    return before.split(opening)[1] if opening in before else before
+
+
+def nearest_side(side: float, stride: int, limit: int) -> int:
+    """The largest multiple of `stride` that is at most `side` and `limit`."""
+    return max(stride, math.floor(min(side, limit) / stride) * stride)
+
+
+def as_picture_lists(
+    image: Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None,
+    num_prompts: int,
+) -> list[list[Image.Image]]:
+    """One list of reference pictures per prompt; a flat list belongs to every prompt."""
+    if image is None:
+        return [[] for _ in range(num_prompts)]
+    if isinstance(image, Image.Image):
+        return [[image] for _ in range(num_prompts)]
+    if all(isinstance(item, Image.Image) for item in image):
+        return [list(image) for _ in range(num_prompts)]  # type: ignore[arg-type]
+    if any(isinstance(item, Image.Image) for item in image) or len(image) != num_prompts:
+        raise ValueError(
+            "`image` must be a picture, a list of pictures, or one list of pictures per prompt; "
+            f"got {len(image)} entries for {num_prompts} prompts"
+        )
+    return [list(pictures) for pictures in image]  # type: ignore[arg-type]
