@@ -66,7 +66,7 @@ class BagelFamily:
     def __init__(
         self, pipeline: Echo4oPipeline, rows: Rows, config: TrainConfig, device: torch.device
     ) -> None:
-        self.model = pipeline.transformer
+        self.model = pipeline.model
         self._pipeline, self._rows, self._config, self._device = pipeline, rows, config, device
         self._encoder = Encoder(vae=pipeline.vae, device=device)
         bagel = self.model.config
@@ -189,7 +189,7 @@ def open_family(config: TrainConfig, rows: Rows, out: Path, *, device: torch.dev
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.requires_grad_(False)
     if config.gradient_checkpointing:
-        pipeline.transformer.gradient_checkpointing_enable()
+        pipeline.model.gradient_checkpointing_enable()
     return BagelFamily(pipeline, rows, config, device)
 
 

@@ -6,12 +6,14 @@ A recipe (recipes.py) returns one; `--set key=value` (overrides.py) changes sing
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from echo4o.records import JsonValue
 
 UNTRACED = frozenset(
     {
+        *("data", "revision"),  # the rows themselves are compared by their digest
         *("checkpoint_every", "keep_checkpoints", "latent_cache_mb", "log_every", "trackers"),
         *("sample_every", "sample_prompts", "sample_steps", "sample_guidance", "resume_force"),
     }
@@ -79,6 +81,8 @@ class TrainConfig:
     """Commit, branch or tag of a Hub `base_model`."""
     tiny: TinySizes | None = None
     """Sizes of the random model, when there is no `base_model`."""
+    autoencoder: str | None = None
+    """Folder of the AutoencoderKL of a random model; None takes the one the package ships."""
     freeze: tuple[str, ...] = ()
     """Groups that are not trained: und, gen, vit, embeddings, heads (the autoencoder never is)."""
     gradient_checkpointing: bool = False
@@ -228,8 +232,11 @@ class TrainConfig:
             raise ValueError(f"`precision` must be auto, fp32 or bf16, got {self.precision!r}")
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The settings as JSON values (tuples become lists)."""
-        fields: dict[str, JsonValue] = _plain(dataclasses.asdict(self))
+        """The settings as JSON values: tuples become lists, local folders their bare names."""
+        fields = {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
+        for name in ("data", "base_model", "autoencoder"):
+            if fields[name] and Path(str(fields[name])).is_dir():
+                fields[name] = Path(str(fields[name])).resolve().name
         return fields
 
 

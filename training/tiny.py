@@ -2,6 +2,7 @@
 dataset's instructions, and the autoencoder that the package ships.
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -9,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 
 from echo4o.errors import Echo4oError
 from echo4o.models.bagel.configuration import BagelConfig
@@ -42,11 +43,13 @@ def make_base(config: TrainConfig, rows: Rows, folder: Path) -> Path:
     if sizes is None:
         raise Echo4oError("this recipe has neither `base_model` nor the sizes of a tiny one")
     parameters: dict[str, JsonValue] = {**dataclasses.asdict(sizes), "data": rows.digest}
+    parameters["autoencoder"] = config.to_dict()["autoencoder"]
     if _holds(folder, parameters, config.seed):
         return folder
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    build_pipeline(sizes, rows.instructions(), config.seed).save_pretrained(aside)
+    vae = load_autoencoder(config.autoencoder)
+    build_pipeline(sizes, vae, rows.instructions(), config.seed).save_pretrained(aside)
     source = dataset_input(config)
     RunRecord(
         name="base",
@@ -61,7 +64,9 @@ def make_base(config: TrainConfig, rows: Rows, folder: Path) -> Path:
     return folder
 
 
-def build_pipeline(sizes: TinySizes, instructions: list[str], seed: int) -> Echo4oPipeline:
+def build_pipeline(
+    sizes: TinySizes, vae: AutoencoderKL, instructions: list[str], seed: int
+) -> Echo4oPipeline:
     """The pipeline in memory; the same arguments give the same weights."""
     tokenizer = train_tokenizer(instructions, sizes.vocab_size)
     config = model_config(sizes, len(tokenizer))
@@ -70,7 +75,7 @@ def build_pipeline(sizes: TinySizes, instructions: list[str], seed: int) -> Echo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BagelForUnifiedGeneration(config)
-    return Echo4oPipeline(transformer=model, vae=_autoencoder(), tokenizer=tokenizer)
+    return Echo4oPipeline(model, vae, FlowMatchEulerDiscreteScheduler(), tokenizer)
 
 
 def model_config(sizes: TinySizes, vocab_size: int) -> BagelConfig:
@@ -86,20 +91,26 @@ def model_config(sizes: TinySizes, vocab_size: int) -> BagelConfig:
         vision_intermediate_size=sizes.vit_intermediate_size,
         vision_num_hidden_layers=sizes.vit_layers,
         vision_num_attention_heads=sizes.vit_heads,
-        max_latent_size=max(_TABLE_SIDE, sizes.picture_side // 16),
-        vit_max_num_patch_per_side=max(_TABLE_SIDE, sizes.vit_side // 14),
+        max_latent_size=sizes.picture_side // 16,
+        vit_max_num_patch_per_side=sizes.vit_side // 14,
         vae_transform=(sizes.picture_side, 16, 16),
         vit_transform=(sizes.vit_side, 14, 14),
     )
 
 
-def _autoencoder() -> AutoencoderKL:
-    folder = resources.files("echo4o.models") / "tiny_autoencoder"
-    with resources.as_file(folder) as path:
+def load_autoencoder(folder: str | None) -> AutoencoderKL:
+    """The autoencoder in `folder`, else the one of the package.
+
+    Raises:
+        Echo4oError: there is none.
+    """
+    with contextlib.ExitStack() as stack:
+        shipped = resources.files("echo4o.models") / "tiny_autoencoder"
+        path = Path(folder) if folder else stack.enter_context(resources.as_file(shipped))
         if not (path / "config.json").is_file():
             raise Echo4oError(
-                f"the tiny autoencoder is missing at {path}; install echo4o again, or make one "
-                f"with `python -m echo4o.training.autoencoder`"
+                f"there is no autoencoder at {path}; make one with "
+                f"`python -m echo4o.training.autoencoder` and set `autoencoder` to its folder"
             )
         return AutoencoderKL.from_pretrained(path)
 
