@@ -14,7 +14,7 @@ from .intervals import Score
 
 _WIDTH, _LANE, _PAD = 220, 12, 6
 _CURVE_WIDTH, _CURVE_HEIGHT = 720, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 20, 12, 26
 _MOST_POINTS = 700
 
 
@@ -64,19 +64,16 @@ def loss_curve(points: Sequence[tuple[float, float]]) -> Markup:
         f'<svg class="curve" viewBox="0 0 {_CURVE_WIDTH} {_CURVE_HEIGHT}" role="img" '
         'aria-label="training loss by step">'
     ]
-    for part in range(5):
-        value = low + (high - low) * part / 4
+    for value in _ticks(low, high):
         _, y = place(first, value).split(",")
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{_CURVE_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
             f'<text x="{_LEFT - 6}" y="{float(y) + 4:.1f}" text-anchor="end">{value:.3g}</text>'
         )
-    for part in range(5):
-        value = first + (last - first) * part / 4
+    for value in _ticks(first, last):
         x, _ = place(value, low).split(",")
-        anchor = "end" if part == 4 else "start" if part == 0 else "middle"
         parts.append(
-            f'<text x="{x}" y="{_CURVE_HEIGHT - 8}" text-anchor="{anchor}">{value:,.0f}</text>'
+            f'<text x="{x}" y="{_CURVE_HEIGHT - 8}" text-anchor="middle">{value:,.0f}</text>'
         )
     parts += [line("raw", [loss for _, loss in points]), line("mean", mean), "</svg>"]
     return Markup("".join(parts))
@@ -110,6 +107,15 @@ def read_loss(path: Path) -> list[tuple[float, float]]:
 
 def _x(share: float) -> str:
     return f"{_PAD + share * (_WIDTH - 2 * _PAD):.1f}"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return round numbers between `low` and `high`, about five of them."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [place * step for place in range(first, last + 1)]
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:

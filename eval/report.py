@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 from tqdm import tqdm
 
@@ -100,7 +100,7 @@ def write_report(
         raise Echo4oError(f"these runs are of different tasks ({tasks}); report one task at a time")
     comparison = compare(runs[0].verdicts, runs[-1].verdicts) if len(runs) > 1 else None
     scores = [run.scores() for run in runs]
-    task = get_task(runs[0].task)
+    task, cards = get_task(runs[0].task), _cards(runs, progress)
     html = _render(
         title=title or f"{task.title} report",
         task=task.title,
@@ -109,7 +109,8 @@ def write_report(
         scores=scores,
         comparison=comparison,
         rows=_rows(scores, comparison),
-        cards=_cards(runs, progress),
+        cards=cards,
+        strip=_first_of_each_tag(cards),
         outcomes=OUTCOMES,
         warnings=_warnings(names, runs, scores),
         curve=None if loss is None else loss_curve(read_loss(loss)),
@@ -131,6 +132,7 @@ def _render(**view: Any) -> str:
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     environment.filters["whole"] = lambda share: f"{100 * share:.0f}"
     environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "\u2212")
+    environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
@@ -212,6 +214,14 @@ def _cards(runs: Sequence[Run], progress: bool) -> list[_Card]:
             )
         )
     return cards
+
+
+def _first_of_each_tag(cards: Sequence[_Card]) -> list[_Card]:
+    """Return a fixed choice for the top of the page; nobody picked the good ones."""
+    first: dict[str, _Card] = {}
+    for card in cards:
+        first.setdefault(card.tag, card)
+    return list(first.values())
 
 
 def _show(verdict: Verdict, folder: Path) -> _Shown:

@@ -51,8 +51,8 @@ class Comparison:
     one_or_two_objects: Difference | None
     by_tag: dict[str, Difference]
     smallest_clear: float
-    """Overall difference that two runs of this size show with 80 % power when compared as if
-    unpaired; the pairing usually does better."""
+    """Overall difference that two runs of so many items, different ones, show with 80 % power;
+    pairing usually does better."""
 
 
 def score_shares(verdicts: Sequence[Verdict]) -> Scores:
