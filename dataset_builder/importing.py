@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from echo4o.errors import Echo4oError
 from echo4o.pictures import PictureError, PictureFacts
 from echo4o.records import Input, JsonValue, RunRecord, sha256_bytes
-from echo4o.schema import DATASET_NAME, Picture, Row
+from echo4o.schema import DATASET_NAME, SUBSETS, Picture, Row
 
 from .card import CardFacts
 from .folder import PREVIEW_ROWS, FolderWriter, LeftOut, Result, check_target
@@ -57,6 +57,7 @@ class Release:
         verify: bool = False,
         progress: bool = False,
         ambiguous: frozenset[Key] = frozenset(),
+        subsets: Collection[str] = SUBSETS,
     ) -> None:
         """`verify` decodes every picture; `ambiguous` names pictures known to exist twice."""
         self.source = source
@@ -66,7 +67,8 @@ class Release:
         self._faults = dict.fromkeys(ambiguous, "two different pictures have this name")
         self._verify = verify
         self._progress = progress
-        self._folders = find_subsets(root)
+        found = find_subsets(root)
+        self._folders = {name: folder for name, folder in found.items() if name in subsets}
         self.records = [
             record
             for subset, folder in self._folders.items()
@@ -237,12 +239,11 @@ def locate(source: str, revision: str | None = None) -> tuple[Path, Input]:
         return folder, Input(kind="folder", id=folder.resolve().name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith((".", "/")):
         raise Echo4oError(f"{source!r} is neither a folder here nor a Hub id (ORG/NAME)")
-    from huggingface_hub import HfApi, snapshot_download
+    from echo4o.hub import download_folder, resolve
 
-    commit = HfApi().dataset_info(source, revision=revision).sha
-    patterns = ["*.json", "*.jsonl", "*.tar", "*.tar.gz", "*.tgz", "*.tar.xz"]
-    path = snapshot_download(source, repo_type="dataset", revision=commit, allow_patterns=patterns)
-    return Path(path), Input(kind="dataset", id=source, revision=commit)
+    commit = resolve(source, "dataset", revision)
+    path = download_folder(source, "dataset", commit)
+    return path, Input(kind="dataset", id=source, revision=commit)
 
 
 def _row(record: Record, found: Found, pool: PicturePool[Key], source: Input) -> Row:

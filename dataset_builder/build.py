@@ -1,0 +1,200 @@
+"""Builds the dataset folder from a plan and its ledger: plan order, the same bytes every time."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from echo4o.ledger import Entry as LedgerEntry
+from echo4o.ledger import Ledger
+from echo4o.pictures import PictureError, PictureFacts
+from echo4o.records import Input, JsonValue, RunRecord
+from echo4o.schema import DATASET_NAME, Picture, Row, Split, constraint_key
+
+from .card import CardFacts
+from .folder import PREVIEW_ROWS, FolderWriter, LeftOut, Result, check_target
+from .generate import LEDGER_NAME, Purchases, Settings
+from .plan import Entry, read_plan
+from .splits import Candidate, choose_validation, ranked
+from .thumbnails import check_picture
+
+
+class _Ready(NamedTuple):
+    """A planned row whose pictures were all bought."""
+
+    entry: Entry
+    bought: LedgerEntry
+    references: tuple[LedgerEntry, ...]
+
+
+class Harvest:
+    """Rows of a plan whose pictures are there; `left_out` names the others."""
+
+    def __init__(
+        self,
+        folder: Path,
+        ledger: Ledger,
+        *,
+        license_id: str | None = None,
+        subset: str | None = None,
+    ) -> None:
+        """`license_id` is what the rows say of their pictures' licence; None reads all subsets."""
+        self.plan, self.plan_sha256 = read_plan(folder)
+        self.settings = Settings.load(folder)
+        self.left_out: list[LeftOut] = []
+        self._license = license_id
+        self._subset = subset
+        self._purchases = Purchases(self.plan, self.settings, ledger)
+
+    def ready(self) -> list["_Ready"]:
+        """Rows that were bought, in plan order."""
+        found = []
+        for entry in self.plan.rows:
+            if self._subset not in (None, entry.subset):
+                continue
+            request = self._purchases.request(entry)
+            if request is None:
+                self.left_out.append(LeftOut("no reference", entry.id))
+                continue
+            bought = self._purchases.ledger.find(request.key)
+            if bought is None or bought.state != "done":
+                state = "not generated" if bought is None else bought.state
+                self.left_out.append(LeftOut(state, entry.id, (bought and bought.reason) or ""))
+                continue
+            references = (self._purchases.reference(name) for name in entry.references)
+            found.append(_Ready(entry, bought, tuple(one for one in references if one)))
+        return found
+
+    def rows(self, ready: list["_Ready"], validation: frozenset[str]) -> Iterator[Row]:
+        """Dataset rows; one whose picture does not decode is left out."""
+        for one in ready:
+            split: Split = "validation" if one.entry.id in validation else "train"
+            try:
+                yield self._row(one, split)
+            except PictureError as error:
+                self.left_out.append(LeftOut("bad picture", one.entry.id, str(error)))
+
+    def _row(self, ready: "_Ready", split: Split) -> Row:
+        entry, bought = ready.entry, ready.bought
+        output, facts = self._picture(bought)
+        return Row(
+            id=entry.id,
+            task_type="ic" if entry.references else "t2i",
+            subset=entry.subset,
+            category=entry.category,
+            instruction=entry.instruction,
+            requested_instruction=entry.prompt if entry.prompt != entry.instruction else None,
+            input_images=tuple(self._picture(one)[0] for one in ready.references),
+            output_image=output,
+            width=facts.width,
+            height=facts.height,
+            generator=_model(bought),
+            license=self._license,
+            split=split,
+            constraints=entry.constraints,
+            references=tuple(_reference(one) for one in ready.references),
+            provenance=self._provenance(ready),
+        )
+
+    def _picture(self, bought: LedgerEntry) -> tuple[Picture, PictureFacts]:
+        data = self._purchases.picture(bought)
+        facts = check_picture(data, decode=True)
+        return Picture(data=data, name=f"{bought.picture}.{bought.extension}"), facts
+
+    def _provenance(self, ready: "_Ready") -> dict[str, JsonValue]:
+        inputs: list[JsonValue] = [one.picture for one in ready.references]
+        return {
+            "request_id": ready.bought.request_id,
+            "model": _model(ready.bought),
+            "parameters": {
+                "model": self.settings.model,
+                "size": self.settings.size,
+                "quality": self.settings.quality,
+                "output_format": self.settings.output_format,
+            },
+            "created": ready.bought.created,
+            "sha256": {"output_image": ready.bought.picture, "input_images": inputs},
+        }
+
+
+def _model(bought: LedgerEntry) -> str:
+    return bought.answered_by or bought.model
+
+
+def _reference(bought: LedgerEntry) -> dict[str, JsonValue]:
+    return {
+        "sha256": bought.picture,
+        "source": f"generated by {_model(bought)}",
+        "licence": None,
+        "attribution": None,
+        "depicts_person": None,
+        "consent": None,
+        "request_id": bought.request_id,
+    }
+
+
+def _candidate(ready: "_Ready") -> Candidate:
+    hashes = [f"picture {one.picture}" for one in (ready.bought, *ready.references)]
+    key = constraint_key(ready.entry.constraints)
+    return Candidate(ready.entry.id, (f"constraints {key}", *hashes))
+
+
+def build(
+    folder: Path,
+    out: Path,
+    *,
+    validation: int = 0,
+    license_id: str | None = None,
+    progress: bool = False,
+) -> Result:
+    """Write the dataset folder `out` from the plan and ledger in `folder`.
+
+    The Parquet files follow from plan, ledger and `validation` alone.
+
+    Raises:
+        Echo4oError: there is no plan or ledger, nothing was bought, or `out` holds other files.
+    """
+    from tqdm import tqdm
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    check_target(out)
+    read_plan(folder)
+    Settings.load(folder)
+    with Ledger(folder / LEDGER_NAME, read_only=True) as ledger:
+        harvest = Harvest(folder, ledger, license_id=license_id)
+        ready = harvest.ready()
+        chosen = choose_validation([_candidate(one) for one in ready], validation)
+        preview = ranked([one.entry.id for one in ready], PREVIEW_ROWS)
+        with FolderWriter(out, preview=preview) as writer:
+            rows = harvest.rows(ready, chosen)
+            for row in tqdm(rows, desc="build", total=len(ready), disable=not progress):
+                writer.add(row)
+            record = RunRecord(
+                name=DATASET_NAME,
+                command="echo4o data build",
+                inputs=(Input(kind="plan", id=harvest.plan.recipe, sha256=harvest.plan_sha256),),
+                parameters={
+                    "validation": validation,
+                    "license": license_id,
+                    "model": harvest.settings.model,
+                    "size": harvest.settings.size,
+                    "quality": harvest.settings.quality,
+                },
+                seed=harvest.plan.seed,
+                metrics={"planned": len(harvest.plan.rows)},
+                started=started.isoformat(timespec="seconds"),
+                seconds=round(time.monotonic() - clock, 3),
+            )
+            return writer.finish(record, _card(harvest, license_id), harvest.left_out)
+
+
+def _card(harvest: Harvest, license_id: str | None) -> CardFacts:
+    return CardFacts(
+        origin=(
+            f"Made by recipe `{harvest.plan.recipe}` (seed {harvest.plan.seed}) with "
+            f"`{harvest.settings.model}`."
+        ),
+        license=license_id,
+        tags=("synthetic", "echo4o"),
+    )

@@ -1,0 +1,115 @@
+"""Looks at a built dataset, in a folder or on the Hub, as any stranger would: with `datasets`."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from echo4o.errors import Echo4oError
+from echo4o.records import sha256_bytes
+from echo4o.schema import CONFIGS, features
+
+from .shards import MAX_SHARD_BYTES
+from .tally import Tally
+
+_PICTURES = ("input_images", "output_image")
+
+
+class Glimpse(NamedTuple):
+    """What two copies of a dataset must have in common."""
+
+    ids: str
+    """SHA-256 of all ids in order."""
+    rows: int
+    first: str
+    """SHA-256 of the first row's pictures."""
+
+
+def configs_of(path: str, revision: str | None = None) -> list[str]:
+    """Names of the configs that a folder or Hub id declares, `all` first.
+
+    Raises:
+        Echo4oError: there are none, or one is not of this dataset.
+    """
+    import datasets
+
+    names = datasets.get_dataset_config_names(path, revision=revision)
+    unknown = [name for name in names if name not in CONFIGS]
+    if unknown or "all" not in names:
+        raise Echo4oError(
+            f"{path} declares the configs {', '.join(names)}; a dataset built by `echo4o data` "
+            f"has {', '.join(CONFIGS)}"
+        )
+    return sorted(names, key=CONFIGS.index)
+
+
+def stream(
+    path: str, config: str, revision: str | None = None, columns: list[str] | None = None
+) -> dict[str, Iterator[Mapping[str, object]]]:
+    """Rows by split, read as they are needed; pictures stay encoded."""
+    import datasets
+
+    options = {} if columns is None else {"columns": columns}
+    loaded = datasets.load_dataset(path, config, streaming=True, revision=revision, **options)
+    return {split: iter(rows.decode(False)) for split, rows in loaded.items()}
+
+
+def text_columns() -> list[str]:
+    """Every column but the pictures."""
+    return [name for name in features() if name not in _PICTURES]
+
+
+def count(path: str, config: str = "all", revision: str | None = None) -> Tally:
+    """Statistics of one config; reads no picture."""
+    tally = Tally()
+    for rows in stream(path, config, revision, text_columns()).values():
+        for row in rows:
+            tally.add(row)
+    return tally
+
+
+def glimpse(path: str, config: str, revision: str | None = None) -> dict[str, Glimpse]:
+    """Ids, their number and the first row's pictures, by split."""
+    names = stream(path, config, revision, ["id"])
+    firsts = stream(path, config, revision)
+    found = {}
+    for split, rows in names.items():
+        ids = [str(row["id"]) for row in rows]
+        first = next(firsts[split])
+        cells = [*cast(list[object], first["input_images"]), first["output_image"]]
+        data = b"".join(cast(Mapping[str, bytes], cell)["bytes"] for cell in cells)
+        found[split] = Glimpse(sha256_bytes("\n".join(ids).encode()), len(ids), sha256_bytes(data))
+    return found
+
+
+def check_folder(folder: Path) -> dict[str, dict[str, Glimpse]]:
+    """Refuse a folder that would not load from the Hub; the glimpses of its configs otherwise.
+
+    Raises:
+        Echo4oError: no dataset, a script that breaks loading, or a shard that is too large.
+    """
+    if not (folder / "README.md").is_file() or not (folder / "data").is_dir():
+        raise Echo4oError(f"{folder} is no built dataset; run `echo4o data build` or `data import`")
+    scripts = sorted(path.name for path in folder.glob("*.py"))
+    if scripts:
+        # `datasets` takes a root <name>.py for a loading script and refuses the whole repository.
+        raise Echo4oError(f"{folder} holds {scripts[0]}, which breaks load_dataset; move it away")
+    for path in sorted(folder.rglob("*.parquet")):
+        if path.stat().st_size > MAX_SHARD_BYTES * 10 // 9:
+            raise Echo4oError(f"{path} has more than 500 MB; build the dataset again")
+    return {config: glimpse(str(folder), config) for config in configs_of(str(folder))}
+
+
+def compare(wanted: Mapping[str, Mapping[str, Glimpse]], repo_id: str, revision: str) -> None:
+    """Load every config of a Hub revision and hold it against the folder's.
+
+    Raises:
+        Echo4oError: a config is missing or holds something else.
+    """
+    found = configs_of(repo_id, revision)
+    if set(found) != set(wanted):
+        raise Echo4oError(f"{repo_id} has the configs {found}, the folder has {sorted(wanted)}")
+    for config, splits in wanted.items():
+        if glimpse(repo_id, config, revision) != splits:
+            raise Echo4oError(
+                f"config {config} of {repo_id} at {revision[:12]} loads other rows than the folder"
+            )
