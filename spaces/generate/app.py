@@ -9,7 +9,6 @@ try:
 except ImportError:
     GPU = None
 
-import html
 import logging
 import secrets
 import time
@@ -22,6 +21,7 @@ import gradio as gr
 import look
 from engine import Engine, Settings, configured_source
 from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 from look import GUIDANCE, STEPS
 from PIL import Image
 
@@ -59,7 +59,7 @@ def for_visitors(function: Callable[P, R]) -> Callable[P, R]:
             else:
                 logger.exception("a request failed")
                 sentence, title = "Something failed on our side; please try again.", "Sorry"
-        raise gr.Error(html.escape(sentence), title=title, print_exception=False)
+        raise gr.Error(sentence, title=title, print_exception=False)
 
     return safe
 
@@ -148,9 +148,9 @@ def paint(
         progress((done, total), desc=f"Picture {(done - 1) // settings.steps + 1}", unit="steps")
 
     made = engine.paint(words, references, settings, seeds, advance)
+    used = {**engine.arguments(settings), "references": len(references)}
     shown = [
-        (store(engine.encode(one, words, settings)), f"machine-made, seed {one.seed}")
-        for one in made
+        (store(engine.encode(one, words, used)), f"machine-made, seed {one.seed}") for one in made
     ]
     note = (
         f"{width} x {height} pixels, {settings.steps} steps, guidance {settings.guidance:g}, "
@@ -168,7 +168,7 @@ def draw_seeds(seed: int, count: int) -> list[int]:
 
 def store(data: bytes) -> str:
     """Put a finished file where Gradio serves it from, bytes unchanged."""
-    return save_bytes_to_cache(data, "echo-4o.png", gr.Gallery.GRADIO_CACHE)
+    return save_bytes_to_cache(data, "echo-4o.png", get_upload_folder())
 
 
 def require_model() -> None:

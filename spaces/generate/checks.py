@@ -6,6 +6,7 @@ Every refusal is one sentence with the limit and the value; values are cut short
 import math
 from pathlib import Path
 
+from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps
 
 PROMPT_CHARACTERS = 2_000
@@ -56,9 +57,9 @@ def whole(value: object, what: str, low: int, high: int) -> int:
 def number(value: object, what: str, low: float, high: float) -> float:
     """A finite number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Refusal(f"The {what} must be a number from {low:g} to {high:g}, not {_kind(value)}.")
+        raise Refusal(f"The {what} must be a number from {low:,} to {high:,}, not {_kind(value)}.")
     if not low <= value <= high:
-        raise Refusal(f"The {what} must be from {low:g} to {high:g}, got {value:g}.")
+        raise Refusal(f"The {what} must be from {low:,} to {high:,}, got {value:,}.")
     return float(value)
 
 
@@ -80,7 +81,7 @@ def size(proportion: tuple[float, float], longest: int, unit: int) -> tuple[int,
 
 def picture(path: object, what: str) -> Image.Image:
     """Decode an uploaded picture, after its size on disk and in pixels was checked."""
-    if not isinstance(path, str) or not Path(path).is_file():
+    if not isinstance(path, str) or not is_upload(path):
         raise Refusal(f"The {what} is missing: upload a PNG, JPEG or WebP file.")
     megabytes = Path(path).stat().st_size / 1024 / 1024
     if megabytes * 1024 * 1024 > UPLOAD_BYTES:
@@ -94,6 +95,15 @@ def picture(path: object, what: str) -> Image.Image:
         raise _unreadable(what) from error
     except ValueError as error:
         raise error if isinstance(error, Refusal) else _unreadable(what) from error
+
+
+def is_upload(path: str) -> bool:
+    """Whether a file lies where Gradio puts uploads: a request may name any path of this machine.
+
+    Gradio looks at this itself only for paths that the request declares to be files.
+    """
+    real = Path(path).resolve()
+    return real.is_relative_to(Path(get_upload_folder()).resolve()) and real.is_file()
 
 
 def pictures(paths: list[object]) -> list[Image.Image]:
@@ -121,5 +131,6 @@ def _unreadable(what: str) -> Refusal:
 
 def _kind(value: object) -> str:
     if isinstance(value, str):
-        return f'"{value[:40]}"'
+        # The page shows messages as HTML, so nothing that could be markup is repeated.
+        return f"'{''.join(c if c.isalnum() or c in ' .,:_-' else '?' for c in value[:40])}'"
     return "nothing" if value is None else type(value).__name__

@@ -5,6 +5,7 @@ Nothing here knows about widgets; echo4o and torch are imported when loading sta
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 State = Literal["none", "loading", "ready", "failed"]
 NAMED_IN = Path(__file__).with_name("model.txt")
 TINY_PIXELS = 256
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 class Made(NamedTuple):
@@ -68,7 +70,8 @@ class Engine:
     def name(self) -> str:
         """The model's Hub id, or the folder's own name: never a path of this machine."""
         source = self.source or ""
-        return Path(source).name if Path(source).is_dir() else source
+        is_id = HUB_ID.fullmatch(source) and not Path(source).is_dir()
+        return source if is_id else Path(source).name
 
     @property
     def longest(self) -> int:
@@ -117,16 +120,38 @@ class Engine:
             with self._one_at_a_time:
                 result = pipeline(
                     prompt,
-                    image=references or None,
-                    width=settings.width,
-                    height=settings.height,
-                    num_inference_steps=settings.steps,
-                    guidance_scale=settings.guidance,
+                    references or None,
+                    **self.arguments(settings),
                     generator=torch.Generator("cpu").manual_seed(seed),
                     callback_on_step_end=on_step,
                 )
             made.append(Made(result.images[0], seed))
         return made
+
+    @staticmethod
+    def arguments(settings: Settings) -> dict[str, object]:
+        """Settings under the names of the pipeline's call."""
+        return {
+            "width": settings.width,
+            "height": settings.height,
+            "num_inference_steps": settings.steps,
+            "guidance_scale": settings.guidance,
+        }
+
+    def encode(self, made: Made, prompt: str, used: dict[str, object]) -> bytes:
+        """A PNG file that says it is machine-made and holds what makes it again."""
+        from echo4o.models.pictures import PictureRecord, encode_png
+
+        pipeline = self.wait()
+        assert pipeline is not None
+        record = PictureRecord(
+            prompt=prompt,
+            model=self.name,
+            revision=pipeline.source_revision,
+            seed=made.seed,
+            parameters=used,
+        )
+        return encode_png(made.image, record)
 
     def ask(self, picture: "Image.Image", question: str) -> str:
         """The model's answer to a question about a picture."""
@@ -157,11 +182,15 @@ def load(source: str) -> "Echo4oPipeline":
     revision = None
     if not Path(source).is_dir() and "@" in source:
         source, revision = source.rsplit("@", 1)
-    if torch.cuda.is_available():
-        return Echo4oPipeline.from_pretrained(
-            source, revision=revision, dtype=torch.bfloat16, device_map="cuda"
-        )
-    return Echo4oPipeline.from_pretrained(source, revision=revision)
+    on_gpu = torch.cuda.is_available()
+    pipeline = Echo4oPipeline.from_pretrained(
+        source,
+        revision=revision,
+        dtype=torch.bfloat16 if on_gpu else None,
+        device_map="cuda" if on_gpu else None,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def configured_source() -> str | None:

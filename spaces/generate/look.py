@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 
 import checks
 import gradio as gr
+from gradio.data_classes import ImageData
+from pydantic import model_validator
 
 Widget = TypeVar("Widget", bound=gr.components.Component)
 STEPS = 25
@@ -108,6 +110,16 @@ def notice(title: str, words: str) -> str:
     )
 
 
+class AnyUpload(ImageData):
+    """Takes what is no file at all as a file without a path, which our checks refuse in words."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def forgive(cls, value: object) -> object:
+        """An empty upload in the place of a wrong type."""
+        return value if isinstance(value, dict | ImageData) else {}
+
+
 def upload(label: str, height: int) -> gr.Image:
     """A place for one picture, which our checks open first and not Gradio."""
     image = gr.Image(
@@ -120,6 +132,7 @@ def upload(label: str, height: int) -> gr.Image:
         placeholder="Tap, drop or paste",
         buttons=[],
     )
+    image.data_model = AnyUpload
     image.preprocess = lambda payload: None if payload is None else payload.path or ""
     return image
 
@@ -162,7 +175,7 @@ def results(title: str, words: str) -> Results:
         buttons=["download", "fullscreen"],
         elem_classes="pictures",
     )
-    return Results(empty, gallery, gr.Markdown(elem_classes="note"))
+    return Results(empty, gallery, gr.Markdown(label="Settings", elem_classes="note"))
 
 
 def raw(widget: Widget) -> Widget:

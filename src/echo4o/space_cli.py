@@ -6,6 +6,7 @@ installed; each is data, started by the same Python and uploaded exactly as it s
 
 import argparse
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -75,7 +76,8 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
         environment = _environment(args.model, args.host, port, Path(scratch))
         command = [sys.executable, str(folder / "app.py")]
-        child = subprocess.Popen(command, env=environment, cwd=scratch)
+        hook = _die_with_parent if sys.platform == "linux" else None
+        child = subprocess.Popen(command, env=environment, cwd=scratch, preexec_fn=hook)
         with _stopping(child):
             _wait_until_up(child, url)
             print(f"{args.name} is at {url} (Ctrl-C stops it)", flush=True)
@@ -163,6 +165,11 @@ def _environment(model: str | None, host: str, port: int, scratch: Path) -> dict
         folder = Path(model)
         environment["ECHO4O_MODEL"] = str(folder.resolve()) if folder.is_dir() else model
     return environment
+
+
+def _die_with_parent() -> None:
+    # Even kill -9 of this process must not leave a server behind (prctl 1 = PR_SET_PDEATHSIG).
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 @contextlib.contextmanager
