@@ -4,6 +4,7 @@ It plans what the rehearsal generates and learns. Words and weights stand in sha
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -38,23 +39,29 @@ def plan_shapes(
     entries += painter.surreal_fantasy(counts.get("surreal_fantasy", 0))
     entries += painter.multi_reference(counts.get("multi_reference", 0))
     random.Random(f"order {seed}").shuffle(entries)
+    both = (*painter.references, *entries)
+    # Counted together: a reference must not be the very picture that some row has for its target.
+    numbered = [
+        replace(entry, repeat=repeat)
+        for entry, repeat in zip(both, number_repeats(both), strict=True)
+    ]
+    count = len(painter.references)
     return Plan(
         recipe=NAME,
         seed=seed,
-        references=tuple(_numbered(painter.references, "reference")),
-        rows=tuple(_numbered(entries)),
+        references=tuple(numbered[:count]),
+        rows=tuple(_named(numbered[count:])),
     )
 
 
-def _numbered(entries: list[Entry], prefix: str | None = None) -> list[Entry]:
-    """Entries with ids by subset (references keep theirs) and repeats counted."""
-    seen: dict[str, int] = {}
-    numbered = []
-    for entry, repeat in zip(entries, number_repeats(entries), strict=True):
-        index = seen[entry.subset] = seen.get(entry.subset, -1) + 1
-        name = f"{entry.subset}-{index:06d}" if prefix is None else entry.id
-        numbered.append(replace(entry, id=name, repeat=repeat))
-    return numbered
+def _named(rows: list[Entry]) -> list[Entry]:
+    """Rows with ids: subset and running number."""
+    seen: Counter[str] = Counter()
+    named = []
+    for row in rows:
+        named.append(replace(row, id=f"{row.subset}-{seen[row.subset]:06d}"))
+        seen[row.subset] += 1
+    return named
 
 
 class _Planner:

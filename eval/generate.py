@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -119,8 +119,10 @@ class PipelinePainter:
             options["width"], options["height"] = config.size
         # Noise is drawn on the CPU, one generator per picture, so that it is the same everywhere.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        result = self._load()(list(prompts), generator=generators, **options)
-        images: Sequence[Image.Image] = result.images
+        pipeline: Callable[..., Any] = self._load()
+        images: Sequence[Image.Image] = pipeline(
+            list(prompts), generator=generators, **options
+        ).images
         return images
 
     def _load(self) -> "Echo4oPipeline":

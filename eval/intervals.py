@@ -90,8 +90,8 @@ def stratified(groups: Mapping[str, Sequence[bool]], *, macro: bool) -> Score:
     sizes = np.array([len(group) for group in groups.values() if len(group)], dtype=np.int64)
     counts = np.array([sum(group) for group in groups.values() if len(group)], dtype=np.int64)
     weights = np.full(len(sizes), 1 / len(sizes)) if macro else sizes / sizes.sum()
-    score = float(weights @ (counts / sizes))
     items = int(sizes.sum())
+    score = float((counts / sizes).mean()) if macro else int(counts.sum()) / items
     if np.isin(counts / sizes, (0, 1)).all():
         low, high = wilson(score * items, items)
         return Score(score=score, low=low, high=high, items=items)

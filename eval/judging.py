@@ -7,6 +7,7 @@ where it was. A reply that cannot be read is asked for again as often as the pro
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,16 +101,22 @@ def judge(
         BudgetExceeded: the next call does not fit into the budget; what was judged is kept.
         Echo4oError: the judge gave no reply to any item, or cannot be used at all.
     """
-    return asyncio.run(
-        judge_async(
-            items,
-            pictures,
-            protocol=protocol,
-            config=config,
-            ledger=ledger,
-            progress=progress,
-        )
+    work = judge_async(
+        items, pictures, protocol=protocol, config=config, ledger=ledger, progress=progress
     )
+    if not _is_in_loop():
+        return asyncio.run(work)
+    # Inside a notebook a loop is running already; ours gets its own thread.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def judge_async(

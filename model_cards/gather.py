@@ -118,15 +118,15 @@ def space_facts(folder: Path) -> SpaceFacts:
 
 def _score(facts: Mapping[str, JsonValue], tag: str, value: Mapping[str, JsonValue]) -> ScoreFact:
     return ScoreFact(
-        task=str(facts.get("task", "unnamed")),
+        task=str(facts.get("task", "not recorded")),
         tag=tag,
         score=_number(value, "score"),
         low=_number(value, "low"),
         high=_number(value, "high"),
         items=int(_number(value, "items")),
-        judge=str(facts.get("judge", "unnamed")),
-        protocol=str(facts.get("protocol", "unnamed")),
-        items_name=str(facts.get("items", "kit")),
+        judge=str(_mapping(facts.get("judge")).get("model", "not recorded")),
+        protocol=str(_mapping(facts.get("protocol")).get("name", "not recorded")),
+        items_name=str(_mapping(facts.get("items")).get("source", "not recorded")),
     )
 
 

@@ -7,6 +7,7 @@ the noised target. Every random number is keyed by (seed, row, visit, purpose).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from echo4o.errors import Echo4oError
+from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.packing import (
     PackedBatch,
     Sample,
@@ -24,7 +26,7 @@ from echo4o.models.bagel.packing import (
     VitSegment,
     pack,
 )
-from echo4o.models.bagel.pipeline import Echo4oPipeline
+from echo4o.models.bagel.pipeline import Echo4oPipeline, Echo4oPipelineOutput
 from echo4o.models.bagel.processor import ResizeRule
 from echo4o.sampler import shift_times
 
@@ -42,6 +44,7 @@ from .tiny import make_base
 class BagelBatch:
     """A pack on its device, with its draws."""
 
+    model: BagelForUnifiedGeneration
     packed: PackedBatch
     timesteps: Tensor
     """(targets,) flow times, shifted."""
@@ -58,6 +61,11 @@ class BagelBatch:
     def tokens(self) -> int:
         """All tokens, after dropout."""
         return self.packed.num_tokens
+
+    def losses(self) -> LossSums:
+        """Forward of the pack."""
+        found = self.model(self.packed, timesteps=self.timesteps, noise=self.noise)
+        return sums(found.mse, found.ce)
 
 
 class BagelFamily:
@@ -106,16 +114,12 @@ class BagelFamily:
         packed = pack([self._sample(*one) for one in found], self.model.config)
         times = torch.tensor([draws.normal(*self._key(visit, "time")) for visit, _ in found])
         return BagelBatch(
+            model=self.model,
             packed=packed.to(self._device),
             timesteps=shift_times(times.sigmoid(), self._config.timestep_shift).to(self._device),
             noise=self._noise(packed, [visit for visit, _ in found]).to(self._device),
             ids=tuple(example.id for _, example in found),
         )
-
-    def losses(self, batch: BagelBatch) -> LossSums:
-        """Forward of one pack."""
-        found = self.model(batch.packed, timesteps=batch.timesteps, noise=batch.noise)
-        return sums(found.mse, found.ce)
 
     def groups(self) -> Mapping[str, Mapping[str, Parameter]]:
         """Parameters by group (config.GROUPS); fixed tables are in none."""
@@ -128,15 +132,16 @@ class BagelFamily:
     def pictures(self, prompts: Sequence[str]) -> list[Image.Image]:
         """Draw fixed prompts, square, at the longest side of the training pictures."""
         side = (self._config.vae_sizes or self.model.config.vae_transform)[0]
-        drawn: list[Image.Image] = self._pipeline(
+        drawn = self._pipeline(
             list(prompts),
             height=side,
             width=side,
             num_inference_steps=self._config.sample_steps,
             guidance_scale=self._config.sample_guidance,
             generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
-        ).images
-        return drawn
+        )
+        assert isinstance(drawn, Echo4oPipelineOutput)
+        return cast(list[Image.Image], drawn.images)
 
     def save(self, folder: Path) -> None:
         """Write the pipeline folder: model, autoencoder, tokenizer, scheduler."""

@@ -161,7 +161,7 @@ class Examples:
         return to_pixels(self._vae_rule.resize(picture))
 
     def _vit_pixels(self, picture: Image.Image) -> np.ndarray:
-        return np.asarray(self._vit_rule.resize(picture))
+        return np.array(self._vit_rule.resize(picture))
 
 
 class _PictureCache:

@@ -6,7 +6,7 @@ model is saved. BAGEL (bagel.py) is the first.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from PIL import Image
 from torch import nn
@@ -15,11 +15,9 @@ from torch.nn import Parameter
 from .loss import Counts, LossSums
 from .order import Visit
 
-Batch = TypeVar("Batch", bound="AnyBatch")
 
-
-class AnyBatch(Protocol):
-    """A collated pack on its device; the rest of it is the family's own business."""
+class Batch(Protocol):
+    """A collated pack on its device, with all its random draws made."""
 
     @property
     def counts(self) -> Counts:
@@ -33,8 +31,11 @@ class AnyBatch(Protocol):
     def ids(self) -> tuple[str, ...]:
         """Ids of its rows, for error messages."""
 
+    def losses(self) -> LossSums:
+        """Forward of the pack."""
 
-class Family(Protocol[Batch]):
+
+class Family(Protocol):
     """One kind of model with the rows it is trained on."""
 
     model: nn.Module
@@ -48,9 +49,6 @@ class Family(Protocol[Batch]):
 
     def collate(self, visits: Sequence[Visit]) -> Batch | None:
         """Decode, drop, pack; rows that fail are skipped and counted, None when all do."""
-
-    def losses(self, batch: Batch) -> LossSums:
-        """Forward of one pack."""
 
     def groups(self) -> Mapping[str, Mapping[str, Parameter]]:
         """Group -> parameter name -> parameter; every parameter is in one group."""

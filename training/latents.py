@@ -44,4 +44,5 @@ class Encoder:
         noise = torch.from_numpy(draws.normals(tuple(moments.mean_Chw.shape), *key))
         latent = torch.addcmul(moments.mean_Chw, moments.std_Chw, noise)
         shift = self.vae.config.shift_factor or 0.0
-        return (latent - shift) * self.vae.config.scaling_factor
+        scaled: Tensor = (latent - shift) * self.vae.config.scaling_factor
+        return scaled

@@ -49,7 +49,7 @@ def sum_gradients(parameters: Mapping[str, Parameter]) -> None:
     shared = [p for p, is_used in zip(everything, used.tolist(), strict=True) if is_used]
     flat = torch.cat([_gradient(p).flatten() for p in shared])
     dist.all_reduce(flat)
-    for parameter, part in zip(shared, flat.split([p.numel() for p in shared]), strict=True):
+    for parameter, part in zip(shared, torch.split(flat, [p.numel() for p in shared]), strict=True):
         parameter.grad = part.view_as(parameter)
 
 

@@ -57,7 +57,8 @@ def _sizes(config: TrainConfig) -> BagelConfig:
     if config.tiny is not None:
         return model_config(config.tiny, config.tiny.vocab_size)
     if config.base_model and Path(config.base_model).is_dir():
-        return BagelConfig.from_pretrained(config.base_model)
+        loaded: BagelConfig = BagelConfig.from_pretrained(config.base_model)
+        return loaded
     return BagelConfig()
 
 

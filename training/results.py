@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import Image
@@ -25,15 +25,18 @@ _TRACE, _MODEL = "loss.jsonl", "model"
 _LAST_STEPS = 100
 
 
-class TraceFacts(Protocol):
-    """Figures of a step that the trace keeps."""
+class StepFacts(NamedTuple):
+    """What one optimiser step gave, over all its packs and processes."""
 
     loss: float
     mse: float
     ce: float
     grad_norm: float
+    """Before clipping."""
     tokens: int
     samples: int
+    stop: bool
+    """Some process was told to stop."""
 
 
 class Trace:
@@ -46,7 +49,7 @@ class Trace:
             kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= after_step]
             write_atomic(self._path, "".join(kept))
 
-    def add(self, step: int, facts: TraceFacts, rate: float) -> None:
+    def add(self, step: int, facts: StepFacts, rate: float) -> None:
         """Append the figures of a step."""
         if not self._write:
             return

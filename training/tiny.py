@@ -1,5 +1,6 @@
-"""Makes the base model of the recipe `tiny`: random weights from a seed, a tokenizer trained on the
-dataset's instructions, and the autoencoder that the package ships.
+"""Makes the base model of the recipe `tiny`: random weights from a seed.
+
+Its tokenizer is trained on the dataset's instructions; its autoencoder is the one we ship.
 """
 
 import contextlib

@@ -19,12 +19,12 @@ from echo4o.errors import Echo4oError
 from .bagel import open_family
 from .config import TrainConfig
 from .data import Rows, load_rows
-from .family import AnyBatch, Family
+from .family import Batch, Family
 from .loss import Counts, weighted
 from .optimise import MovingAverage, learning_rate, make_optimizer, sum_gradients
 from .order import Order, Packer, Source
 from .processes import StopSignal, make_accelerator, rank_share, sum_over_processes
-from .results import Trace, is_finished, save_pictures, save_result
+from .results import StepFacts, Trace, is_finished, save_pictures, save_result
 from .resume import State, resume, save_state
 
 logger = logging.getLogger(__name__)
@@ -37,20 +37,6 @@ class Result(NamedTuple):
     """Optimiser steps done, over all calls."""
     finished: bool
     """False when it was told to stop before the last step."""
-
-
-class StepFacts(NamedTuple):
-    """What one forward and backward over all packs of a step gave, over all processes."""
-
-    loss: float
-    mse: float
-    ce: float
-    grad_norm: float
-    """Before clipping."""
-    tokens: int
-    samples: int
-    stop: bool
-    """Some process was told to stop."""
 
 
 def train(config: TrainConfig, out: Path) -> Result:
@@ -119,8 +105,8 @@ def train(config: TrainConfig, out: Path) -> Result:
     # ---- 4. the result -----------------------------------------------------------------------
     if main:
         save_result(state, config, rows, out)
-    accelerator.end_training()
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return Result(state.step, True)
 
 
@@ -171,7 +157,7 @@ def _forward_backward(
     mse, ce = 0.0, 0.0
     for batch in batches:
         with accelerator.autocast():
-            sums = state.family.losses(batch)
+            sums = batch.losses()
         part = weighted(sums, counts, mse_weight=config.mse_weight, ce_weight=config.ce_weight)
         part.backward()  # type: ignore[no-untyped-call]
         mse += 0.0 if sums.mse is None else sums.mse.item()
@@ -196,7 +182,7 @@ def _update(state: State, rate: float) -> None:
     state.average.update()
 
 
-def _diverged(state: State, loss: float, norm: float, batches: list[AnyBatch]) -> str:
+def _diverged(state: State, loss: float, norm: float, batches: list[Batch]) -> str:
     ids = [name for batch in batches for name in batch.ids]
     more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
     return (

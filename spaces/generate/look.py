@@ -169,6 +169,7 @@ def results(title: str, words: str) -> Results:
         columns=2,
         height=520,
         object_fit="contain",
+        preview=True,
         format="png",
         interactive=False,
         visible=False,

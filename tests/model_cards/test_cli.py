@@ -36,7 +36,13 @@ def judged(tmp_path):
     folder = tmp_path / "eval"
     folder.mkdir()
     scores = {"overall": SCORE, "one_or_two_objects": None, "by_tag": {"color": SCORE}}
-    run = {"task": "geneval_plus_plus", "judge": "j", "protocol": "kit", "scores": scores}
+    run = {
+        "task": "geneval_plus_plus",
+        "judge": {"model": "j"},
+        "protocol": {"name": "kit", "version": "1"},
+        "items": {"source": "kit"},
+        "scores": scores,
+    }
     (folder / "run.json").write_text(json.dumps(run))
     return folder
 
@@ -47,7 +53,8 @@ def test_model_card_from_records(trained, judged, capsys):
     card = ModelCard(text).data
     assert (card.datasets, card.base_model) == (["acme/data"], None)
     assert card.eval_results[0].metric_value == 0.5
-    assert "50.0% [40.0%, 60.0%]" in text
+    row = "| kit | overall | 50.0% [40.0%, 60.0%] | 30 | `j` | kit |"
+    assert row in text
     assert "10 optimiser steps; loss 2.0000 at the first step, 1.0000 over" in text
     assert "1,234 parameters" in text
     assert "wrote" in capsys.readouterr().out

@@ -232,6 +232,20 @@ assert session.post(base + "/api/repos/create", content=b"[", headers=auth).stat
 assert session.get(f"{base}/api/spaces/{repo}/tree/main/%ff").status_code == 400
 assert session.get(f"{base}/api/spaces/{repo}/tree/main?limit=x").status_code == 400
 assert session.get(f"{base}/api/spaces/{repo}/discussions/x").status_code == 400
+assert session.get(f"{base}/api/spaces/{repo}/discussions/{10**30}").status_code == 400
+talk = f"{base}/api/spaces/{repo}/discussions"
+lone = b'{"title": "\\ud800", "description": "d"}'
+assert session.post(talk, content=lone, headers=auth).status_code == 400
+ahead = f"{base}/api/spaces/{repo}/preupload/main"
+assert session.post(ahead, json={"files": [{"path": "a"}]}, headers=auth).status_code == 400
+bomb = "\n".join(["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n-1}, *a{n-1}]" for n in range(1, 40)])
+loop = "a: &a [*a]"
+for body in (bomb, loop, "a: .nan", "[" * 3000, "- list", "? [a]\n: b"):
+    found = session.post(base + "/api/validate-yaml", json={"content": f"---\n{body}\n---\n"})
+    assert found.status_code == 400 and found.json()["errors"], found.text
+dated = "---\ndate: 2026-01-01\nsdk: static\nbase: &b [x]\nmore: *b\n---\n"
+found = session.post(base + "/api/validate-yaml", json={"content": dated, "repoType": "space"})
+assert found.status_code == 200 and not found.json()["warnings"], found.text
 forged = f"{base}/lfs/{'0' * 64}?repo=1&size=1&expires=9999999999&signature=0"
 assert session.put(forged).status_code == 403
 """

@@ -1,1 +1,1 @@
-"""Model families, one folder each."""
+"""The models the kit can load: one package per architecture."""

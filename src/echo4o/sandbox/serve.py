@@ -57,7 +57,7 @@ def serve_sandbox(
             app = _load_app(name, root / name)
             if name == "openai":
                 app.state.faults = faults
-            servers.append((_server(app, faults, style), listener))
+            servers.append((make_server(app, faults, style), listener))
             addresses.append(Address(name, f"http://{HOST}:{listener.getsockname()[1]}{suffix}"))
         asyncio.run(_run(servers, addresses, ready_file, announce))
 
@@ -116,8 +116,8 @@ def _load_app(name: str, root: Path) -> Any:
     return module.create_app(root)
 
 
-def _server(app: Any, faults: Faults, style: Style) -> Any:
-    """A uvicorn server that leaves signals to us."""
+def make_server(app: Any, faults: Faults, style: Style) -> Any:
+    """A uvicorn server around `app` and its faults; it leaves signals to the caller."""
     import uvicorn
 
     class Server(uvicorn.Server):

@@ -83,7 +83,7 @@ def _placement(device_map: str | None) -> str | None:
 
 
 def _load_bagel(folder: Path, kwargs: dict[str, Any]) -> Components:
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     vae = weights.load_autoencoder(folder)
     model = weights.load_model(folder, tokenizer, **kwargs)
     return Components(model, vae, default_scheduler(), tokenizer)
@@ -101,10 +101,15 @@ def _load_echo4o(folder: Path, kwargs: dict[str, Any]) -> Components:
     )
     vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32, use_safetensors=True)
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
-    return Components(model, vae.eval(), scheduler, _load_tokenizer(folder / "tokenizer"))
+    return Components(model, vae.eval(), scheduler, load_tokenizer(folder / "tokenizer"))
 
 
-def _load_tokenizer(folder: Path) -> Qwen2Tokenizer:
+def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
+    """The Qwen2 tokenizer of a folder.
+
+    Raises:
+        CheckpointError: its files are missing.
+    """
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
         raise CheckpointError(f"{folder} has neither tokenizer.json nor vocab.json and merges.txt")
     read_json(folder / "tokenizer_config.json")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import Echo4oError
+from ...hub_errors import patiently
 
 LayoutName = Literal["echo4o", "bagel"]
 MARKERS: dict[LayoutName, str] = {"echo4o": "model_index.json", "bagel": "llm_config.json"}
@@ -76,15 +77,20 @@ def _download(name: str, revision: str | None, cache_dir: str | Path | None) -> 
 
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {name}; give a model folder or a Hub id")
-    try:
-        folder = snapshot_download(
-            name, revision=revision, cache_dir=cache_dir, allow_patterns=_DOWNLOADED
+
+    def download() -> str:
+        return str(
+            snapshot_download(
+                name, revision=revision, cache_dir=cache_dir, allow_patterns=_DOWNLOADED
+            )
         )
+
+    try:
+        return Path(patiently(f"download model {name} at {revision or 'main'}", download))
     except HFValidationError as error:
         raise CheckpointError(
             f"{name!r} is neither a folder on this machine nor a Hub id like org/name"
         ) from error
-    return Path(folder)
 
 
 def read_json(path: Path) -> dict[str, Any]:

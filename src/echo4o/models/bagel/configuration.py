@@ -25,8 +25,9 @@ class BagelConfig(PreTrainedConfig):
         vit_max_num_patch_per_side: side of the vision position table, in patches.
         interpolate_pos: spread small grids over the whole position table.
         vae_transform: (longest side, shortest side, stride) in pixels of pictures for the
-            autoencoder, see `processor.resized_size`.
-        vit_transform: the same for pictures for the vision tower.
+            autoencoder, see `processor.ResizeRule`; default: what the position table allows,
+            (1024, 512, 16) for the published model.
+        vit_transform: the same for pictures for the vision tower, published (980, 224, 14).
         bos_token_id: `<|im_start|>`, opens a text.
         eos_token_id: `<|im_end|>`, closes a text.
         vision_start_token_id: opens a picture.
@@ -45,8 +46,8 @@ class BagelConfig(PreTrainedConfig):
     max_latent_size: int = 64
     vit_max_num_patch_per_side: int = 70
     interpolate_pos: bool = False
-    vae_transform: tuple[int, ...] | list[int] = (1024, 512, 16)
-    vit_transform: tuple[int, ...] | list[int] = (980, 224, 14)
+    vae_transform: tuple[int, ...] | list[int] | None = None
+    vit_transform: tuple[int, ...] | list[int] | None = None
     bos_token_id: int = 151644
     eos_token_id: int = 151645
     vision_start_token_id: int = 151652
@@ -61,8 +62,13 @@ class BagelConfig(PreTrainedConfig):
         if self.vision_config is None:
             self.vision_config = dict(PUBLISHED_VISION)
         super().__post_init__(**kwargs)
-        self.vae_transform = tuple(self.vae_transform)
-        self.vit_transform = tuple(self.vit_transform)
+        self.vae_transform = tuple(
+            self.vae_transform or _transform(self.max_latent_size, self.latent_stride, 512)
+        )
+        self.vit_transform = tuple(
+            self.vit_transform
+            or _transform(self.vit_max_num_patch_per_side, self.vit_patch_size, 224)
+        )
         if self.head_dim % 2:
             raise ValueError(f"the head size must be even, got {self.head_dim}")
         if self.text_config.hidden_size % 4:
@@ -143,6 +149,11 @@ class BagelConfig(PreTrainedConfig):
             vit_max_num_patch_per_side=vit_max_num_patch_per_side,
             **values,
         )
+
+
+def _transform(side: int, stride: int, shortest: int) -> tuple[int, int, int]:
+    """Resize rule for a position table with `side` entries of `stride` pixels."""
+    return side * stride, min(shortest, side * stride // 2), stride
 
 
 PUBLISHED_TEXT: dict[str, Any] = {

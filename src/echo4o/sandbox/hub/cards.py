@@ -13,6 +13,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+_MOST_ALIASES = 10
 _COLOURS = _words("red yellow green blue indigo purple pink gray")
 _SDKS = _words("gradio docker static")
 _REPO_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
@@ -75,12 +76,19 @@ def read_card(text: str, kind: str) -> Card:
             return Card(errors=("The metadata block starts with --- and never ends.",))
         return Card(warnings=("empty or missing yaml metadata in repo card",))
     try:
+        # A few aliases are harmless; many, nested, would unfold into gigabytes.
+        if (
+            sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(match[1]))
+            > _MOST_ALIASES
+        ):
+            raise yaml.YAMLError(f"more than {_MOST_ALIASES} aliases")
         raw = yaml.load(match[1], _Loader)
+        plain = json.loads(json.dumps(raw, default=str, allow_nan=False))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         return Card(errors=("Invalid YAML: " + " ".join(str(error).split()),))
-    if not isinstance(raw, dict):
+    if not isinstance(plain, dict):
         return Card(errors=(f"The metadata must be a mapping, found {type(raw).__name__}.",))
-    data: dict[str, object] = json.loads(json.dumps(raw, default=str))
+    data: dict[str, object] = plain
     errors = _check(data)
     errors += _check_space(data) if kind == "space" else []
     errors += _check_dataset(data) if kind == "dataset" else []

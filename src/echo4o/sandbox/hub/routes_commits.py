@@ -58,9 +58,12 @@ async def preupload(request: Request) -> Json:
     answer = []
     asked = body.get("files")
     for item in asked if isinstance(asked, list) else []:
-        path = check_path(item["path"])
-        sample = b64decode(item.get("sample", ""))
-        mode = commits.upload_mode(patterns, path, int(item["size"]), sample)
+        try:
+            path, size = check_path(item["path"]), int(item["size"])
+            sample = b64decode(item.get("sample", ""))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise HubRefusal(400, "a file needs a path, a size and a base64 sample") from error
+        mode = commits.upload_mode(patterns, path, size, sample)
         facts: Json = {"path": path, "uploadMode": mode, "shouldIgnore": ignored(path)}
         if path in files:
             facts["oid"] = files[path].sha256 if files[path].lfs else files[path].oid

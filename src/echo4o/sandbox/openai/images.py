@@ -4,8 +4,9 @@ import base64
 import io
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ...pictures import PictureError, picture_facts
 from .. import world
 from .problems import ApiProblem, bad, refuse_unknown, unsupported
 from .safety import flagged
@@ -80,16 +81,15 @@ def open_picture(data: bytes, param: str) -> Image.Image:
     if len(data) > MAX_REFERENCE_BYTES:
         raise bad(param, f"A picture may have {MAX_REFERENCE_BYTES} bytes, got {len(data)}.")
     try:
-        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF"))
-        if picture.width * picture.height > MAX_REFERENCE_PIXELS:
-            size = f"{picture.width}x{picture.height}"
+        facts = picture_facts(data)
+        if facts.width * facts.height > MAX_REFERENCE_PIXELS:
+            size = f"{facts.width}x{facts.height}"
             raise bad(param, f"A picture may have {MAX_REFERENCE_PIXELS} pixels, got {size}.")
-        return picture.convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise bad(param, "The picture is far too large to be opened.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        message = "Invalid image: not a whole PNG, JPEG, WebP or GIF file."
-        raise bad(param, message, "invalid_image") from error
+        return Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF")).convert("RGB")
+    except PictureError as error:
+        raise bad(param, f"Invalid image: {error}.", "invalid_image") from error
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise bad(param, "Invalid image: it does not decode.", "invalid_image") from error
 
 
 def _encode(picture: Image.Image, output_format: str, compression: int) -> bytes:
