@@ -1,0 +1,70 @@
+"""What a checkpoint holds, read from headers alone: sizes, types, memory, and what is missing."""
+
+from collections import Counter
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from . import weights
+from .assembly import load_tokenizer
+from .checkpoint import Located, TensorFacts, locate, read_header, read_headers, read_json
+from .configuration import BagelConfig
+
+_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+def inspect(name: str | Path, *, revision: str | None = None) -> dict[str, Any]:
+    """Facts about a checkpoint, in the order to print them.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or tensors do not fit the configuration.
+    """
+    located = locate(name, revision=revision)
+    main, autoencoder, config = _read(located)
+    size, vae_size = _bytes(main), _bytes(autoencoder)
+    return {
+        "model": str(name),
+        "revision": located.revision,
+        "layout": located.layout,
+        "parameters": _count(main),
+        "autoencoder": _count(autoencoder),
+        "dtypes": dict(Counter(facts.dtype for facts in main.values())),
+        "tensors": len(main),
+        "gigabytes": round((size + vae_size) / 1e9, 3),
+        "memory bfloat16": _gigabytes(2 * _count(main) + vae_size),
+        "memory float32": _gigabytes(4 * _count(main) + vae_size),
+        "hidden size": config.hidden_size,
+        "layers": config.text_config.num_hidden_layers,  # type: ignore[union-attr]
+        "largest picture": config.max_latent_size * config.latent_stride,
+        "missing": "nothing" if config.visual_und else "vision tower (no pictures as input)",
+    }
+
+
+def _read(
+    located: Located,
+) -> tuple[Mapping[str, TensorFacts], Mapping[str, TensorFacts], BagelConfig]:
+    folder = located.folder
+    if located.layout == "bagel":
+        main = read_header(folder / weights.MAIN_FILE)
+        config = weights.read_config(folder, main, load_tokenizer(folder))
+        where, vae = folder / weights.MAIN_FILE, read_header(folder / weights.AUTOENCODER_FILE)
+    else:
+        where = folder / "model"
+        main = read_headers(where)
+        config = BagelConfig.from_dict(read_json(where / "config.json"))
+        vae = read_header(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    weights.check_model_tensors(main, config, where)
+    return main, vae, config
+
+
+def _count(tensors: Mapping[str, TensorFacts]) -> int:
+    return sum(prod(facts.shape) for facts in tensors.values())
+
+
+def _bytes(tensors: Mapping[str, TensorFacts]) -> int:
+    return sum(prod(facts.shape) * _BYTES.get(facts.dtype, 1) for facts in tensors.values())
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
