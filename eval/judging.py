@@ -232,14 +232,13 @@ class _Requests:
             yield request
 
     def _request(self, item: Item, picture: bytes) -> ChatRequest:
-        question = self._protocol.question(item)
+        question = self._protocol.question(item, self._attempt)
         return ChatRequest(
             model=self._model,
             system=question.system,
             user=(question.text, picture),
             max_tokens=question.max_tokens,
             json_schema=question.schema,
-            repeat=self._attempt,
         )
 
 

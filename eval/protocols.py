@@ -60,8 +60,8 @@ class JudgeProtocol(Protocol):
     version: str
     attempts: int
 
-    def question(self, item: Item) -> Question:
-        """Return what to ask about a picture of `item`."""
+    def question(self, item: Item, attempt: int = 0) -> Question:
+        """Return what to ask about a picture of `item`, for the `attempt`-th time from 0."""
 
     def read(self, item: Item, reply: str) -> tuple[Finding, ...]:
         """Return one finding per line asked, or raise UnreadableReply."""
@@ -79,12 +79,17 @@ class KitProtocol:
     attempts = 3
     """Times an unreadable reply is asked for, the first one included."""
 
-    def question(self, item: Item) -> Question:
-        """Return the question; its text names nothing but the item."""
+    def question(self, item: Item, attempt: int = 0) -> Question:
+        """Return the question; its text names nothing but the item.
+
+        Later attempts say that the reply before could not be read: the same words again would get
+        the same reply from a judge without chance.
+        """
         expectations = checklist(item)
-        text = f"Instruction:\n{item.prompt}\n\nExpectation checklist:\n" + "\n".join(
-            f"- {line}" for line in expectations
-        )
+        lines = "\n".join(f"- {line}" for line in expectations)
+        text = f"Instruction:\n{item.prompt}\n\nExpectation checklist:\n{lines}"
+        if attempt:
+            text += f"\n\nReply {attempt} was not the JSON object asked for. Send that object only."
         return Question(
             system=_SYSTEM,
             text=text,

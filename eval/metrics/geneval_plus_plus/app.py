@@ -1,0 +1,78 @@
+"""The Space's page: judge one picture against one item and see the reasons.
+
+The judge is set by the Space's owner (ECHO4O_JUDGE, OPENAI_BASE_URL, OPENAI_API_KEY); a visitor can
+change neither its address nor its key.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import gradio as gr
+
+from echo4o.errors import Echo4oError
+from echo4o.eval.judging import JudgeConfig, judge
+from echo4o.eval.tasks import get_task
+
+TASK = get_task("geneval_plus_plus")
+ITEMS = {f"{item.prompt} ({item.tag})": item for item in TASK.items("kit").items}
+LEDGER = Path(tempfile.gettempdir()) / "echo4o-geneval-plus-plus" / "ledger.sqlite"
+ABOUT = """# GenEval++
+Does a picture hold everything its prompt asks for? Choose an item, give a picture of it, and a
+judge model goes through the checklist. For whole runs use `evaluate.load` or
+`echo4o eval`; see *Files*.
+"""
+
+
+def judge_picture(choice: str | None, picture: str | None) -> tuple[str, list[list[str]]]:
+    """Return the verdict in words, and one row per line of the checklist."""
+    model = os.environ.get("ECHO4O_JUDGE")
+    if not model:
+        raise gr.Error("This Space has no judge yet; its owner sets ECHO4O_JUDGE.")
+    if choice is None or picture is None:
+        raise gr.Error("Choose an item and give a picture of it.")
+    item = ITEMS[choice]
+    try:
+        judged = judge(
+            [item],
+            {item.number: Path(picture)},
+            protocol=TASK.protocol("kit"),
+            config=JudgeConfig(model=model),
+            ledger=LEDGER,
+        )
+    except Echo4oError as error:
+        raise gr.Error(str(error)) from error
+    verdict = judged.verdicts[0]
+    if verdict.outcome != "judged":
+        return f"**No verdict**: {verdict.outcome}", []
+    rows = [
+        ["yes" if finding.satisfied else "no", finding.expectation, finding.reason]
+        for finding in verdict.findings
+    ]
+    return f"**{'Right' if verdict.correct else 'Wrong'}**", rows
+
+
+with gr.Blocks(title="GenEval++") as demo:
+    gr.Markdown(ABOUT)
+    with gr.Row():
+        with gr.Column():
+            item_box = gr.Dropdown(list(ITEMS), value=next(iter(ITEMS)), label="Item")
+            picture_box = gr.Image(type="filepath", label="Picture")
+            button = gr.Button("Judge", variant="primary")
+        with gr.Column():
+            verdict_box = gr.Markdown("No verdict yet.")
+            finding_box = gr.Dataframe(
+                headers=["satisfied", "expectation", "reason"], label="Checklist", wrap=True
+            )
+    # The ledger has one writer; calls wait for each other.
+    button.click(
+        judge_picture,
+        [item_box, picture_box],
+        [verdict_box, finding_box],
+        api_name="judge",
+        concurrency_limit=1,
+    )
+demo.queue(max_size=16)
+
+if __name__ == "__main__":
+    demo.launch()
