@@ -1,0 +1,84 @@
+"""Runs training in forked processes, so that several runs, kills and ranks pay for one start-up.
+
+As a script it takes a list of jobs as JSON: {"out": folder, "settings": [...]} with "signal" and
+"steps" (send it whenever a step is reached), or with "world" and "port".
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from echo4o.training.overrides import override
+from echo4o.training.recipes import tiny
+from echo4o.training.train import train
+
+
+def start(out: Path, settings: list[str], environment: dict[str, str]) -> int:
+    """Fork a process that trains; returns its id."""
+    if child := os.fork():
+        return child
+    status = 1
+    try:
+        os.environ.update(environment)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        train(override(tiny(), settings), out)
+        status = 0
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def trained_steps(out: Path) -> int:
+    trace = out / "loss.jsonl"
+    return trace.read_bytes().count(b"\n") if trace.exists() else 0
+
+
+def interrupt(out: Path, settings: list[str], steps: list[int], number: int) -> list[int]:
+    """Send a signal whenever a run reaches one of the steps, then let it end; exit statuses."""
+    statuses = []
+    for step in steps:
+        child = start(out, settings, {})
+        while trained_steps(out) < step:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                raise SystemExit(f"the run ended before step {step}")
+            time.sleep(0.0005)
+        os.kill(child, number)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    child = start(out, settings, {})
+    return [*statuses, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
+
+
+def share(out: Path, settings: list[str], world: int, port: int) -> list[int]:
+    """One run over several processes, as torchrun starts them; exit statuses."""
+    common = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_PORT": str(port)}
+    common |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    children = [
+        start(out, settings, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(world)
+    ]
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for job in json.loads(sys.argv[1]):
+        out, settings = Path(job["out"]), job["settings"]
+        print(f"--- {out.name}", file=sys.stderr, flush=True)
+        if "world" in job:
+            statuses = share(out, settings, job["world"], job["port"])
+        else:
+            number = getattr(signal, job.get("signal", "SIGKILL"))
+            statuses = interrupt(out, settings, job.get("steps", []), number)
+        print(json.dumps(statuses), flush=True)
+
+
+if __name__ == "__main__":
+    main()

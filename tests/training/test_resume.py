@@ -1,0 +1,167 @@
+"""Killed, told to stop, damaged: a resumed run ends with the very bytes of an undisturbed one."""
+
+import json
+import logging
+import random
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from safetensors.torch import load_file
+from training_rows import make_row, write_dataset
+
+from echo4o.errors import Echo4oError
+from echo4o.training import checkpoint
+from echo4o.training.config import TrainConfig
+from echo4o.training.overrides import override
+from echo4o.training.train import train
+
+STEPS = [
+    *("steps=30", "checkpoint_every=5", "tokens_per_pack=150", "samples_per_pack=none"),
+    *("packs_per_step=2", "lookahead=3", "ema_decay=0.9"),
+]
+
+
+class Story(NamedTuple):
+    """A run that was interfered with."""
+
+    statuses: list[int]
+    printed: str
+    out: Path
+
+
+@pytest.fixture(scope="module")
+def stories(settings, mixed, tmp_path_factory) -> dict[str, Story]:
+    """Runs with packing, dropout and moving average: alone, killed, told to stop, on two ranks."""
+    root = tmp_path_factory.mktemp("stories")
+    words = [*settings, *STEPS, f"data={mixed}"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    jobs = {
+        "undisturbed": {},
+        "killed": {"steps": sorted(random.Random(5).sample(range(1, 30), 4))},
+        "told": {"steps": [7], "signal": "SIGTERM"},
+        "ranks": {"world": 2, "port": port},
+    }
+    told = ["checkpoint_every=1000"]
+    listed = [
+        {"out": str(root / name), "settings": words + (told if name == "told" else []), **job}
+        for name, job in jobs.items()
+    ]
+    script = Path(__file__).parents[1] / "helpers" / "training_runs.py"
+    command = [sys.executable, str(script), json.dumps(listed)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    statuses = [json.loads(line) for line in done.stdout.splitlines()]
+    printed = done.stderr.split("--- ")[1:]
+    return {
+        name: Story(*facts, root / name)
+        for name, *facts in zip(jobs, statuses, printed, strict=True)
+    }
+
+
+def result(out: Path) -> dict[str, bytes]:
+    """What two equal runs must have byte for byte."""
+    names = ("loss.jsonl", "model/model/model.safetensors", "model/tokenizer/tokenizer.json")
+    return {name: (out / name).read_bytes() for name in names}
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "loss.jsonl").open()]
+
+
+def test_kills_change_nothing(stories):
+    killed = stories["killed"]
+    assert killed.statuses == [-9, -9, -9, -9, 0]
+    assert "going on after step" in killed.printed
+    assert result(killed.out) == result(stories["undisturbed"].out)
+
+
+def test_sigterm_saves_and_exits_with_success(stories):
+    told = stories["told"]
+    assert told.statuses == [0, 0]
+    assert "told to stop" in told.printed
+    assert "going on after step" in told.printed
+    assert result(told.out) == result(stories["undisturbed"].out)
+
+
+def test_two_processes_train_like_one(stories):
+    alone, together = stories["undisturbed"], stories["ranks"]
+    assert together.statuses == [0, 0]
+    assert losses(together.out) == pytest.approx(losses(alone.out), abs=1e-5)
+    first, second = (
+        load_file(story.out / "model/model/model.safetensors") for story in (alone, together)
+    )
+    assert max((first[name] - second[name]).abs().max() for name in first) < 1e-4
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "gone"])
+def test_a_damaged_checkpoint_is_passed_over(config: TrainConfig, tmp_path, caplog, damage):
+    caplog.set_level(logging.INFO)
+    train(config, tmp_path / "run")
+    expected = result(tmp_path / "run")
+    newest = sorted((tmp_path / "run/checkpoints").iterdir())[-1]
+    file = newest / "optimizer.pt"
+    content = file.read_bytes()
+    if damage == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "bit":
+        file.write_bytes(content[:-99] + bytes([content[-99] ^ 1]) + content[-98:])
+    else:
+        (newest / "state.json").unlink()
+    (tmp_path / "run/record.json").unlink()
+    train(config, tmp_path / "run")
+    assert "step-0000012" in caplog.text
+    assert "going on after step 8 of 12" in caplog.text
+    assert result(tmp_path / "run") == expected
+
+
+def test_damage_everywhere_is_an_error(config: TrainConfig, tmp_path):
+    train(config, tmp_path / "run")
+    (tmp_path / "run/record.json").unlink()
+    for folder in (tmp_path / "run/checkpoints").iterdir():
+        (folder / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(Echo4oError, match="all 2 checkpoints"):
+        train(config, tmp_path / "run")
+
+
+def test_other_settings_need_force(config: TrainConfig, tmp_path, caplog):
+    train(config, tmp_path / "run")
+    longer = override(config, ["steps=16", "learning_rate=0.001"])
+    with pytest.raises(Echo4oError, match=r"finished run.*learning_rate: 0.002 -> 0.001.*steps"):
+        train(longer, tmp_path / "run")
+    (tmp_path / "run/record.json").unlink()
+    with pytest.raises(Echo4oError, match=r"step 12.*learning_rate: 0.002 -> 0.001.*resume_force"):
+        train(longer, tmp_path / "run")
+    ended = train(override(longer, ["resume_force=true"]), tmp_path / "run")
+    assert (ended.step, ended.finished) == (16, True)
+
+
+def test_other_rows_are_noticed(config: TrainConfig, mixed: Path, tmp_path):
+    train(config, tmp_path / "run")
+    other = write_dataset(tmp_path / "other", [make_row(n, seed=1) for n in range(6)])
+    with pytest.raises(Echo4oError, match="rows of the dataset"):
+        train(override(config, [f"data={other}"]), tmp_path / "run")
+    # The same rows in another place are the same dataset.
+    copy = shutil.copytree(mixed, tmp_path / "copy")
+    assert train(override(config, [f"data={copy}"]), tmp_path / "run").finished
+
+
+def test_a_failed_save_leaves_the_last_checkpoint(config: TrainConfig, tmp_path, monkeypatch):
+    def full(*args: object) -> None:
+        if any("step-0000008" in str(argument) for argument in args):
+            raise OSError(28, "No space left on device")
+        saved(*args)
+
+    saved = checkpoint.save_file
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        train(config, tmp_path / "run")
+    assert [f.name for f in (tmp_path / "run/checkpoints").iterdir()] == ["step-0000004"]
+    monkeypatch.undo()
+    assert train(config, tmp_path / "run").finished
