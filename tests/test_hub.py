@@ -225,8 +225,17 @@ use(None)
 assert resolve("rehearsal/trouble", "dataset", "v1") == done.revision
 assert len(api.list_repo_commits("rehearsal/trouble", repo_type="dataset")) == 2
 assert 77 in slept or 78 in slept
+(root / "wide").mkdir()
+for number in range(60):
+    (root / "wide" / f"{number}.txt").write_text(str(number))
+publish("wide", "rehearsal/wide")
+use(Trouble(0.2))
+assert len(content(download_folder("rehearsal/wide", "dataset"))) == 61
+use(None)
 use(Trouble(1, (1,)))
+slept.clear()
 assert "failed with 503" in refused(HubError, resolve, "rehearsal/trouble", "dataset")
+assert len(slept) == 5 and 24 < sum(slept) < 39
 use(Trouble(1, (3,)))
 assert "no usable answer" in refused(HubError, resolve, "rehearsal/trouble", "dataset")
 use(None)

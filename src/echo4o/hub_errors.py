@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ATTEMPTS = 6
+ATTEMPTS_TO_CONNECT = 4
+MOST_ATTEMPTS = 60
 LONGEST_WAIT_S = 900.0
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -37,7 +39,8 @@ class VerificationError(HubError):
 def patiently(what: str, action: Callable[[], T]) -> T:
     """Run an action that may be repeated; wait out overload, failures and cut connections.
 
-    A `Retry-After` of up to 15 minutes is honoured; without one the pauses grow from 1 to 32 s.
+    A `Retry-After` of up to 15 minutes is honoured; without one the pauses grow from 1 to 16 s.
+    Attempts are counted per address that fails: a long download that gets on may go on.
 
     Args:
         what: the action as it follows "cannot", such as "look up model a/b".
@@ -55,22 +58,31 @@ def patiently(what: str, action: Callable[[], T]) -> T:
     )
     from huggingface_hub.utils import httpx
 
-    for attempt in range(1, ATTEMPTS + 1):
+    troubles = (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        httpx.TransportError,
+        json.JSONDecodeError,
+    )
+    attempt, failing = 0, ""
+    for total in range(1, MOST_ATTEMPTS + 1):
         try:
             return action()
         except LocalTokenNotFoundError as error:
             raise HubError(f"cannot {what} without a token; {_LOG_IN}") from error
         except OfflineModeIsEnabled as error:
             raise HubError(f"cannot {what} in offline mode; unset HF_HUB_OFFLINE") from error
-        except LocalEntryNotFoundError as error:
-            raise _unreachable(what, error) from error
-        except (HfHubHTTPError, httpx.TransportError, json.JSONDecodeError, RuntimeError) as error:
+        except (*troubles, RuntimeError) as error:
             # The LFS upload wraps the reason in a RuntimeError.
             reason = error.__cause__ if isinstance(error, RuntimeError) else error
-            if not isinstance(reason, HfHubHTTPError | httpx.TransportError | json.JSONDecodeError):
+            if not isinstance(reason, troubles):
                 raise
+            where = _where(reason)
+            attempt, failing = (attempt if where == failing else 0) + 1, where
+            unreachable = isinstance(reason, httpx.ConnectError | LocalEntryNotFoundError)
+            most = ATTEMPTS_TO_CONNECT if unreachable else ATTEMPTS
             wait = _wait(reason, attempt)
-            if wait is None or attempt == ATTEMPTS:
+            if wait is None or attempt == most or total == MOST_ATTEMPTS:
                 raise _explained(what, reason) from error
             logger.warning("cannot %s yet (%s); again in %.0f s", what, _short(reason), wait)
             time.sleep(wait)
@@ -78,6 +90,15 @@ def patiently(what: str, action: Callable[[], T]) -> T:
 
 
 _LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token with write access"
+
+
+def _where(error: Exception) -> str:
+    """What failed, to tell a standstill from trouble on the way: the address or the message."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return str(error.response.request.url)
+    return _short(error)
 
 
 def _wait(error: Exception, attempt: int) -> float | None:
