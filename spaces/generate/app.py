@@ -255,6 +255,7 @@ def on_make(
         concurrency_id="model",
         concurrency_limit=1,
         show_progress_on=[results.empty, results.gallery],
+        scroll_to_output=True,
     ).success(
         lambda: (gr.update(visible=False), gr.update(visible=True)),
         outputs=[results.empty, results.gallery],

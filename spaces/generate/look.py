@@ -49,6 +49,9 @@ THEME = gr.themes.Soft(
     input_border_color_dark="*neutral_600",
     button_secondary_background_fill="white",
     button_secondary_background_fill_dark="*neutral_800",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_background_fill_dark="*primary_600",
     button_large_radius="*radius_lg",
 )
 STARTERS = (

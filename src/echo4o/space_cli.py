@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.txt"
 START_SECONDS = 120.0
-_MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_MODEL_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
 class SpaceError(Echo4oError):
@@ -163,6 +163,8 @@ def _environment(model: str | None, host: str, port: int, scratch: Path) -> dict
     }
     if model is not None:
         folder = Path(model)
+        if not folder.is_dir() and not _MODEL_ID.fullmatch(model):
+            raise SpaceError(f"there is no folder {model!r}, and it is no Hub id (ORG/NAME)")
         environment["ECHO4O_MODEL"] = str(folder.resolve()) if folder.is_dir() else model
     return environment
 

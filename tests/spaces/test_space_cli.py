@@ -1,0 +1,119 @@
+"""`echo4o space`: finding, staging, starting, stopping and publishing a Space."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from demo import running
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from huggingface_hub import HfApi, SpaceCard
+
+from echo4o import space_cli
+from echo4o.cli import main
+from echo4o.errors import Echo4oError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_unknown_space_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["space", "run", "../../etc"])
+    assert stop.value.code == 1
+    assert "there is no Space '../../etc'; choose one of: generate" in capsys.readouterr().err
+
+
+def test_port_in_use_is_one_sentence(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as stop:
+            main(["space", "run", "generate", "--port", str(port)])
+    assert stop.value.code == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
+
+
+def test_missing_model_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["space", "run", "generate", "--port", "0", "--model", "missing-folder"])
+    assert stop.value.code == 1
+    assert "no folder 'missing-folder', and it is no Hub id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_opens_without_a_model_and_ends_with_its_command(tmp_path, number):
+    with running(tmp_path) as (url, process):
+        client = Client(url, verbose=False)
+        with pytest.raises(AppError, match="No model is loaded here"):
+            client.predict(prompt="x", api_name="/generate")
+        client.close()
+        process.send_signal(number)
+        assert process.wait(timeout=20) == (-9 if number == signal.SIGKILL else 0)
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and listens(address):
+            time.sleep(0.05)
+        assert not listens(address)
+
+
+def test_broken_model_is_said_without_its_path(tmp_path, monkeypatch):
+    """The page must not stay at "loading", and visitors see a name, not a path."""
+    monkeypatch.syspath_prepend(str(ROOT / "spaces" / "generate"))
+    import engine
+
+    (tmp_path / "broken").mkdir()
+    broken = engine.Engine(str(tmp_path / "broken"))
+    with pytest.raises(Echo4oError):
+        broken._load()
+    assert (broken.wait(), broken.state, broken.name) == (None, "failed", "broken")
+    assert engine.Engine("/nowhere/secret/model").name == "model"
+    assert engine.Engine("acme/tiny@v1").name == "acme/tiny@v1"
+
+
+def listens(address):
+    with socket.socket() as probe:
+        return probe.connect_ex(address) == 0
+
+
+def test_staged_folder_is_what_the_repository_holds_plus_the_model(tmp_path):
+    plain = space_cli.stage("generate", tmp_path / "plain")
+    source = ROOT / "spaces" / "generate"
+    names = {path.name for path in source.iterdir() if path.name != "__pycache__"}
+    assert {path.name for path in plain.iterdir()} == names
+    assert all((plain / n).read_bytes() == (source / n).read_bytes() for n in names)
+    told = space_cli.stage("generate", tmp_path / "told", model="acme/tiny@v1")
+    assert (told / "model.txt").read_text() == "acme/tiny@v1\n"
+    card = SpaceCard((told / "README.md").read_text())
+    assert (card.data.models, card.data.sdk) == (["acme/tiny"], "gradio")
+
+
+@pytest.mark.parametrize("model", ["../x", "folder", "a/b/c", "a/b\nc", ""])
+def test_published_space_needs_a_hub_id(tmp_path, model):
+    with pytest.raises(space_cli.SpaceError, match="needs a Hub id"):
+        space_cli.stage("generate", tmp_path / "x", model=model)
+
+
+def test_push_to_the_hub(sandbox, tmp_path):
+    environment = sandbox.environment(tmp_path / "home")
+    push = ["space", "push", "generate", "echo4o-sandbox/demo-test", "--model", "acme/tiny"]
+    api = HfApi(endpoint=sandbox.hub, token=sandbox.token)
+    assert echo4o([*push, "--dry-run"], environment).returncode == 0
+    assert not api.repo_exists("echo4o-sandbox/demo-test", repo_type="space")
+    done = echo4o(push, environment)
+    assert done.returncode == 0, done.stderr
+    found = api.list_repo_files("echo4o-sandbox/demo-test", repo_type="space")
+    assert {"app.py", "README.md", "requirements.txt", "model.txt"} <= set(found)
+    assert sandbox.token not in done.stdout + done.stderr
+
+
+def echo4o(words, environment):
+    command = [sys.executable, "-m", "echo4o.cli", *words]
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )
