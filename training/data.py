@@ -3,6 +3,7 @@
 The order of rows is not decided here (order.py), nor what a row becomes (the family).
 """
 
+import dataclasses
 import functools
 import hashlib
 import io
@@ -14,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from huggingface_hub import constants
 from PIL import Image
 
-from echo4o import loading
+from echo4o import hub, loading
 from echo4o.errors import Echo4oError
 from echo4o.pictures import MAX_PIXELS
 from echo4o.records import Input
@@ -51,8 +53,9 @@ class TrainRow(NamedTuple):
 class Rows:
     """Random access to the rows of all sources; row numbers run through them one after another."""
 
-    def __init__(self, datasets: Sequence["Dataset"]) -> None:
+    def __init__(self, datasets: Sequence["Dataset"], source: Input) -> None:
         self._datasets = list(datasets)
+        self._source = source
         self._starts = [0]
         for dataset in self._datasets:
             self._starts.append(self._starts[-1] + len(dataset))
@@ -99,6 +102,11 @@ class Rows:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in self.skipped.items())
             raise Echo4oError(f"none of the {len(self)} rows can be used ({reasons})")
 
+    @property
+    def source(self) -> Input:
+        """The dataset as a record names it, with the digest of its rows."""
+        return dataclasses.replace(self._source, sha256=self.digest)
+
     @functools.cached_property
     def digest(self) -> str:
         """Identifies the rows by their ids and texts, so that a resume notices other data."""
@@ -116,23 +124,23 @@ def load_rows(config: TrainConfig) -> Rows:
     Raises:
         Echo4oError: a source has no rows or lacks a column that training needs.
     """
-    return Rows([_load(config, name) for name, weight in config.mixture if weight > 0])
-
-
-def dataset_input(config: TrainConfig) -> Input:
-    """The dataset as a record names it: a Hub id with the commit that was read, or a folder."""
-    path = loading.source(config.data)
+    path, revision = loading.source(config.data), config.revision
     if Path(path).is_dir():
-        return Input(kind="dataset", id=Path(path).resolve().name)
-    return Input(kind="dataset", id=path, revision=config.revision)
+        source = Input(kind="dataset", id=Path(path).resolve().name)
+    else:
+        if not constants.HF_HUB_OFFLINE:
+            # The commit, so that the record says what was read even if a branch moves meanwhile.
+            revision = hub.resolve(path, "dataset", revision)
+        source = Input(kind="dataset", id=path, revision=revision)
+    names = [name for name, weight in config.mixture if weight > 0]
+    return Rows([_load(path, revision, name, config.split) for name in names], source)
 
 
-def _load(config: TrainConfig, name: str) -> "Dataset":
+def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
     import datasets
 
-    path = loading.source(config.data)
     try:
-        dataset = datasets.load_dataset(path, name, split=config.split, revision=config.revision)
+        dataset = datasets.load_dataset(path, name, split=split, revision=revision)
     except datasets.exceptions.DataFilesNotFoundError as error:
         raise Echo4oError(f"{path} holds no dataset: {error}") from None
     missing = [column for column in _NEEDED if column not in dataset.column_names]
@@ -142,7 +150,7 @@ def _load(config: TrainConfig, name: str) -> "Dataset":
             f"{', '.join(dataset.column_names)}. Build it with `echo4o data build` or `data import`"
         )
     if not len(dataset):
-        raise Echo4oError(f"{path} ({name}, {config.split}) has no rows")
+        raise Echo4oError(f"{path} ({name}, {split}) has no rows")
     kept = [c for c in ("id", *_NEEDED, "input_images") if c in dataset.column_names]
     dataset = dataset.select_columns(kept)
     undecoded = datasets.Image(decode=False)

@@ -16,7 +16,7 @@ from echo4o.errors import Echo4oError
 from echo4o.records import Input, RunRecord, sha256_file, sync_folder, write_atomic
 
 from .config import TrainConfig, differences
-from .data import Rows, dataset_input
+from .data import Rows
 
 if TYPE_CHECKING:
     from .resume import State
@@ -135,14 +135,14 @@ def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> N
     os.replace(aside, final)
     sync_folder(out)
     write_atomic(out / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+    base = config.to_dict()["base_model"]
     files = [path for path in sorted(final.rglob("*")) if path.is_file()] + [out / _TRACE]
-    source = dataset_input(config)
     RunRecord(
         name=config.recipe,
         command=f"echo4o train run {config.recipe}",
         inputs=(
-            Input(kind="dataset", id=source.id, revision=source.revision, sha256=rows.digest),
-            Input(kind="model", id=config.base_model or "base", revision=config.base_revision),
+            rows.source,
+            Input(kind="model", id=str(base or "base"), revision=config.base_revision),
         ),
         parameters=config.to_dict(),
         seed=config.seed,

@@ -20,7 +20,7 @@ from echo4o.models.bagel.pipeline import Echo4oPipeline
 from echo4o.records import RECORD_NAME, JsonValue, RunRecord, sync_folder
 
 from .config import TinySizes, TrainConfig
-from .data import Rows, dataset_input
+from .data import Rows
 from .tokenizer import train_tokenizer
 
 _TABLE_SIDE = 8
@@ -51,11 +51,10 @@ def make_base(config: TrainConfig, rows: Rows, folder: Path) -> Path:
     shutil.rmtree(aside, ignore_errors=True)
     vae = load_autoencoder(config.autoencoder)
     build_pipeline(sizes, vae, rows.instructions(), config.seed).save_pretrained(aside)
-    source = dataset_input(config)
     RunRecord(
         name="base",
         command=f"echo4o train run {config.recipe}",
-        inputs=(dataclasses.replace(source, sha256=rows.digest),),
+        inputs=(rows.source,),
         parameters=parameters,
         seed=config.seed,
     ).save(aside)
