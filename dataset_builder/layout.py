@@ -24,7 +24,7 @@ _SUBSET_FOLDERS = {
 }
 # Folders from which a path means the same in a record and on the disk.
 _ANCHORS = ("images", "multi_refer_images_input", "multi_refer_images_output")
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz")
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _CATEGORIES = {
     **{"hum_hum": "human_human", "obj_obj": "object_object"},
     **{"hum_obj_sce": "human_object_scene"},

@@ -4,8 +4,6 @@ Archives come from strangers: names that leave the folder, links, devices, huge 
 headers are refused, and a cut-off archive gives what came before the cut.
 """
 
-import gzip
-import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -57,24 +55,40 @@ def read_members(path: Path, *, wanted: Callable[[str], bool], refuse: Refuse) -
     Raises:
         ArchiveError: the archive is cut off or damaged; members before the cut were yielded.
     """
-    with path.open("rb") as file, _decompressed(file) as stream:
+    with path.open("rb") as file:
+        stream = _Inflated(file) if file.read(2) == b"\x1f\x8b" else file
+        file.seek(0)
         try:
-            yield from _members(stream, wanted, refuse)
-            _check_rest(stream)
-        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+            yield from _members(cast(BinaryIO, stream), wanted, refuse)
+            _check_rest(cast(BinaryIO, stream))
+        except (tarfile.TarError, EOFError, zlib.error) as error:
             raise ArchiveError(
                 f"{path.name} is cut off or damaged ({error}); fetch it again"
             ) from None
 
 
-def _decompressed(file: BinaryIO) -> BinaryIO:
-    magic = file.read(6)
-    file.seek(0)
-    if magic[:2] == b"\x1f\x8b":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-    if magic == b"\xfd7zXZ\x00":
-        return cast(BinaryIO, lzma.LZMAFile(file))
-    return file
+class _Inflated:
+    """Reads gzip and gives everything before a cut; `gzip` itself loses the block with the cut."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._inflate = zlib.decompressobj(wbits=31)
+
+    def read(self, size: int) -> bytes:
+        """Some of the next `size` bytes, none at the end; checksums are verified."""
+        while True:
+            if self._inflate.eof:
+                source = self._inflate.unused_data.lstrip(b"\0") or self._file.read(_BLOCK)
+                if not source.strip(b"\0"):
+                    return b""
+                self._inflate = zlib.decompressobj(wbits=31)
+            else:
+                source = self._inflate.unconsumed_tail or self._file.read(_BLOCK)
+                if not source:
+                    raise EOFError("it ends in the middle")
+            data = self._inflate.decompress(source, size)
+            if data:
+                return data
 
 
 def _members(stream: BinaryIO, wanted: Callable[[str], bool], refuse: Refuse) -> Iterator[Member]:

@@ -1,0 +1,46 @@
+"""`echo4o.load_dataset` finds the dataset."""
+
+import authors_layout
+import pytest
+
+from echo4o import load_dataset
+from echo4o.dataset_builder import import_release
+from echo4o.loading import HUB_ID, source
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("loading")
+    authors_layout.write_t2i(root / "release", rows=4)
+    import_release(str(root / "release"), root / "echo-4o-image", validation=1)
+    return root / "echo-4o-image"
+
+
+def test_order_of_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ECHO4O_DATASET", raising=False)
+    assert source() == HUB_ID
+    (tmp_path / "echo-4o-image").mkdir()
+    assert source() == "echo-4o-image"
+    monkeypatch.setenv("ECHO4O_DATASET", "me/mine")
+    assert source() == "me/mine"
+    assert source("you/yours") == "you/yours"
+
+
+def test_loads_from_the_folder_and_the_variable(dataset, monkeypatch):
+    monkeypatch.chdir(dataset.parent)
+    monkeypatch.delenv("ECHO4O_DATASET", raising=False)
+    rows = list(load_dataset(split="train", streaming=True))
+    assert len(rows) == 3
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("ECHO4O_DATASET", str(dataset))
+    loaded = load_dataset("instruction_following", streaming=True, columns=["id"])
+    assert {split: [*rows][0].keys() for split, rows in loaded.items()} == {
+        "train": {"id"},
+        "validation": {"id"},
+    }
+
+
+def test_unknown_config_names_the_known_ones():
+    with pytest.raises(ValueError, match="surreal_fantasy.*got 'surreal'"):
+        load_dataset("surreal")

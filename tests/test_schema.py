@@ -1,0 +1,97 @@
+"""The row that every stage shares."""
+
+import dataclasses
+import io
+
+import pytest
+from PIL import Image
+
+from echo4o.schema import CATEGORIES, Picture, Row, RowError, check_row, constraint_key, features
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make(**changes):
+    fields = {
+        "id": "a-1",
+        "task_type": "ic",
+        "subset": "multi_reference",
+        "category": "object_object",
+        "instruction": "Put it there \u2013 now",
+        "requested_instruction": "Put the object from image 1 there",
+        "input_images": (Picture(data=png(), name="r.png"),),
+        "output_image": Picture(data=png(), name="o.png"),
+        "width": 3,
+        "height": 2,
+        "constraints": {"include": [{"class": "circle", "count": 2, "region": "left"}]},
+        "references": ({"sha256": "0" * 64, "consent": None},),
+        "provenance": {"created": "2026-01-01T00:00:00Z", "sha256": {"output_image": "1" * 64}},
+    }
+    return Row(**(fields | changes))
+
+
+def test_released_counts_sum_to_the_paper():
+    assert sum(sum(counts.values()) for counts in CATEGORIES.values()) == 178_228
+    sums = {name: sum(counts.values()) for name, counts in CATEGORIES.items()}
+    assert sums == {
+        "surreal_fantasy": 37_541,
+        "multi_reference": 72_729,
+        "instruction_following": 67_958,
+    }
+
+
+def test_row_round_trips_through_arrow():
+    import pyarrow as pa
+
+    row = make()
+    check_row(row)
+    assert list(row.to_dict()) == list(features())
+    table = pa.Table.from_pylist([row.to_dict()], schema=features().arrow_schema)
+    assert Row.from_dict(table.to_pylist()[0]) == row
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"id": "../x"}, "`id`"),
+        ({"subset": "dogs"}, "`subset`"),
+        ({"category": "easy"}, "`category`"),
+        ({"input_images": ()}, "`input_images`"),
+        ({"task_type": "t2i"}, "`input_images`"),
+        ({"instruction": "  "}, "`instruction`"),
+        ({"instruction": "a\x00b"}, "control character"),
+        ({"instruction": "x" * 100_000}, "100000 characters"),
+        ({"width": 0}, "`size`"),
+        ({"output_image": Picture(data=b"", name="o.png")}, "`picture`"),
+        ({"constraints": {"include": [{"class": "dog", "region": "middle"}]}}, "region 'middle'"),
+        ({"constraints": {"include": [{"class": "dog", "count": 0}]}}, "count must be"),
+        ({"constraints": {"include": ["dog"]}}, "`class`"),
+    ],
+)
+def test_bad_rows_are_refused_by_name(changes, field):
+    with pytest.raises(RowError) as caught:
+        check_row(make(**changes))
+    assert field in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_constraint_key_is_the_multiset_of_facts():
+    one = {"include": [{"class": "Dog", "count": 1, "size": "larger"}, {"class": "cat"}]}
+    other = {
+        "include": [{"class": "cat", "count": 1, "color": None}, {"class": "dog", "size": "large"}]
+    }
+    assert constraint_key(one) == constraint_key(other)
+    for change in ({"count": 2}, {"color": "red"}, {"region": "left"}, {"size": "small"}):
+        changed = {"include": [{"class": "cat"} | change, {"class": "dog", "size": "large"}]}
+        assert constraint_key(changed) != constraint_key(one)
+    twice = {"include": [{"class": "cat"}, *one["include"]]}
+    assert constraint_key(twice) != constraint_key(one)
+
+
+def test_a_row_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().id = "b"
