@@ -90,9 +90,7 @@ def scores_of(run: Path) -> list[ScoreFact]:
         raise GatherError(f"{run} holds no finished evaluation; run `echo4o eval run` first")
     few = {"one_or_two_objects": scores.get("one_or_two_objects")}
     tags = {"overall": scores["overall"], **few, **_mapping(scores.get("by_tag"))}
-    return [
-        _score(facts, tag, _mapping(value)) for tag, value in tags.items() if value is not None
-    ]
+    return [_score(facts, tag, _mapping(value)) for tag, value in tags.items() if value is not None]
 
 
 def space_facts(folder: Path) -> SpaceFacts:

@@ -211,4 +211,3 @@ def _runs(text: str, character: str) -> list[str]:
 
 def _size(rows: int) -> str:
     return next((name for top, name in _SIZES if rows < top), "n>1M")
-

@@ -180,7 +180,9 @@ def require_model() -> None:
 def why_not() -> str:
     """Why nothing can be made here, in one sentence."""
     if engine.state == "failed":
-        return f"The model {engine.name} could not be loaded; the owner finds the reason in the log."
+        return (
+            f"The model {engine.name} could not be loaded; the owner finds the reason in the log."
+        )
     return "No model is loaded here: the owner sets ECHO4O_MODEL to a model's Hub id or folder."
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from echo4o import Echo4oPipeline
     from PIL import Image
+
+    from echo4o import Echo4oPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +174,7 @@ class Engine:
 def load(source: str) -> "Echo4oPipeline":
     """Load a folder or a Hub id (`ORG/NAME` or `ORG/NAME@REVISION`) onto the best device."""
     import torch
+
     from echo4o import Echo4oPipeline
 
     revision = None

@@ -153,7 +153,9 @@ def settings(first_aspect: str, *more: str) -> Settings:
         )
         count = gr.Slider(1, checks.MAX_PICTURES, 1, step=1, label="Pictures", min_width=190)
     with gr.Accordion("Advanced", open=False):
-        seed = gr.Number(-1, label="Seed", info="the same seed makes the same picture; -1 draws one")
+        seed = gr.Number(
+            -1, label="Seed", info="the same seed makes the same picture; -1 draws one"
+        )
         steps = gr.Slider(
             1, checks.MAX_STEPS, STEPS, step=1, label="Steps", info="25 is fast, 49 is careful"
         )

@@ -10,9 +10,7 @@ from echo4o.model_cards.render import render_space_card
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = {
-    "fast": Claim(
-        id="fast", text="t", command="c", commit="abc", machine="m", status="verified"
-    ),
+    "fast": Claim(id="fast", text="t", command="c", commit="abc", machine="m", status="verified"),
     "hub": Claim(id="hub", text="t", command="c", commit=None, machine=None, status="unverified"),
     "no": Claim(id="no", text="t", command="c", commit=None, machine=None, status="unsupported"),
 }

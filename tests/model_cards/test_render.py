@@ -150,7 +150,14 @@ def hostile_cards():
     common |= {"tags": (HOSTILE,), "record": record, "pictures": (HOSTILE, "../../etc/passwd")}
     rights = Rights(generator=HOSTILE, terms_url=HOSTILE, signed_off_by=HOSTILE)
     score = ScoreFact(
-        task=HOSTILE, tag=HOSTILE, score=0.5, low=0.4, high=0.6, items=9, judge=HOSTILE, protocol="|"
+        task=HOSTILE,
+        tag=HOSTILE,
+        score=0.5,
+        low=0.4,
+        high=0.6,
+        items=9,
+        judge=HOSTILE,
+        protocol="|",
     )
     one = Input(kind="dataset", id=HOSTILE, revision=HOSTILE)
     part = Part(name=HOSTILE, role=HOSTILE, license=HOSTILE, sha256=HOSTILE)

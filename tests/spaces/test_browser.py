@@ -124,7 +124,9 @@ def test_compose_and_ask_take_uploads(visit, folder, tmp_path):
     page.get_by_label("Question").fill("What is it?")
     page.get_by_role("button", name="Ask", exact=True).click()
     answer = page.get_by_label("Answer")
-    page.wait_for_function("box => box.value.length > 0", arg=answer.element_handle(), timeout=60_000)
+    page.wait_for_function(
+        "box => box.value.length > 0", arg=answer.element_handle(), timeout=60_000
+    )
 
 
 def test_refusal_is_a_sentence_and_the_page_lives_on(visit, folder):
