@@ -51,19 +51,12 @@ def patiently(what: str, action: Callable[[], T]) -> T:
         HubError: every other refusal, and failures that did not pass.
     """
     from huggingface_hub.errors import (
-        HfHubHTTPError,
         LocalEntryNotFoundError,
         LocalTokenNotFoundError,
         OfflineModeIsEnabled,
     )
     from huggingface_hub.utils import httpx
 
-    troubles = (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        httpx.TransportError,
-        json.JSONDecodeError,
-    )
     attempt, failing = 0, ""
     for total in range(1, MOST_ATTEMPTS + 1):
         try:
@@ -72,10 +65,9 @@ def patiently(what: str, action: Callable[[], T]) -> T:
             raise HubError(f"cannot {what} without a token; {_LOG_IN}") from error
         except OfflineModeIsEnabled as error:
             raise HubError(f"cannot {what} in offline mode; unset HF_HUB_OFFLINE") from error
-        except (*troubles, RuntimeError) as error:
-            # The LFS upload wraps the reason in a RuntimeError.
-            reason = error.__cause__ if isinstance(error, RuntimeError) else error
-            if not isinstance(reason, troubles):
+        except (OSError, RuntimeError, httpx.TransportError, json.JSONDecodeError) as error:
+            reason = _trouble(error)
+            if reason is None:
                 raise
             where = _where(reason)
             attempt, failing = (attempt if where == failing else 0) + 1, where
@@ -90,6 +82,21 @@ def patiently(what: str, action: Callable[[], T]) -> T:
 
 
 _LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token with write access"
+
+
+def _trouble(error: Exception) -> Exception | None:
+    """The trouble with the Hub that an error tells of; None when it tells of something else."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
+
+    known = (HfHubHTTPError, LocalEntryNotFoundError, httpx.TransportError, json.JSONDecodeError)
+    # The LFS upload wraps the reason; a download of the wrong length is a bare OSError.
+    reason = error.__cause__ if isinstance(error, RuntimeError) else error
+    if isinstance(reason, known):
+        return reason
+    if isinstance(reason, OSError) and str(reason).startswith("Consistency check failed"):
+        return reason
+    return None
 
 
 def _where(error: Exception) -> str:
