@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ..faults import Faults
 from ..keys import API_KEY
@@ -69,6 +70,10 @@ def _add_errors(app: FastAPI) -> None:
     async def on_problem(request: Request, problem: ApiProblem) -> Response:
         headers = {"x-should-retry": "false"} if problem.status < 500 else {}
         return JSONResponse(problem.body, problem.status, headers=headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:

@@ -1,0 +1,73 @@
+"""Helpers for tests that need a sandbox of their own."""
+
+import contextlib
+import importlib.util
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+
+from echo4o.sandbox.faults import Faults
+from echo4o.sandbox.keys import API_KEY, HUB_TOKEN
+
+_spec = importlib.util.spec_from_file_location(
+    "sandbox_starter", Path(__file__).parents[1] / "conftest.py"
+)
+_conftest = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_conftest)
+Sandbox = _conftest.Sandbox
+start_sandbox = _conftest.start_sandbox
+
+
+def connect(sandbox: Sandbox, **options: object) -> openai.OpenAI:
+    """The official client, without retries of its own."""
+    return openai.OpenAI(base_url=sandbox.openai, api_key=sandbox.api_key, max_retries=0, **options)
+
+
+@contextlib.contextmanager
+def image_api(root: Path, faults: str = "") -> Iterator[Sandbox]:
+    """The image API alone, on a port of its own in a thread: no process to start."""
+    from echo4o.sandbox.openai import create_app
+    from echo4o.sandbox.serve import make_server
+
+    app = create_app(root / "openai")
+    app.state.faults = Faults.parse(faults)
+    server = make_server(app, app.state.faults, "openai")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.002)
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            yield Sandbox(url, "", API_KEY, HUB_TOKEN, root)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextlib.contextmanager
+def restartable(root: Path, *options: str) -> Iterator[Callable[..., Sandbox]]:
+    """Gives `start(kill=False)`, which ends the running sandbox of `root` and starts another."""
+    running = []
+
+    def stop(kill: bool) -> None:
+        while running:
+            process = running.pop()
+            process.kill() if kill else process.terminate()
+            process.wait(timeout=20)
+
+    def start(*, kill: bool = False) -> Sandbox:
+        stop(kill)
+        process, facts = start_sandbox(root, *options)
+        running.append(process)
+        return facts
+
+    try:
+        yield start
+    finally:
+        stop(kill=False)
