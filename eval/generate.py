@@ -5,7 +5,6 @@ pictures are kept, and a run with anything else in the same folder is refused.
 """
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from echo4o import __version__
 from echo4o.errors import Echo4oError
+from echo4o.models.pictures import PictureRecord, encode_png
 from echo4o.records import sha256_file, write_atomic
 
 from .items import Item, ItemSet
@@ -30,18 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-_XMP = """\
-<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
- <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">
-   <Iptc4xmpExt:DigitalSourceType>\
-http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia\
-</Iptc4xmpExt:DigitalSourceType>
-  </rdf:Description>
- </rdf:RDF>
-</x:xmpmeta>
-<?xpacket end="r"?>"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,22 +251,14 @@ def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 def _encode(
     picture: Image.Image, item: Item, seed: int, model: ModelIdentity, config: GenerateConfig
 ) -> bytes:
-    facts = PngInfo()
-    words = {
-        "Software": f"echo4o {__version__}",
-        "prompt": item.prompt,
-        "seed": str(seed),
-        "model": model.id,
-        "revision": model.revision or model.sha256 or "",
-        "settings": json.dumps(config.identity()),
-    }
-    for key, word in words.items():
-        facts.add_itxt(key, word)
-    # Says in the IPTC vocabulary that a trained model made this picture.
-    facts.add_itxt("XML:com.adobe.xmp", _XMP)
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="PNG", pnginfo=facts)
-    return buffer.getvalue()
+    facts = PictureRecord(
+        prompt=item.prompt,
+        model=model.id,
+        revision=model.revision,
+        seed=seed,
+        parameters={"item": item.number, "model_sha256": model.sha256, **config.identity()},
+    )
+    return encode_png(picture, facts)
 
 
 def _hash_folder(folder: Path) -> str:

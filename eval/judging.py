@@ -148,7 +148,7 @@ async def judge_async(
         result = Judged(
             verdicts=tuple(settled[item.number] for item in items),
             calls=client.calls_made,
-            spent_usd=book.spent_usd,
+            spent_usd=round(book.spent_usd, 8),
         )
     _refuse_silence(result.verdicts, config.model)
     return result

@@ -46,7 +46,7 @@ _CITATION = """\
 """
 
 
-class GenevalPlusPlus(evaluate.Metric):  # type: ignore[misc]
+class GenevalPlusPlus(evaluate.Metric):
     """The metric; `compute` takes `predictions`, `references` and `judge`."""
 
     def add_batch(self, *, predictions: list[Any], references: list[Any], **inputs: Any) -> None:

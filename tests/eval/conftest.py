@@ -1,0 +1,21 @@
+"""A real pipeline of the rehearsal's kind, made once for all tests of the evaluation."""
+
+import pytest
+from eval_tools import KIT
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """Random weights; a folder that `Echo4oPipeline.from_pretrained` loads."""
+    import torch
+
+    from echo4o.training.autoencoder import tiny_autoencoder
+    from echo4o.training.config import TinySizes
+    from echo4o.training.tiny import build_pipeline
+
+    torch.manual_seed(0)
+    prompts = [item.prompt for item in KIT.items]
+    pipeline = build_pipeline(TinySizes(), tiny_autoencoder(), prompts, seed=0)
+    folder = tmp_path_factory.mktemp("model") / "echo-4o-tiny"
+    pipeline.save_pretrained(folder)
+    return folder

@@ -1,0 +1,84 @@
+"""The verbs as a user runs them."""
+
+import json
+
+import pytest
+from eval_tools import KIT, paint_into
+from tests_sandbox import image_api
+
+from echo4o.cli import main
+
+
+def status(*words):
+    with pytest.raises(SystemExit) as error:
+        main([str(word) for word in words])
+    return error.value.code
+
+
+def test_judge_and_report(tmp_path, monkeypatch, capsys):
+    pictures = paint_into(tmp_path / "pictures", KIT.items)
+    out = tmp_path / "run"
+    with image_api(tmp_path / "sandbox") as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        main(
+            ["eval", "judge", "geneval_plus_plus", "--images", str(pictures), "--out", str(out)]
+            + ["--judge", "sandbox-judge", "--base-url", server.openai, "--limit", "7"]
+        )
+    said = capsys.readouterr().out
+    assert "overall                   100.0 %" in said
+    assert "7 judged; 7 calls now" in said
+    assert len((out / "items.jsonl").read_text().splitlines()) == 7
+    assert json.loads((out / "run.json").read_text())["items"]["available"] == 210
+    main(["eval", "report", str(out), "--out", str(tmp_path / "report.html")])
+    assert "data:image/png" in (tmp_path / "report.html").read_text()
+
+
+def test_run_generates_judges_and_scores_and_resumes(model_folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+    words = ["eval", "run", "geneval_plus_plus", "--model", str(model_folder), "--steps", "1"]
+    words += ["--limit", "7", "--seed", "3", "--out", str(out), "--judge", "sandbox-judge"]
+    with image_api(tmp_path / "sandbox") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        main(words)
+        first = (out / "run.json").read_text()
+        pictures = {file: file.stat().st_mtime_ns for file in (out / "pictures").glob("*.png")}
+        main(words)
+        assert status(*words, "--guidance", "7") == 1
+    said = capsys.readouterr()
+    assert "7 judged; 7 calls now" in said.out
+    assert "7 judged; 0 calls now" in said.out
+    assert "settings.guidance is None there and 7.0 now" in said.err
+    assert len(pictures) == 7
+    assert all(file.stat().st_mtime_ns == time for file, time in pictures.items())
+    run, again = json.loads(first), json.loads((out / "run.json").read_text())
+    assert run["verdicts"] == again["verdicts"]
+    assert run["generation"]["settings"]["seed"] == 3
+    assert run["generation"]["model"]["id"] == model_folder.name
+    assert run["scores"]["overall"]["score"] < 0.2  # random weights
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("eval", "judge", "mmlu"), "there is no task 'mmlu'"),
+        (("eval", "judge", "geneval_plus_plus", "--protocol", "paper"), "echo4o eval fetch"),
+        (("eval", "judge", "geneval_plus_plus", "--items", "none.jsonl"), "no items file"),
+        (("eval", "judge", "geneval_plus_plus", "--limit", "0"), "`limit` must be at least 1"),
+        (("eval", "judge", "geneval_plus_plus", "--concurrency", "0"), "`concurrency`"),
+    ],
+)
+def test_misuse_is_one_sentence(tmp_path, capsys, words, complaint):
+    rest = ("--images", tmp_path, "--out", tmp_path / "run", "--judge", "sandbox-judge")
+    assert status(*words, *rest) == 1
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert "Traceback" not in error
+
+
+def test_run_refuses_a_bad_protocol_before_it_looks_for_the_model(tmp_path, capsys):
+    rest = ("--model", "nobody/nothing", "--judge", "j", "--out", tmp_path / "run")
+    assert status("eval", "run", "geneval_plus_plus", "--protocol", "strict", *rest) == 1
+    assert "echo4o eval fetch" in capsys.readouterr().err
+    assert status("eval", "run", "geneval_plus_plus", "--size", "64", *rest) == 2
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,225 @@
+"""Judging over HTTP: pixels decide, nothing is asked twice, every failure has its name."""
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from eval_tools import KIT, TASK, paint_into, verdict
+from tests_sandbox import image_api
+
+from echo4o.client import ApiClient, ImageRequest
+from echo4o.errors import Echo4oError
+from echo4o.eval.items import select
+from echo4o.eval.judging import JudgeConfig, _refuse_silence, judge
+from echo4o.eval.pictures import find_pictures
+from echo4o.eval.runs import judge_run, load_run
+from echo4o.ledger import BudgetExceeded, Ledger
+
+ITEMS = select(KIT.items, 14)
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    with image_api(tmp_path / "sandbox") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        yield server
+
+
+def calls(server):
+    """Paid calls to the judge, by content."""
+    lines = (server.root / "openai" / "calls.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return Counter(row["key"] for row in rows if row["endpoint"].endswith("completions"))
+
+
+def judged(folder, out, items=ITEMS, **config):
+    return judge(
+        items,
+        find_pictures(folder),
+        protocol=TASK.protocol("kit"),
+        config=JudgeConfig(model="sandbox-judge", **config),
+        ledger=out / "ledger.sqlite",
+    )
+
+
+def buy_pictures(folder, items):
+    """Have the image API paint the items, as a stranger's model would."""
+    folder.mkdir()
+
+    async def buy():
+        with Ledger(folder.parent / "bought" / "ledger.sqlite") as ledger:
+            async with ApiClient(ledger=ledger) as client:
+                for item in items:
+                    request = ImageRequest(model="sandbox-image", prompt=item.prompt, size="64x64")
+                    reply = await client.image(request)
+                    (folder / f"{item.number}.png").write_bytes(reply.image)
+
+    asyncio.run(buy())
+    return folder
+
+
+def test_right_pictures_are_right_and_others_wrong(api, tmp_path):
+    pictures = buy_pictures(tmp_path / "right", ITEMS)
+    right = judged(pictures, tmp_path / "a")
+    assert [one.outcome for one in right.verdicts] == ["judged"] * 14
+    assert all(one.correct for one in right.verdicts)
+    assert right.calls == 14 == sum(calls(api).values())
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    for item, other in zip(ITEMS, ITEMS[1:] + ITEMS[:1], strict=True):
+        data = (pictures / f"{other.number}.png").read_bytes()
+        (wrong / f"{item.number}.png").write_bytes(data)
+    found = judged(wrong, tmp_path / "b")
+    assert [one.outcome for one in found.verdicts] == ["judged"] * 14
+    assert not any(one.correct for one in found.verdicts)
+    one = found.verdicts[0]
+    assert one.judge_model.startswith("sandbox-judge")
+    assert one.request_id.startswith("req_")
+    assert "found" in one.findings[0].reason
+    assert json.loads(one.raw_reply)["correct"] is False
+    assert one.cost_usd > 0
+    assert found.spent_usd == pytest.approx(sum(v.cost_usd for v in found.verdicts))
+
+
+def test_a_run_is_kept_and_the_second_one_asks_nothing(api, tmp_path):
+    pictures = paint_into(tmp_path / "pictures", ITEMS)
+    runs = [
+        judge_run(
+            TASK,
+            KIT,
+            ITEMS,
+            pictures=pictures,
+            out=tmp_path / "run",
+            protocol="kit",
+            config=JudgeConfig(model="sandbox-judge"),
+        )
+        for _ in range(2)
+    ]
+    assert [run.calls for run in runs] == [14, 0]
+    assert runs[0].verdicts == runs[1].verdicts == load_run(tmp_path / "run").verdicts
+    assert runs[0].spent_usd == runs[1].spent_usd > 0
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert stored["scores"]["overall"] == {
+        **runs[0].scores().overall.to_json(),
+        "score": 1.0,
+        "items": 14,
+    }
+    assert set(stored["scores"]["by_tag"]) == {item.tag for item in KIT.items}
+    assert stored["pictures"] == "../pictures"
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["metrics"]["scores"] == stored["scores"]
+    assert str(tmp_path) not in json.dumps([stored, record])
+
+
+def test_missing_and_damaged_pictures_count_as_wrong_without_a_call(api, tmp_path):
+    pictures = paint_into(tmp_path / "pictures", ITEMS)
+    (pictures / f"{ITEMS[0].number}.png").unlink()
+    (pictures / f"{ITEMS[1].number}.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    found = judged(pictures, tmp_path)
+    assert [one.outcome for one in found.verdicts[:3]] == ["missing", "damaged", "judged"]
+    assert found.calls == 12
+    scores = TASK.score(found.verdicts)
+    assert scores.overall.items == 14
+    assert scores.coverage == pytest.approx(12 / 14)
+    assert scores.overall.score < 1
+    with pytest.raises(Echo4oError, match="none of 14 items has a usable picture"):
+        judged(tmp_path, tmp_path / "none")
+
+
+def test_garbage_and_refusals_are_counted_by_name(tmp_path, monkeypatch):
+    pictures = paint_into(tmp_path / "pictures", select(KIT.items, 35))
+    with image_api(tmp_path / "sandbox", "garbage=0.45,refuse=0.1,seed=5") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        found = judged(pictures, tmp_path, select(KIT.items, 35))
+        again = judged(pictures, tmp_path, select(KIT.items, 35))
+    outcomes = Counter(one.outcome for one in found.verdicts)
+    assert outcomes["refused"] >= 1
+    assert outcomes["unreadable"] >= 1
+    assert outcomes["judged"] >= 15
+    assert any(one.calls > 1 and one.outcome == "judged" for one in found.verdicts)
+    for one in found.verdicts:
+        assert one.correct == (one.outcome == "judged")
+        assert (one.reason is None) == (one.outcome == "judged")
+        assert one.calls == 3 if one.outcome == "unreadable" else one.calls <= 3
+    assert again.calls == 0
+    assert again.verdicts == found.verdicts
+
+
+def test_judge_that_never_answers_gives_no_score():
+    silent = [verdict(item, None, outcome="failed", reason="HTTP 500") for item in ITEMS]
+    with pytest.raises(Echo4oError, match="answered none of 14 questions.*HTTP 500"):
+        _refuse_silence(silent, "m")
+    _refuse_silence([*silent, verdict(ITEMS[0], False)], "m")
+
+
+def test_budget_stops_and_what_was_judged_is_kept(api, tmp_path):
+    pictures = paint_into(tmp_path / "pictures", ITEMS)
+    with pytest.raises(BudgetExceeded, match="raise --budget"):
+        judged(pictures, tmp_path, budget_usd=0.01, concurrency=1)
+    before = sum(calls(api).values())
+    assert 0 < before < 14
+    with Ledger(tmp_path / "ledger.sqlite", read_only=True) as ledger:
+        assert ledger.committed_usd <= 0.01
+    assert judged(pictures, tmp_path, budget_usd=1.0).calls == 14 - before
+
+
+def test_judging_works_inside_a_running_loop(api, tmp_path):
+    pictures = paint_into(tmp_path / "pictures", ITEMS[:1])
+
+    async def notebook_cell():
+        return judged(pictures, tmp_path, ITEMS[:1])
+
+    assert asyncio.run(notebook_cell()).verdicts[0].correct
+
+
+def wait_for_verdicts(ledger, number):
+    """Wait until a killed run's ledger holds that many replies."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if ledger.exists():
+            with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as database:
+                query = "SELECT count(*) FROM sqlite_master WHERE name = 'calls'"
+                if database.execute(query).fetchone()[0]:
+                    query = "SELECT count(*) FROM calls WHERE state = 'done'"
+                    if database.execute(query).fetchone()[0] >= number:
+                        return
+        time.sleep(0.005)
+    raise AssertionError("the run did not get that far")
+
+
+def test_killed_runs_go_on_and_pay_nothing_twice(tmp_path):
+    """kill -9 at three moments; only calls in flight may be made again."""
+    pictures = paint_into(tmp_path / "pictures", KIT.items[:60])
+    with image_api(tmp_path / "sandbox", "latency=60ms") as server:
+        variables = {"OPENAI_BASE_URL": server.openai, "OPENAI_API_KEY": server.api_key}
+        command = [sys.executable, "-m", "echo4o.cli", "eval", "judge", "geneval_plus_plus"]
+        command += ["--images", str(pictures), "--out", str(tmp_path / "run"), "--limit", "60"]
+        items = tmp_path / "items.jsonl"
+        items.write_text("".join(json.dumps(item.to_json()) + "\n" for item in KIT.items[:60]))
+        command += ["--items", str(items), "--judge", "sandbox-judge", "--concurrency", "4"]
+        for number in (3, 17, 40):
+            child = subprocess.Popen(command, env={**os.environ, **variables}, stderr=-3)
+            wait_for_verdicts(tmp_path / "run" / "judge" / "ledger.sqlite", number)
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+        assert not (tmp_path / "run" / "run.json").exists()
+        done = subprocess.run(
+            command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    run = load_run(tmp_path / "run")
+    assert [one.outcome for one in run.verdicts] == ["judged"] * 60
+    assert all(one.correct for one in run.verdicts)
+    made = calls(server)
+    assert len(made) == 60
+    assert sum(made.values()) - 60 <= 3 * 4  # three kills with at most four calls in flight
+    assert "60 judged" in done.stdout

@@ -1,0 +1,175 @@
+"""The report: one safe, self-contained page that shows what the runs hold."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from eval_tools import KIT, paint_into, verdict, write_run
+
+from echo4o.errors import Echo4oError
+from echo4o.eval.charts import loss_curve, read_loss
+from echo4o.eval.items import select
+from echo4o.eval.protocols import Finding
+from echo4o.eval.report import write_report
+
+ITEMS = select(KIT.items, 14)
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, and the text of scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.scripts, self._inside = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag == "script"
+
+    def handle_endtag(self, tag):
+        self._inside = False
+
+    def handle_data(self, data):
+        if self._inside:
+            self.scripts.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    pictures = paint_into(tmp_path / "pictures", ITEMS)
+    before = [verdict(item, False) for item in ITEMS]
+    before[0] = verdict(ITEMS[0], True)
+    after = [verdict(item, True) for item in ITEMS]
+    after[0] = verdict(ITEMS[0], False)
+    after[1] = verdict(ITEMS[1], None, picture=None)
+    return [
+        write_run(tmp_path / "untrained", before, pictures),
+        write_run(tmp_path / "trained", after, pictures),
+    ]
+
+
+def test_report_shows_both_runs_with_pictures_scores_and_loss(runs, tmp_path):
+    loss = tmp_path / "loss.jsonl"
+    loss.write_text("".join(json.dumps({"step": n, "loss": 1 / n}) + "\n" for n in range(1, 90)))
+    out = write_report(runs, tmp_path / "r" / "report.html", loss=loss, title="Before and after")
+    text = out.read_text()
+    page = Page(text)
+    cards = page.all("article")
+    assert [card["data-tag"] for card in cards] == [item.tag for item in ITEMS]
+    assert cards[0]["data-outcome"] == "wrong lost"
+    assert cards[1]["data-outcome"] == "unjudged"
+    assert cards[2]["data-outcome"] == "right gained"
+    pictures = [image["src"] for image in page.all("img")]
+    assert len(pictures) == 2 * 14 - 1 + 2 * 7  # all of both runs, and the first of each tag
+    assert all(source.startswith("data:image/png;base64,") for source in pictures)
+    assert base64.b64decode(pictures[0].split(",")[1]).startswith(b"\x89PNG")
+    assert "<title>Before and after</title>" in text
+    assert "85.7 %" in text  # 12 of 14, two per tag
+    assert "+78.6" in text
+    assert "1 of 14 items have no readable verdict" in text
+    assert 'class="curve"' in text
+    assert {option.get("value") for option in page.all("option")} >= {"gained", "lost", "right"}
+
+
+def test_one_run_needs_no_comparison(runs, tmp_path):
+    text = write_report(runs[1:], tmp_path / "one.html").read_text()
+    assert "Difference, points" not in text
+    assert 'value="gained"' not in text
+    assert "GenEval++ report" in text
+
+
+def test_everything_from_prompts_judges_and_names_is_escaped(tmp_path):
+    pictures = paint_into(tmp_path / "pictures", ITEMS[:2])
+    finding = Finding(expectation=HOSTILE, satisfied=False, reason=HOSTILE)
+    verdicts = [
+        verdict(ITEMS[0], False, prompt=HOSTILE, tag=HOSTILE, findings=(finding,)),
+        verdict(ITEMS[1], None, reason=HOSTILE, prompt="{{ 7 * 7 }}", picture=f"../{HOSTILE}"),
+    ]
+    folder = write_run(tmp_path / "a'b&lt", verdicts, pictures)
+    text = write_report([folder], tmp_path / "report.html", title=HOSTILE).read_text()
+    page = Page(text)
+    assert len(page.all("script")) == 1
+    assert "alert" not in page.scripts[0]
+    assert not [attrs for _, attrs in page.elements if any(key.startswith("on") for key in attrs)]
+    assert all(image["src"].startswith("data:") for image in page.all("img"))
+    assert "{{ 7 * 7 }}" in text
+    assert text.count("&lt;script&gt;alert(1)") >= 5
+
+
+def test_the_page_loads_nothing_and_runs_only_its_own_script(runs, tmp_path):
+    import hashlib
+
+    text = write_report(runs, tmp_path / "report.html").read_text()
+    page = Page(text)
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv"))
+    script = re.search(r"<script>(.*)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    assert not page.all("link")
+    assert not re.search(r"https?://", re.sub(r"data:[^\"]*", "", text))
+
+
+def test_large_pictures_are_made_small(tmp_path):
+    from PIL import Image
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.effect_noise((1600, 1200), 90).convert("RGB").save(pictures / "1.png")
+    folder = write_run(tmp_path / "run", [verdict(KIT.items[0], True)], pictures)
+    out = write_report([folder], tmp_path / "report.html")
+    assert "data:image/webp" in out.read_text()
+    assert out.stat().st_size < 400_000
+
+
+def test_unlike_runs_are_refused_or_marked(runs, tmp_path):
+    stored = json.loads((runs[0] / "run.json").read_text())
+    stored["judge"]["model"] = "another"
+    (runs[0] / "run.json").write_text(json.dumps(stored))
+    assert "different judges" in write_report(runs, tmp_path / "r.html").read_text()
+    for broken, complaint in (
+        ({**stored, "format": 9}, "not a run of format 1"),
+        ({**stored, "verdicts": [{}]}, "is damaged"),
+        ({**stored, "extra": 1}, "is damaged"),
+        ([], "not a run of format 1"),
+    ):
+        (runs[0] / "run.json").write_text(json.dumps(broken))
+        with pytest.raises(Echo4oError, match=complaint):
+            write_report(runs, tmp_path / "r.html")
+    (runs[0] / "run.json").write_text("{")
+    with pytest.raises(Echo4oError, match="not JSON"):
+        write_report(runs, tmp_path / "r.html")
+    with pytest.raises(Echo4oError, match="no run at"):
+        write_report([tmp_path / "none"], tmp_path / "r.html")
+    with pytest.raises(Echo4oError, match="at least one run"):
+        write_report([], tmp_path / "r.html")
+
+
+def test_a_moved_run_still_finds_its_pictures(runs, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("untrained", "pictures"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    text = write_report([tmp_path / "elsewhere" / "untrained"], tmp_path / "r.html").read_text()
+    assert text.count("data:image/png") == 14 + 7
+
+
+def test_loss_files_with_gaps_are_read_and_others_refused(tmp_path):
+    file = tmp_path / "loss.jsonl"
+    file.write_text('{"step": 2, "loss": 1.5, "lr": 1}\n\n{"step": 1, "loss": 2}\n')
+    assert read_loss(file) == [(1.0, 2.0), (2.0, 1.5)]
+    assert "polyline" in loss_curve(read_loss(file))
+    assert "polyline" in loss_curve([(1, 0.0)])
+    for text, complaint in (("{}", "line 1"), ("no", "line 1"), ("", "holds no loss")):
+        file.write_text(text)
+        with pytest.raises(Echo4oError, match=complaint):
+            read_loss(file)
+    file.write_text('{"step": 1, "loss": NaN}')
+    with pytest.raises(Echo4oError, match="holds no loss"):
+        read_loss(file)
