@@ -1,4 +1,4 @@
-"""The judge answers from pixels: right pictures pass, wrong ones do not, whatever the prompt says."""
+"""The judge answers from pixels: right pictures pass, wrong ones fail, whatever the prompt says."""
 
 import io
 import json

@@ -244,7 +244,7 @@ def test_many_at_once_and_each_is_billed_once(sandbox):
         async with openai.AsyncOpenAI(**options) as api:
             calls = [
                 api.images.generate(
-                    model="sandbox-image", prompt=f"billed {number} circles", size="64x64"
+                    model="sandbox-image", prompt=f"billed {number:02} circles", size="64x64"
                 )
                 for number in range(24)
             ]
