@@ -1,7 +1,7 @@
 """`Echo4oImage`: a `datasets` builder over the authors' layout or a generated plan's folder.
 
 Loading scripts are gone from `datasets`, so this is an ordinary class:
-`Echo4oImage("multi_reference", data_dir="Echo-4o-Image").as_streaming_dataset("train")`.
+`Echo4oImage(config_name="multi_reference", data_dir=FOLDER).as_streaming_dataset("train")`.
 """
 
 import tempfile

@@ -30,7 +30,7 @@ def choose_validation(rows: Sequence[Candidate], count: int, seed: int = 0) -> f
             f"so give 0 to {len(rows) // 2}"
         )
     chosen: list[str] = []
-    groups = sorted(_groups(rows), key=lambda group: _rank(group[0], seed))
+    groups = sorted(_groups(rows), key=lambda group: _rank(min(group), seed))
     for group in groups:
         if len(group) <= max(1, count // 4) and len(chosen) + len(group) <= count:
             chosen += group

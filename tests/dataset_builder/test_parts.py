@@ -1,0 +1,132 @@
+"""Shards, splits and the picture pool on their own."""
+
+import dataclasses
+import random
+
+import authors_layout as layout
+import pyarrow.parquet as pq
+import pytest
+from datasets import Features
+
+from echo4o.dataset_builder.card import front_matter_configs
+from echo4o.dataset_builder.pool import PicturePool
+from echo4o.dataset_builder.shards import ShardWriter
+from echo4o.dataset_builder.splits import Candidate, choose_validation
+from echo4o.errors import Echo4oError
+from echo4o.records import sha256_bytes, sha256_file
+from echo4o.schema import Picture, Row, features
+
+
+def row(number, size=10_000):
+    return Row(
+        id=f"r-{number}",
+        task_type="t2i",
+        subset="surreal_fantasy",
+        instruction=f"row {number}",
+        output_image=Picture(data=bytes([number]) * size, name=f"{number}.png"),
+        width=1,
+        height=1,
+    )
+
+
+def write(folder, **limits):
+    writer = ShardWriter(folder, "train", **limits)
+    for number in range(20):
+        writer.add(row(number))
+    return writer.close()
+
+
+def test_groups_and_shards_stay_under_their_limits(tmp_path):
+    shards = write(tmp_path, max_group_bytes=40_000, max_shard_bytes=100_000)
+    assert [shard.path.name for shard in shards] == [
+        f"train-{index:05d}-of-{len(shards):05d}.parquet" for index in range(len(shards))
+    ]
+    assert sum(shard.rows for shard in shards) == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == [s.path.name for s in shards]
+    ids = []
+    for shard in shards:
+        assert shard.path.stat().st_size < 150_000
+        assert shard.sha256 == sha256_file(shard.path)
+        file = pq.ParquetFile(shard.path)
+        assert Features.from_arrow_schema(file.schema_arrow) == features()
+        for group in range(file.num_row_groups):
+            facts = file.metadata.row_group(group)
+            assert facts.total_byte_size < 60_000
+            columns = {facts.column(i).path_in_schema: facts.column(i) for i in range(19)}
+            assert columns["output_image.bytes"].compression == "UNCOMPRESSED"
+            assert columns["output_image.bytes"].statistics is None
+            assert columns["instruction"].has_column_index
+        ids += file.read(columns=["id"])["id"].to_pylist()
+    assert ids == [f"r-{number}" for number in range(20)]
+
+
+def noise(number):
+    return random.Random(number).randbytes(128_000)
+
+
+def test_chunking_keeps_most_of_a_changed_file(tmp_path):
+    """Content-defined chunking: without the first row, later pages are still the same bytes."""
+    files = []
+    for start in (0, 1):
+        writer = ShardWriter(tmp_path / str(start), "train", max_group_bytes=10**9)
+        for number in range(start, 40):
+            picture = Picture(data=noise(number), name="x")
+            writer.add(dataclasses.replace(row(number), output_image=picture))
+        files.append(writer.close()[0].path.read_bytes())
+    assert files[0][-2_000_000:-1_500_000] in files[1]
+
+
+def test_shards_are_byte_identical(tmp_path):
+    one, two = write(tmp_path / "1"), write(tmp_path / "2")
+    assert [shard.sha256 for shard in one] == [shard.sha256 for shard in two]
+
+
+def test_validation_groups_are_never_torn():
+    rows = [Candidate(f"r{n}", (f"k{n // 2}", f"p{n // 4}")) for n in range(100)]
+    held = choose_validation(rows, 40)
+    assert 36 <= len(held) <= 40
+    for block in range(25):
+        assert len({f"r{n}" for n in range(4 * block, 4 * block + 4)} & held) in (0, 4)
+    assert choose_validation(rows[::-1], 40) == held
+    assert choose_validation(rows, 0) == frozenset()
+
+
+@pytest.mark.parametrize("count", [-1, 51])
+def test_too_many_validation_rows_are_refused(count):
+    rows = [Candidate(f"r{n}", ()) for n in range(100)]
+    with pytest.raises(Echo4oError, match="give 0 to 50"):
+        choose_validation(rows, count)
+
+
+def test_pool_spills_to_one_unnamed_file(tmp_path):
+    pictures = {n: layout.picture(n) for n in range(50)}
+    with PicturePool[int](tmp_path, memory_bytes=5_000) as pool:
+        for name, data in pictures.items():
+            pool.put(name, data, sha256_bytes(data))
+        assert not list(tmp_path.iterdir())
+        assert all(pool.get(name) == data for name, data in pictures.items())
+        assert pool.sha256(7) == sha256_bytes(pictures[7])
+        pool.drop(7)
+        assert 7 not in pool
+
+
+def test_all_is_the_union_of_the_subsets():
+    splits = [
+        ("preview", "train"),
+        ("multi_reference", "train"),
+        ("surreal_fantasy", "train"),
+        ("surreal_fantasy", "validation"),
+    ]
+    configs = {one["config_name"]: one for one in front_matter_configs(splits)}
+    assert list(configs) == ["all", "surreal_fantasy", "multi_reference", "preview"]
+    assert configs["all"]["default"] is True
+    assert configs["all"]["data_files"] == [
+        {
+            "split": "train",
+            "path": [
+                "data/surreal_fantasy/train-*.parquet",
+                "data/multi_reference/train-*.parquet",
+            ],
+        },
+        {"split": "validation", "path": ["data/surreal_fantasy/validation-*.parquet"]},
+    ]

@@ -1,0 +1,96 @@
+"""Publishing a dataset folder on the sandbox Hub and loading it back by id."""
+
+import json
+import subprocess
+import sys
+
+import authors_layout as layout
+import pytest
+
+from echo4o.cli import main
+from echo4o.dataset_builder import import_release
+from echo4o.dataset_builder.look import check_folder
+from echo4o.errors import Echo4oError
+
+REPO = "echo4o-sandbox/pushed-image"
+# HF_ENDPOINT is read when the libraries are imported, so this runs in a process of its own.
+SCRIPT = f"""
+import json, sys
+from datasets import load_dataset
+from huggingface_hub import HfApi
+from echo4o.cli import main
+folder = sys.argv[1]
+main(["data", "push", folder, "{REPO}", "--tag", "v1", "--dry-run"])
+assert not HfApi().repo_exists("{REPO}", repo_type="dataset")
+main(["data", "push", folder, "{REPO}", "--tag", "v1"])
+main(["data", "push", folder, "{REPO}", "--tag", "v1"])
+main(["data", "stats", "{REPO}", "--revision", "v1"])
+print("====")
+found = {{}}
+for config in ("all", "multi_reference"):
+    rows = load_dataset("{REPO}", config, revision="v1", split="train", streaming=True)
+    found[config] = [
+        [row["id"], *(one["bytes"].hex() for one in (*row["input_images"], row["output_image"]))]
+        for row in rows.decode(False)
+    ]
+refs = HfApi().list_repo_refs("{REPO}", repo_type="dataset")
+found["tags"] = [ref.name for ref in refs.tags]
+found["commits"] = len(HfApi().list_repo_commits("{REPO}", repo_type="dataset"))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("push")
+    layout.write_t2i(root / "release", rows=5)
+    layout.write_collection(root / "release", [[0, 1], [1, 0, 2]], pool=3)
+    import_release(str(root / "release"), root / "echo-4o-image")
+    return root / "echo-4o-image"
+
+
+def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(dataset)],
+        env=sandbox.environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    said, _, found = done.stdout.partition("====")
+    assert said.count("it loads back the same") == 2
+    assert "nothing was written" in said
+    assert '"rows": 7' in said
+    found = json.loads(found)
+    assert len(found["all"]) == 7
+    assert [row[1:] for row in found["multi_reference"]] == [
+        [layout.picture(n).hex() for n in numbers]
+        for numbers in ([1000, 1001, 2000], [1001, 1000, 1002, 2001])
+    ]
+    assert found["tags"] == ["v1"]
+    # The repo's own first commit, the publication (its parts are one merge); the second push none.
+    assert found["commits"] <= 3
+
+
+def test_a_root_script_is_refused(dataset, tmp_path):
+    script = dataset / "echo-4o-image.py"
+    script.write_text("")
+    try:
+        with pytest.raises(Echo4oError, match="breaks load_dataset"):
+            check_folder(dataset)
+    finally:
+        script.unlink()
+
+
+def test_what_is_no_dataset_is_not_pushed(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "push", str(tmp_path), "a/b"])
+    assert "is no built dataset" in capsys.readouterr().err
+
+
+def test_stats_of_a_folder(dataset, capsys):
+    main(["data", "stats", str(dataset), "--config", "multi_reference"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == 2
+    assert found["by_references"] == {"2": 1, "3": 1}
