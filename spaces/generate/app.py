@@ -31,7 +31,7 @@ R = TypeVar("R")
 Shown = list[tuple[str, str]]
 
 SECONDS_PER_STEP = 0.7
-WAITING_VISITORS = 24
+WAITING_VISITORS = 64
 HOUR = 3600
 engine = Engine(configured_source())
 engine.start()
