@@ -110,6 +110,7 @@ class BagelFamily:
             except UnusableRowError as error:
                 self._rows.skip(visit.row, str(error))
         if not found:
+            self._rows.refuse_if_none(len(self._rows) - self._rows.skipped.total())
             return None
         packed = pack([self._sample(*one) for one in found], self.model.config)
         times = torch.tensor([draws.normal(*self._key(visit, "time")) for visit, _ in found])
@@ -125,8 +126,8 @@ class BagelFamily:
         """Parameters by group (config.GROUPS); fixed tables are in none."""
         found: dict[str, dict[str, Parameter]] = {}
         for name, parameter in self.model.named_parameters():
-            if "pos_embed.pos_embed" not in name:
-                found.setdefault(parameter_group(name), {})[name] = parameter
+            if (group := parameter_group(name)) is not None:
+                found.setdefault(group, {})[name] = parameter
         return found
 
     def pictures(self, prompts: Sequence[str]) -> list[Image.Image]:
@@ -198,8 +199,10 @@ def open_family(config: TrainConfig, rows: Rows, out: Path, *, device: torch.dev
     return BagelFamily(pipeline, rows, config, device)
 
 
-def parameter_group(name: str) -> str:
-    """The group (config.GROUPS) of a parameter of the model."""
+def parameter_group(name: str) -> str | None:
+    """The group (config.GROUPS) of a parameter of the model; None for the fixed position tables."""
+    if name.endswith("pos_embed.pos_embed"):
+        return None
     if "_moe_gen" in name:
         return "gen"
     if name.startswith(("vit_model.", "connector.")):

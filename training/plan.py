@@ -40,7 +40,8 @@ def needs(config: TrainConfig) -> Needs:
         model = BagelForUnifiedGeneration(_sizes(config))
     counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        counts[parameter_group(name)] += parameter.numel()
+        if (group := parameter_group(name)) is not None:
+            counts[group] += parameter.numel()
     frozen = sum(count for group, count in counts.items() if group in config.freeze)
     trained = counts.total() - frozen
     budget = config.tokens_per_pack

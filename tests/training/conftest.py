@@ -35,7 +35,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("autoencoder")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        tiny_autoencoder().save_pretrained(folder)
+        vae = tiny_autoencoder()
+    # Untrained, its latents would be almost pure sampling noise: nothing could be learned.
+    with torch.no_grad():
+        vae.encoder.conv_out.weight[:16] *= 8
+        vae.encoder.conv_out.weight[16:] *= 0
+        vae.encoder.conv_out.bias[16:] = -8
+    vae.save_pretrained(folder)
     return [*SETTINGS, f"autoencoder={folder}"]
 
 

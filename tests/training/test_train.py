@@ -1,0 +1,225 @@
+"""A run end to end: what it learns, what it leaves, what it skips, what it refuses."""
+
+import json
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from training_rows import make_row, png, write_dataset
+
+from echo4o import Echo4oPipeline
+from echo4o.errors import Echo4oError
+from echo4o.records import RunRecord, sha256_file
+from echo4o.training import draws
+from echo4o.training.bagel import open_family, parameter_group
+from echo4o.training.config import GROUPS, TrainConfig
+from echo4o.training.data import UnusableRowError, decode_picture, load_rows
+from echo4o.training.order import Visit
+from echo4o.training.overrides import override
+from echo4o.training.plan import needs, plan_lines
+from echo4o.training.recipes import echo4o_7b, tiny
+from echo4o.training.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from echo4o.training.train import train
+
+
+def trace(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "loss.jsonl").open()]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model/model/model.safetensors")
+
+
+def test_references_are_learned(settings, tmp_path):
+    rows = [make_row(n, references=1 + n % 2) for n in range(4)]
+    config = override(
+        tiny(),
+        [
+            *settings,
+            *(f"data={write_dataset(tmp_path / 'rows', rows)}", "steps=150", "ema_decay=0.9"),
+            *("drop_text=0", "drop_vit=0", "drop_vae=0", "checkpoint_every=1000"),
+            *("learning_rate=0.004", "warmup_steps=10"),
+        ],
+    )
+    train(config, tmp_path / "run")
+    losses = [line["loss"] for line in trace(tmp_path / "run")]
+    assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
+
+
+def test_what_a_run_leaves(config: TrainConfig, tmp_path):
+    prompts = '["A photo of a red circle", "A photo of two blue rings"]'
+    config = override(config, [f"sample_prompts={prompts}", "sample_every=6"])
+    out = tmp_path / "run"
+    assert train(config, out) == (12, True)
+    record = RunRecord.load(out)
+    assert record.metrics["steps"] == 12
+    assert record.metrics["samples"] == 48
+    assert record.inputs[0].id.startswith("mixed")
+    assert str(tmp_path) not in (out / "record.json").read_text()
+    assert all(sha256_file(out / name) == digest for name, digest in record.files.items())
+    assert [line["step"] for line in trace(out)] == list(range(1, 13))
+    sheets = sorted((out / "samples").iterdir())
+    assert [sheet.name for sheet in sheets] == ["step-0000006.png", "step-0000012.png"]
+    assert Image.open(sheets[0]).size == (64, 32)
+    pipe = Echo4oPipeline.from_pretrained(out / "model")
+    assert pipe("A photo of a red circle", num_inference_steps=2).images[0].size == (32, 32)
+    # All groups were trained.
+    base = load_file(out / "base/model/model.safetensors")
+    moved = {name for name, tensor in weights(out).items() if not tensor.equal(base[name])}
+    assert {parameter_group(name) for name in moved} == set(GROUPS)
+
+
+def test_no_steps_give_the_untrained_model(config: TrainConfig, tmp_path):
+    config = override(config, ["steps=0"])
+    assert train(config, tmp_path / "run") == (0, True)
+    base = load_file(tmp_path / "run/base/model/model.safetensors")
+    assert all(tensor.equal(base[name]) for name, tensor in weights(tmp_path / "run").items())
+    train(override(config, ["seed=43"]), tmp_path / "other")
+    assert any(not tensor.equal(base[name]) for name, tensor in weights(tmp_path / "other").items())
+
+
+def test_frozen_groups_stay(config: TrainConfig, tmp_path):
+    train(override(config, ["freeze=und,vit,embeddings"]), tmp_path / "run")
+    base = load_file(tmp_path / "run/base/model/model.safetensors")
+    moved = {n for n, tensor in weights(tmp_path / "run").items() if not tensor.equal(base[n])}
+    assert {parameter_group(name) for name in moved} == {"gen", "heads"}
+
+
+def test_pictures_encoded_at_every_use_give_the_same_losses(config: TrainConfig, tmp_path):
+    train(config, tmp_path / "cached")
+    train(override(config, ["latent_cache_mb=0"]), tmp_path / "fresh")
+    cached, fresh = (
+        [line["loss"] for line in trace(tmp_path / name)] for name in ("cached", "fresh")
+    )
+    assert fresh == pytest.approx(cached, abs=1e-5)
+
+
+def test_dropout_follows_its_probabilities(config: TrainConfig, tmp_path):
+    config = override(config, ["drop_text=0.5", "drop_vit=0", "drop_vae=1"])
+    rows = load_rows(config)
+    family = open_family(config, rows, tmp_path, device=torch.device("cpu"))
+    family.prepare()
+    with_references = family.collate([Visit(17, visit) for visit in range(20)])
+    assert with_references is not None
+    packed = with_references.packed
+    assert all(noised for noised in packed.latent_noised), "every clean latent is dropped"
+    assert len(packed.vit_lens) == 40, "no vision part is dropped"
+    texts = sum(modes.count("causal") for modes in packed.attention_modes)
+    expected = [draws.uniform(42, 17, visit, "drop text") >= 0.5 for visit in range(20)]
+    assert texts == sum(expected)
+    assert 0 < texts < 20
+    # Two visits of a row differ in noise and time, the same visit does not.
+    again = family.collate([Visit(17, 0)])
+    assert again is not None
+    assert again.timesteps[0] == with_references.timesteps[0] != with_references.timesteps[1]
+    assert again.noise[-1].equal(with_references.noise[: len(again.noise)][-1])
+
+
+def bomb() -> bytes:
+    """A small file whose header claims 30,000 x 30,000 pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+
+
+def broken_rows() -> list[dict[str, object]]:
+    """Six rows that cannot be used."""
+    rows = [make_row(100 + number) for number in range(6)]
+    whole = png(Image.new("RGB", (32, 32), "red"))
+    pictures = [bomb(), whole[: len(whole) // 2], b"no picture", b""]
+    for row, data in zip(rows, pictures, strict=False):
+        row["output_image"] = {"bytes": data, "path": "../../x.png"}
+    rows[4]["instruction"] = "  "
+    rows[5]["output_image"] = {
+        "bytes": png(Image.new("I;16", (32, 32))),
+        "path": "x.png",
+    }
+    return rows
+
+
+@pytest.mark.parametrize("mode", ["latent_cache_mb=64", "latent_cache_mb=0"])
+def test_rows_that_cannot_be_used_are_skipped_and_counted(settings, tmp_path, mode):
+    rows = [*broken_rows(), *(make_row(n) for n in range(6))]
+    data = write_dataset(tmp_path / "rows", rows)
+    train(override(tiny(), [*settings, f"data={data}", mode]), tmp_path / "run")
+    record = RunRecord.load(tmp_path / "run")
+    assert record.metrics["rows_skipped"] == {
+        "a picture is too large": 1,
+        "a picture does not decode": 2,
+        "a picture is missing": 1,
+        "no instruction": 1,
+        "a picture has more than 8 bits per channel": 1,
+    }
+
+
+def test_only_broken_rows_end_in_a_sentence(settings, tmp_path):
+    data = write_dataset(tmp_path / "rows", broken_rows())
+    config = override(tiny(), [*settings, f"data={data}"])
+    with pytest.raises(Echo4oError, match="none of the 6 rows can be used.*too large: 1"):
+        train(config, tmp_path / "run")
+    with pytest.raises(Echo4oError, match="none of the 6 rows can be used"):
+        train(override(config, ["latent_cache_mb=0"]), tmp_path / "run")
+
+
+def test_a_missing_column_is_named(settings, tmp_path):
+    rows = [{k: v for k, v in make_row(n).items() if k != "output_image"} for n in range(3)]
+    data = write_dataset(tmp_path / "rows", rows)
+    with pytest.raises(Echo4oError, match=r"lacks the columns output_image"):
+        train(override(tiny(), [*settings, f"data={data}"]), tmp_path / "run")
+
+
+def test_pictures_of_any_kind_decode_or_are_refused():
+    assert decode_picture(png(Image.new("RGBA", (8, 8)))).mode == "RGBA"
+    for data in (b"", b"GIF89a", bomb()):
+        with pytest.raises(UnusableRowError):
+            decode_picture(data)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(config: TrainConfig, tmp_path):
+    config = override(config, ["learning_rate=1e30", "min_learning_rate=1e-7", "warmup_steps=6"])
+    with pytest.raises(Echo4oError, match=r"the loss is .*row-00.*after step 0; lower"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_trackio_keeps_figures_with_the_run(config: TrainConfig, tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("TRACKIO_DIR", raising=False)
+    train(override(config, ["trackers=trackio"]), tmp_path / "run")
+    assert list((tmp_path / "run/trackio").glob("*.db"))
+
+
+def test_the_tokenizer_is_reproducible_and_knows_the_markers():
+    texts = ["A photo of two red circles", "A photo of two blue rings on the right"] * 20
+    first, second = train_tokenizer(texts, 400), train_tokenizer(texts, 400)
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+    assert [first.decode([first.convert_tokens_to_ids(t)]) for t in SPECIAL_TOKENS] == list(
+        SPECIAL_TOKENS
+    )
+    assert len(first.encode("A photo of two red circles on the right")) == 9
+    strange = "un café 日本 <|im_end|>"
+    assert first.decode(first.encode(strange)) == strange
+    with pytest.raises(Echo4oError, match="no instruction"):
+        train_tokenizer(["", " "], 400)
+
+
+@pytest.mark.shared
+def test_the_plan_counts_without_loading(shared):
+    found = needs(echo4o_7b())
+    manifest = json.loads((shared / "goldens/bagel/param_manifest_7b.json").read_text())
+    tensors = manifest["model"]["tensors"].values()
+    sizes = (math.prod(tensor["shape"]) for tensor in tensors if tensor["trainable"])
+    assert found.trained == sum(sizes)
+    assert any("hours" in line for line in plan_lines(echo4o_7b()))
+    assert 3_000_000 < needs(tiny()).trained < 4_500_000
+    frozen = needs(override(tiny(), ["freeze=und"]))
+    assert frozen.frozen == frozen.parameters["und"] > 0
