@@ -127,6 +127,12 @@ def intrude(revision):
 assert "changed main" in refused(VerificationError, publish, "2", public, check=intrude)
 assert publish("2", public).pull_request == 5
 assert "z" not in remote(public)
+# The Hub leaves out what a .gitignore names: the upload is not what the folder is.
+(root / "2" / ".gitignore").write_text("*.log")
+(root / "2" / "run.log").write_text("left out")
+before = resolve(public, "dataset")
+assert "run.log" in refused(VerificationError, publish, "2", public)
+assert resolve(public, "dataset") == before
 """
     )
     hub.run(script, home, str(tmp_path))

@@ -322,18 +322,16 @@ class _Publication:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         def commit() -> None:
-            # Anew at each attempt, from what is missing now: the last answer may have been lost.
-            missing = self.changes(self.commit(revision))
+            # Anew at each attempt: the last answer may have been lost. The client itself leaves out
+            # files that are there already, but not deletions.
+            left = self.changes(self.commit(revision)).delete if delete else ()
             operations: list[CommitOperationAdd | CommitOperationDelete] = [
-                CommitOperationDelete(name, is_folder=False)
-                for name in delete
-                if name in missing.delete
+                CommitOperationDelete(name, is_folder=False) for name in delete if name in left
             ]
             for name in send:
-                if name in missing.send:
-                    add = CommitOperationAdd(name, self.files[name].path)
-                    add.upload_info.sha256 = bytes.fromhex(self.files[name].sha256)
-                    operations.append(add)
+                add = CommitOperationAdd(name, self.files[name].path)
+                add.upload_info.sha256 = bytes.fromhex(self.files[name].sha256)
+                operations.append(add)
             if operations:
                 self.api.create_commit(
                     self.repo_id,

@@ -110,7 +110,7 @@ def compare(
 
 
 def _same(local: LocalFile, remote: "RepoFile | None") -> bool:
-    if remote is None or remote.size != local.size:
+    if remote is None:
         return False
     if remote.lfs is not None:
         return bool(remote.lfs.sha256 == local.sha256)

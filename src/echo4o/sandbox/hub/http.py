@@ -107,11 +107,11 @@ async def read_lines(request: Request) -> AsyncIterator[bytes]:
     rest = bytearray()
     async for chunk in request.stream():
         rest += chunk
-        *lines, tail = rest.split(b"\n") if b"\n" in chunk else (rest,)
-        for line in lines:
-            if line.strip():
-                yield bytes(line)
-        rest = bytearray(tail)
+        if b"\n" in chunk:
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                if line.strip():
+                    yield bytes(line)
         if len(rest) > LINE_LIMIT:
             raise HubRefusal(413, f"one line has more than {LINE_LIMIT} bytes; use LFS")
     if rest.strip():
