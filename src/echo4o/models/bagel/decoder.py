@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .cache import ContextCache
-from .embeddings import rotate
+from .functional import RmsNorm, rotate
 from .layout import Layout, PackedLayout
 
 
@@ -30,11 +30,15 @@ class Pass:
     rotary: Tensor
     """(2, S, L, 1, D) cosines and sines in row layout."""
     mask: Tensor | None
-    """(S, 1, L or 1, keys) bool, None when every token sees every key."""
+    """(S, 1, L or 1, keys) additive, 0 or -inf; None when every token sees every key."""
     cache: ContextCache | None = None
     """Context to read and write."""
     freeze_und: bool = False
     """Cut all gradients through the understanding expert."""
+    und_wanted: bool = True
+    """Whether anybody reads the final states of the understanding expert."""
+    gen_wanted: bool = True
+    """The same for the generation expert."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Pass":
         """The same on another device; accelerate calls this when layers are spread out."""
@@ -48,6 +52,14 @@ class Pass:
         return torch.no_grad() if self.freeze_und else nullcontext()  # type: ignore[return-value]
 
 
+def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A bool mask as numbers to add to attention scores; done once for all layers."""
+    if mask is None:
+        return None
+    zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return zeros.masked_fill_(~mask, float("-inf"))
+
+
 class JointAttention(nn.Module):
     """Each expert projects its own tokens; one softmax runs over all of them."""
 
@@ -56,6 +68,7 @@ class JointAttention(nn.Module):
     def __init__(self, config: Qwen2Config, layer_idx: int) -> None:
         super().__init__()
         self.config, self.layer_idx = config, layer_idx
+        self.is_last = layer_idx == config.num_hidden_layers - 1
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         width, eps = config.hidden_size, config.rms_norm_eps
@@ -64,8 +77,8 @@ class JointAttention(nn.Module):
         self.k_proj, self.k_proj_moe_gen = (nn.Linear(width, kv_width) for _ in range(2))
         self.v_proj, self.v_proj_moe_gen = (nn.Linear(width, kv_width) for _ in range(2))
         self.o_proj, self.o_proj_moe_gen = (nn.Linear(width, width, bias=False) for _ in range(2))
-        self.q_norm, self.q_norm_moe_gen = (nn.RMSNorm(self.head_dim, eps=eps) for _ in range(2))
-        self.k_norm, self.k_norm_moe_gen = (nn.RMSNorm(self.head_dim, eps=eps) for _ in range(2))
+        self.q_norm, self.q_norm_moe_gen = (RmsNorm(self.head_dim, eps=eps) for _ in range(2))
+        self.k_norm, self.k_norm_moe_gen = (RmsNorm(self.head_dim, eps=eps) for _ in range(2))
 
     def forward(self, und_UC: Tensor, gen_GC: Tensor, shared: Pass) -> tuple[Tensor, Tensor]:
         """Normed tokens of both experts in, what the attention adds to each out."""
@@ -81,6 +94,8 @@ class JointAttention(nn.Module):
         key, value = rotate(key, shared.rotary).transpose(1, 2), value.transpose(1, 2)
         if shared.cache is not None:
             key, value = shared.cache.write(self.layer_idx, key, value)
+        if self.is_last and not (shared.und_wanted or shared.gen_wanted):
+            return und_UC, gen_GC  # the cache is filled, nobody reads the rest
         und_UC, gen_GC = layout.from_rows(self._attend(query, key, value, shared.mask))
         with shared.und_gradients():
             und_UC = self.o_proj(und_UC)
@@ -130,7 +145,7 @@ def eager_attention(
     key, value = (x.repeat_interleave(module.num_key_value_groups, dim=1) for x in (key, value))
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+        scores = scores + attention_mask
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     return (weights @ value).transpose(1, 2), weights
 
@@ -158,10 +173,10 @@ class BagelDecoderLayer(GradientCheckpointingLayer):
         self.self_attn = JointAttention(config, layer_idx)
         self.mlp, self.mlp_moe_gen = (SwiGlu(config) for _ in range(2))
         size, eps = config.hidden_size, config.rms_norm_eps
-        self.input_layernorm = nn.RMSNorm(size, eps=eps)
-        self.input_layernorm_moe_gen = nn.RMSNorm(size, eps=eps)
-        self.post_attention_layernorm = nn.RMSNorm(size, eps=eps)
-        self.post_attention_layernorm_moe_gen = nn.RMSNorm(size, eps=eps)
+        self.input_layernorm = RmsNorm(size, eps=eps)
+        self.input_layernorm_moe_gen = RmsNorm(size, eps=eps)
+        self.post_attention_layernorm = RmsNorm(size, eps=eps)
+        self.post_attention_layernorm_moe_gen = RmsNorm(size, eps=eps)
 
     def forward(self, und_UC: Tensor, gen_GC: Tensor, shared: Pass) -> tuple[Tensor, Tensor]:
         """Hidden states of both experts in and out."""
@@ -169,11 +184,14 @@ class BagelDecoderLayer(GradientCheckpointingLayer):
             und_normed = self.input_layernorm(und_UC)
         gen_normed = self.input_layernorm_moe_gen(gen_GC)
         und_added, gen_added = self.self_attn(und_normed, gen_normed, shared)
-        with shared.und_gradients():
-            und_UC = und_UC + und_added
-            und_UC = und_UC + self.mlp(self.post_attention_layernorm(und_UC))
-        gen_GC = gen_GC + gen_added
-        return und_UC, gen_GC + self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(gen_GC))
+        if shared.und_wanted or not self.self_attn.is_last:
+            with shared.und_gradients():
+                und_UC = und_UC + und_added
+                und_UC = und_UC + self.mlp(self.post_attention_layernorm(und_UC))
+        if shared.gen_wanted or not self.self_attn.is_last:
+            gen_GC = gen_GC + gen_added
+            gen_GC = gen_GC + self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(gen_GC))
+        return und_UC, gen_GC
 
 
 class BagelDecoder(nn.Module):
@@ -185,11 +203,14 @@ class BagelDecoder(nn.Module):
         self.layers = nn.ModuleList(
             BagelDecoderLayer(config, index) for index in range(config.num_hidden_layers)
         )
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.norm_moe_gen = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm_moe_gen = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, und_UC: Tensor, gen_GC: Tensor, shared: Pass) -> tuple[Tensor, Tensor]:
-        """Embedded tokens of both experts in, final-normed hidden states out."""
+        """Embedded tokens of both experts in, final-normed hidden states out.
+
+        States that `shared` does not want are unfinished.
+        """
         for layer in self.layers:
             und_UC, gen_GC = layer(und_UC, gen_GC, shared)
         with shared.und_gradients():

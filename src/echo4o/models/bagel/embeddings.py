@@ -82,15 +82,10 @@ def sin_cos_table(side: int, width: int) -> Tensor:
 def rotary_table(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Tensor:
     """Positions (...) -> (2, ..., 1, head_dim): cosines and signed sines; angles in fp32.
 
-    The sines of the first half are negative, so that `rotate` needs no negation of its own.
+    The sines of the first half are negative, so that `functional.rotate` needs no negation of its own.
     """
     steps = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device)
     angles = position_ids.float()[..., None] * theta ** (-steps / head_dim)
     cos, sin = angles.cos(), angles.sin()
     table = torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
     return table.unsqueeze(-2).to(dtype)
-
-
-def rotate(heads: Tensor, table: Tensor) -> Tensor:
-    """Apply the rotary table (2, ..., 1, D) to heads (..., H, D), half-split as in Qwen2."""
-    return heads * table[0] + heads.roll(heads.shape[-1] // 2, dims=-1) * table[1]

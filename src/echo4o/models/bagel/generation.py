@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .cache import ContextCache
-from .decoder import Pass
+from .decoder import Pass, additive
 from .layout import RowLayout
 from .modeling import BagelForUnifiedGeneration
 from .packing import PackedBatch, Sample, TextSegment, grid_position_ids, pack
@@ -91,7 +91,7 @@ class Target:
             markers=self.markers[: rows * 2],
             places=self.places,
             rotary=self.rotary[:, :rows],
-            mask=cache.mask(self.layout.length),
+            mask=additive(cache.mask(self.layout.length), self.markers.dtype),
         )
 
 
@@ -117,7 +117,7 @@ def prepare_target(
         markers=markers,
         places=table(grid.to(table.pos_embed.device)),
         rotary=model.rotary(positions[:, None], markers.dtype),
-        mask=cache.mask(layout.length),
+        mask=additive(cache.mask(layout.length), markers.dtype),
     )
 
 

@@ -4,7 +4,7 @@ Shape letters: T tokens of a pack, N latent tokens, M noised ones, K supervised 
 R rows of a step, C hidden size, P values per latent token.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from ...sampler import noised
 from .cache import ContextCache
 from .configuration import BagelConfig
-from .decoder import BagelLanguageModel, Pass
+from .decoder import BagelLanguageModel, Pass, additive
 from .embeddings import Connector, PositionTable, TimeEmbedder, rotary_table
 from .packing import PackedBatch
 from .vision import VisionTower
@@ -32,7 +32,7 @@ class BagelOutput(ModelOutput):  # type: ignore[misc]
     ce: Tensor | None = None
     """(K,) cross-entropy of the supervised text tokens."""
     last_hidden_state: Tensor | None = None
-    """(T, C) final-normed hidden states in sequence order."""
+    """(T, C) final-normed hidden states in sequence order, when asked for."""
 
 
 class BagelForUnifiedGeneration(PreTrainedModel):
@@ -97,6 +97,7 @@ class BagelForUnifiedGeneration(PreTrainedModel):
         freeze_und: bool = False,
         cache: ContextCache | None = None,
         position_offset: int = 0,
+        return_hidden: bool = False,
     ) -> BagelOutput:
         """One packed forward (specification, section 9.1).
 
@@ -110,6 +111,8 @@ class BagelForUnifiedGeneration(PreTrainedModel):
                 gradient, and none flows through them; `lm_head` still learns.
             cache: context in front of every sample; the new keys and values are kept in it.
             position_offset: first rotary position, when there is a context.
+            return_hidden: also return `last_hidden_state`; without it, work that no loss needs is
+                left out.
 
         Raises:
             ValueError: the batch has targets but `timesteps` or `noise` are missing or misshapen.
@@ -119,15 +122,20 @@ class BagelForUnifiedGeneration(PreTrainedModel):
         gen = self._embed_latents(batch, latents, timesteps)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_und):
             und = self._embed_und(batch)
-        shared = self._share(batch, und.dtype, cache, position_offset, freeze_und)
+        shared = replace(
+            self._share(batch, und.dtype, cache, position_offset),
+            freeze_und=freeze_und,
+            und_wanted=return_hidden or len(batch.ce_rows) > 0,
+            gen_wanted=return_hidden or batch.num_noised > 0,
+        )
         und, gen = self.language_model.model(und, gen, shared)
         if cache is not None:
             cache.commit(batch.layout.valid())
-        tokens = torch.cat((und, gen)) if len(gen) else und
+        hidden = torch.cat((und, gen))[batch.layout.sequence_rows] if return_hidden else None
         return BagelOutput(
             mse=self._velocity_error(batch, gen, noise),
             ce=self._text_loss(batch, und),
-            last_hidden_state=tokens.index_select(0, batch.layout.sequence_rows),
+            last_hidden_state=hidden,
         )
 
     def _token_times(
@@ -181,7 +189,6 @@ class BagelForUnifiedGeneration(PreTrainedModel):
         dtype: torch.dtype,
         cache: ContextCache | None,
         offset: int,
-        freeze_und: bool,
     ) -> Pass:
         """Rotary table in row layout, and the mask."""
         layout, mask = batch.layout, batch.layout.mask()
@@ -195,9 +202,8 @@ class BagelForUnifiedGeneration(PreTrainedModel):
             rotary=self.rotary(
                 in_expert_order[layout.fill].view(layout.rows, layout.length), dtype
             ),
-            mask=mask,
+            mask=additive(mask, dtype),
             cache=cache,
-            freeze_und=freeze_und,
         )
 
     def rotary(self, position_ids_RL: Tensor, dtype: torch.dtype) -> Tensor:
