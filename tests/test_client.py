@@ -327,3 +327,32 @@ def test_import_is_light():
     code = "import sys, echo4o.client, echo4o.ledger; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "openai", "datasets", "aiolimiter", "tqdm"} & set(done.stdout.split())
+
+
+def test_retry_after_is_honoured(tmp_path):
+    requests = [scene(number) for number in range(6)]
+    with image_api(tmp_path, "429=0.5,retry_after=700ms,seed=1") as sandbox:
+        begin = time.monotonic()
+        replies = buy(sandbox, tmp_path, requests, max_attempts=12)
+    assert replies["counts"]["done"] == 6
+    assert replies["calls"] > 6
+    assert time.monotonic() - begin >= 0.7
+
+
+def test_breaking_off_keeps_what_was_bought(tmp_path):
+    async def first_two(sandbox):
+        settings = {"base_url": sandbox.openai, "api_key": sandbox.api_key, "concurrency": 2}
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            async with ApiClient(ledger=ledger, **settings) as client:
+                bought = []
+                async for request, _ in client.run(scene(number) for number in range(100)):
+                    bought.append(request.key)
+                    if len(bought) == 2:
+                        break
+                return bought
+
+    with image_api(tmp_path) as sandbox:
+        bought = asyncio.run(first_two(sandbox))
+        replies = buy(sandbox, tmp_path, [scene(number) for number in range(100)])
+    assert all(replies[key].cached for key in bought)
+    assert replies["counts"]["done"] == 100

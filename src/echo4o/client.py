@@ -18,9 +18,10 @@ from .calls import ImageRequest as ImageRequest
 from .calls import Reply as Reply
 from .calls import Request as Request
 from .errors import Echo4oError, MissingExtraError
-from .ledger import Entry, Ledger
+from .ledger import BudgetExceeded, Entry, Ledger, LedgerError
 from .limits import AdaptiveLimit, exhausted_for, requests_per_minute
-from .pictures import picture_facts
+from .pictures import PictureError, picture_facts
+from .prices import PriceError
 from .prices import PriceTable as PriceTable
 from .transport import Answer, Rejected, Transient, Unreachable, ask
 
@@ -113,7 +114,8 @@ class ApiClient:
             finally:
                 await results.put(None)
 
-        workers = [asyncio.create_task(work()) for _ in range(self._concurrency)]
+        # Twice as many as may be in flight: some wait for their next attempt.
+        workers = [asyncio.create_task(work()) for _ in range(2 * self._concurrency)]
         total = len(requests) if isinstance(requests, Sized) else None
         bar = _Bar(progress, total, self.ledger)
         try:
@@ -140,19 +142,12 @@ class ApiClient:
             entry = self.ledger.find(request.key)
             if entry is not None and entry.state in ("done", "refused"):
                 return self._cached(entry)
-            self.ledger.reserve(
-                request.key,
-                kind=request.kind,
-                model=request.model,
-                request=request.record,
-                price_usd=request.bound_usd(self.prices),
-            )
             return await self._buy(request)
 
     async def _buy(self, request: Request) -> Reply:
         for attempt in range(1, self._max_attempts + 1):
             try:
-                answer = await self._attempt(request)
+                answer = await self._attempt(request, is_first=attempt == 1)
             except Transient as failure:
                 if attempt == self._max_attempts:
                     reply = self._fail(request, failure, attempt)
@@ -167,6 +162,8 @@ class ApiClient:
                 await self._wait(failure, attempt)
             except Rejected as failure:
                 return self._fail(request, failure, attempt)
+            except (BudgetExceeded, LedgerError, PriceError, PictureError):
+                raise  # nothing was reserved, nothing sent
             except Echo4oError as error:
                 self._settle_failed(request, str(error), attempt, unknown_bill=False)
                 raise
@@ -174,10 +171,12 @@ class ApiClient:
                 return await self._settle(request, answer, attempt)
         raise AssertionError("the loop always returns")
 
-    async def _attempt(self, request: Request) -> Answer:
+    async def _attempt(self, request: Request, *, is_first: bool) -> Answer:
         async with self._limit:
             if self._pacer is not None:
                 await self._pacer.acquire()
+            if is_first:  # not before it is this call's turn: what waits needs no money
+                self._reserve(request)
             self.calls_made += 1
             try:
                 answer = await ask(self._openai, request)
@@ -189,6 +188,15 @@ class ApiClient:
         self._limit.observe(limited=False)
         self._learn(answer)
         return answer
+
+    def _reserve(self, request: Request) -> None:
+        self.ledger.reserve(
+            request.key,
+            kind=request.kind,
+            model=request.model,
+            request=request.record,
+            price_usd=request.bound_usd(self.prices),
+        )
 
     def _learn(self, answer: Answer) -> None:
         if self._pacer is None and (pace := requests_per_minute(answer.headers)) is not None:

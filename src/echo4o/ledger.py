@@ -137,12 +137,18 @@ class Ledger:
 
     def entries(self, state: State | None = None) -> Iterator[Entry]:
         """All entries, or those in one state, ordered by key."""
-        query = f"SELECT {_COLUMNS} FROM calls"
-        query += "" if state is None else " WHERE state = ?"
-        arguments = () if state is None else (state,)
-        with self._lock, _sqlite_errors(self.path):
-            rows = self._database.execute(f"{query} ORDER BY key", arguments).fetchall()
-        return map(_entry, rows)
+        query = (
+            f"SELECT {_COLUMNS} FROM calls WHERE key > ? AND (?2 IS NULL OR state = ?2) "
+            "ORDER BY key LIMIT 1000"
+        )
+        last = ""
+        while True:
+            with self._lock, _sqlite_errors(self.path):
+                rows = self._database.execute(query, (last, state)).fetchall()
+            yield from map(_entry, rows)
+            if not rows:
+                return
+            last = rows[-1][0]
 
     def counts(self) -> dict[str, int]:
         """Number of calls by state; states that do not occur are 0."""

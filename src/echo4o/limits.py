@@ -35,11 +35,14 @@ class AdaptiveLimit:
         self._condition = asyncio.Condition()
 
     async def __aenter__(self) -> None:
-        async with self._condition:
-            await self._condition.wait_for(lambda: self._in_flight < int(self.current))
-            self._in_flight += 1
-        while (wait := self._open_at - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
+        while True:
+            while (wait := self._open_at - time.monotonic()) > 0:
+                await asyncio.sleep(wait)
+            async with self._condition:
+                await self._condition.wait_for(lambda: self._in_flight < int(self.current))
+                if self._open_at <= time.monotonic():
+                    self._in_flight += 1
+                    return
 
     async def __aexit__(
         self,

@@ -1,7 +1,6 @@
 """Routes, keys, errors and headers of the OpenAI-compatible API."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -18,13 +16,12 @@ from ..keys import API_KEY
 from .batches import Batches
 from .bills import Bills
 from .content import Content, content_of
-from .images import MAX_REFERENCE_BYTES, MAX_REFERENCES, open_picture
+from .images import open_picture
 from .problems import ApiProblem, bad
+from .reading import read_form, read_json
 from .safety import moderate
 from .service import MODELS, Job, Service
 
-_MAX_JSON_BYTES = 128 * 1024 * 1024
-_MAX_FORM_BYTES = 200 * 1024 * 1024
 # Pictures up to this side are painted on the event loop: a thread would cost more than the paint.
 _INLINE_SIZES = ("32x32", "48x48", "64x64", "96x96", "128x128")
 _CREATED = 1_767_225_600
@@ -98,7 +95,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     @app.post("/v1/images/edits")
     async def edit(request: Request) -> Response:
         authorise(request)
-        body, uploads = await _form(request)
+        body, uploads = await read_form(request)
         job = _identified(request, service, body, tuple(uploads))
 
         def work(job: Job) -> dict[str, Any]:
@@ -138,7 +135,7 @@ def _add_small_routes(app: FastAPI) -> None:
     @app.post("/v1/moderations")
     async def moderations(request: Request) -> Response:
         authorise(request)
-        body = await _json(request)
+        body = await read_json(request)
         given = body.get("input")
         texts = [given] if isinstance(given, str) else given
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -166,7 +163,7 @@ def _headers(content: Content) -> dict[str, str]:
 
 
 async def _job(request: Request, service: Service) -> Job:
-    return _identified(request, service, await _json(request), ())
+    return _identified(request, service, await read_json(request), ())
 
 
 def _identified(
@@ -179,42 +176,3 @@ def _identified(
         is_lost=bool(request.scope.get("echo4o.lost")),
         pictures=pictures,
     )
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    _check_length(request, _MAX_JSON_BYTES)
-    try:
-        body = json.loads(await request.body())
-    except ValueError as error:
-        raise ApiProblem(400, "We could not parse the JSON body of your request.") from error
-    if not isinstance(body, dict):
-        raise ApiProblem(400, "The body must be a JSON object.")
-    return body
-
-
-async def _form(request: Request) -> tuple[dict[str, Any], list[bytes]]:
-    """Fields and the pictures of a multipart request, in order."""
-    _check_length(request, _MAX_FORM_BYTES)
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise bad("image", "Edits take multipart/form-data.", "invalid_content_type")
-    body: dict[str, Any] = {}
-    uploads: list[bytes] = []
-    async with request.form(max_files=MAX_REFERENCES + 2, max_part_size=1 << 20) as form:
-        for name, value in form.multi_items():
-            if not isinstance(value, UploadFile):
-                body[name] = value
-            elif name in ("image", "image[]"):
-                if (value.size or 0) > MAX_REFERENCE_BYTES:
-                    raise bad("image", f"A picture may have {MAX_REFERENCE_BYTES} bytes.")
-                uploads.append(await value.read())
-            else:
-                body[name] = value.filename
-    if not 1 <= len(uploads) <= MAX_REFERENCES:
-        raise bad("image", f"Edits take 1 to {MAX_REFERENCES} pictures, got {len(uploads)}.")
-    return body, uploads
-
-
-def _check_length(request: Request, limit: int) -> None:
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise ApiProblem(413, f"The request has {length} bytes; at most {limit} are accepted.")

@@ -14,6 +14,7 @@ from starlette.datastructures import UploadFile
 
 from ...records import write_atomic
 from .problems import ApiProblem, bad
+from .reading import read_json
 from .service import Service
 
 Batch = dict[str, Any]
@@ -144,7 +145,7 @@ class Batches:
         @app.post("/v1/batches")
         async def create(request: Request) -> Response:
             authorise(request)
-            return JSONResponse(self.create(await request.json()))
+            return JSONResponse(self.create(await read_json(request)))
 
         @app.get("/v1/batches")
         async def every(request: Request) -> Response:
