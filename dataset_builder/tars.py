@@ -15,7 +15,8 @@ from echo4o.errors import Echo4oError
 MAX_MEMBER_BYTES = 16_000_000
 """Five of these still fit a 100 MB row group."""
 _MAX_HEADER_BYTES = 1_000_000
-_BLOCK = 1 << 20
+# tarfile and zlib copy what is left of a block at every read, so larger blocks are slower.
+_BLOCK = 1 << 16
 _EXTENDED = {
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
@@ -145,4 +146,4 @@ def _check_rest(stream: BinaryIO) -> None:
     for _ in range(16):
         if not stream.read(_BLOCK):
             return
-    raise tarfile.ReadError("more than 16 MB follow its end marker")
+    raise tarfile.ReadError("more than 1 MB follows its end marker")

@@ -15,6 +15,7 @@ from datasets import load_dataset
 from tests_sandbox import image_api
 
 from echo4o.cli import main
+from echo4o.dataset_builder import Echo4oImage
 from echo4o.dataset_builder.generate import Settings, estimate_usd
 from echo4o.dataset_builder.plan import read_plan
 from echo4o.errors import Echo4oError
@@ -117,6 +118,18 @@ def test_rows_carry_plan_order_pictures_and_provenance(whole):
         for subset in {row["subset"] for row in rows}:
             ids = [row["id"] for row in rows if row["subset"] == subset]
             assert ids == sorted(ids, key=order.index)
+
+
+def test_the_builder_reads_the_plan_folder(whole, tmp_path):
+    root, _, _ = whole
+    builder = Echo4oImage(
+        config_name="multi_reference", data_dir=str(root / "work"), cache_dir=str(tmp_path)
+    )
+    streamed = list(builder.as_streaming_dataset("train").decode(False))
+    built = load_dataset(str(root / "echo-4o-image"), "multi_reference", streaming=True)
+    rows = [row for split in built.values() for row in split.decode(False)]
+    ids = sorted((row["id"], row["output_image"]["bytes"]) for row in rows)
+    assert sorted((row["id"], row["output_image"]["bytes"]) for row in streamed) == ids
 
 
 def test_contact_sheet_and_statistics(whole):

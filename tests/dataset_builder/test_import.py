@@ -100,7 +100,7 @@ def test_two_imports_are_byte_identical(tmp_path):
 
 def test_names_that_repeat_in_every_subset_do_not_mix(tmp_path):
     for subset, shift in ((layout.INSTRUCTION, 0), (layout.SURREAL, 100)):
-        folder = layout.write_t2i(tmp_path / "release", subset)
+        folder = layout.write_t2i(tmp_path / "release" / "Echo-4o-Image", subset)
         members = [(f"images/{n:05d}.jpg", layout.picture(n + shift)) for n in range(3)]
         layout.write_tar(folder / "images" / "0-5000.tar.gz", members)
     import_release(str(tmp_path / "release"), tmp_path / "out")

@@ -13,6 +13,7 @@ from echo4o.dataset_builder.look import check_folder
 from echo4o.errors import Echo4oError
 
 REPO = "echo4o-sandbox/pushed-image"
+RELEASE = "echo4o-sandbox/release-in-the-authors-layout"
 # HF_ENDPOINT is read when the libraries are imported, so this runs in a process of its own.
 SCRIPT = f"""
 import json, sys
@@ -25,6 +26,12 @@ assert not HfApi().repo_exists("{REPO}", repo_type="dataset")
 main(["data", "push", folder, "{REPO}", "--tag", "v1"])
 main(["data", "push", folder, "{REPO}", "--tag", "v1"])
 main(["data", "stats", "{REPO}", "--revision", "v1"])
+api = HfApi()
+api.create_repo("{RELEASE}", repo_type="dataset")
+commit = api.upload_folder(
+    repo_id="{RELEASE}", repo_type="dataset", folder_path=sys.argv[2]
+).oid
+main(["data", "import", "{RELEASE}", "--out", sys.argv[3]])
 print("====")
 found = {{}}
 for config in ("all", "multi_reference"):
@@ -35,6 +42,7 @@ for config in ("all", "multi_reference"):
     ]
 refs = HfApi().list_repo_refs("{REPO}", repo_type="dataset")
 found["tags"] = [ref.name for ref in refs.tags]
+found["imported"] = [commit, open(sys.argv[3] + "/record.json").read()]
 found["commits"] = len(HfApi().list_repo_commits("{REPO}", repo_type="dataset"))
 print(json.dumps(found))
 """
@@ -50,8 +58,9 @@ def dataset(tmp_path_factory):
 
 
 def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
+    folders = [str(dataset), str(dataset.parent / "release"), str(tmp_path / "imported")]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(dataset)],
+        [sys.executable, "-c", SCRIPT, *folders],
         env=sandbox.environment(tmp_path),
         capture_output=True,
         text=True,
@@ -69,6 +78,11 @@ def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
         for numbers in ([1000, 1001, 2000], [1001, 1000, 1002, 2001])
     ]
     assert found["tags"] == ["v1"]
+    commit, record = found["imported"][0], json.loads(found["imported"][1])
+    assert record["inputs"] == [
+        {"kind": "dataset", "id": RELEASE, "revision": commit, "sha256": None}
+    ]
+    assert record["metrics"] == json.loads((dataset / "record.json").read_text())["metrics"]
     # The repo's own first commit, the publication (its parts are one merge); the second push none.
     assert found["commits"] <= 3
 
