@@ -1,4 +1,4 @@
-"""`echo4o model ...`: generate, ask, info, convert, push. Imports nothing heavy until a verb runs."""
+"""`echo4o model generate|ask|info|convert|push`; nothing heavy is imported until a verb runs."""
 
 import argparse
 import json

@@ -82,7 +82,7 @@ def sin_cos_table(side: int, width: int) -> Tensor:
 def rotary_table(position_ids: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Tensor:
     """Positions (...) -> (2, ..., 1, head_dim): cosines and signed sines; angles in fp32.
 
-    The sines of the first half are negative, so that `functional.rotate` needs no negation of its own.
+    The sines of the first half are negative, so that `functional.rotate` negates nothing.
     """
     steps = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device)
     angles = position_ids.float()[..., None] * theta ** (-steps / head_dim)

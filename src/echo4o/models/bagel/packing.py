@@ -153,14 +153,8 @@ def unpatchify(tokens: Tensor, rows: int, columns: int, size: int) -> Tensor:
 def grid_position_ids(rows: int, columns: int, side: int, *, interpolate: bool = False) -> Tensor:
     """Rows of a side x side position table for a grid of tokens, row-major.
 
-    Raises:
-        ValueError: the grid is larger than the table.
+    Grids larger than the table only make sense with `interpolate`; `pack` refuses the others.
     """
-    if max(rows, columns) > side:
-        raise ValueError(
-            f"a picture of {rows} x {columns} tokens exceeds the position table of "
-            f"{side} x {side}; make the picture smaller"
-        )
     row_ids, column_ids = torch.arange(rows), torch.arange(columns)
     if interpolate:
         row_ids, column_ids = row_ids * side // rows, column_ids * side // columns
@@ -252,24 +246,29 @@ class _Stream:
     def _add_vit(self, segment: VitSegment, position: int) -> None:
         patch = self.config.vit_patch_size
         rows, columns = _grid(segment.pixels, patch, "pixels for the vision tower")
-        side = self.config.vit_max_num_patch_per_side
         self.vit.append(patchify(segment.pixels, patch))
-        self.vit_positions.append(
-            grid_position_ids(rows, columns, side, interpolate=self.config.interpolate_pos)
-        )
+        side = self.config.vit_max_num_patch_per_side
+        self.vit_positions.append(self._position_ids(rows, columns, side))
         self.vit_index += self._add_picture(rows * columns, position, "full")
 
     def _add_vae(self, segment: VaeSegment, position: int) -> None:
         patch = self.config.latent_patch_size
         rows, columns = _grid(segment.latent, patch, "latent")
-        side = self.config.max_latent_size
         self.latents.append(patchify(segment.latent, patch))
-        self.latent_positions.append(
-            grid_position_ids(rows, columns, side, interpolate=self.config.interpolate_pos)
-        )
+        side = self.config.max_latent_size
+        self.latent_positions.append(self._position_ids(rows, columns, side))
         mode: Mode = "noise" if segment.noised else "full"
         self.latent_index += self._add_picture(rows * columns, position, mode)
         self.latent_noised.append(segment.noised)
+
+    def _position_ids(self, rows: int, columns: int, side: int) -> Tensor:
+        interpolate = self.config.interpolate_pos
+        if max(rows, columns) > side and not interpolate:
+            raise ValueError(
+                f"a picture of {rows} x {columns} tokens exceeds the position table of "
+                f"{side} x {side}; make the picture smaller"
+            )
+        return grid_position_ids(rows, columns, side, interpolate=interpolate)
 
     def _add_picture(self, count: int, position: int, mode: Mode) -> range:
         """Append the markers around `count` picture tokens; returns the places of the latter."""

@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 MAX_PIXELS = 14 * 14 * 9 * 1024
-"""Limit of one picture; several pictures of a vision-language sample share it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +22,13 @@ class ResizeRule:
     longest: int
     shortest: int
     stride: int
+    max_pixels: int = MAX_PIXELS
+    """Limit of one picture; the pictures of a vision-language sample share it."""
 
     def __post_init__(self) -> None:
         """Refuse sides that are not positive."""
-        if min(self.longest, self.shortest, self.stride) < 1:
-            raise ValueError(f"a resize rule needs three positive numbers, got {self}")
+        if min(self.longest, self.shortest, self.stride, self.max_pixels) < 1:
+            raise ValueError(f"a resize rule needs positive numbers, got {self}")
 
     def size(self, width: int, height: int, *, num_images: int = 1) -> tuple[int, int]:
         """The (width, height) a picture of this size is resized to.
@@ -38,7 +39,7 @@ class ResizeRule:
         scale = min(self.longest / max(width, height), 1.0)
         scale = max(scale, self.shortest / min(width, height))
         width, height = self._scaled(width, height, scale)
-        limit = MAX_PIXELS / num_images
+        limit = self.max_pixels / num_images
         if width * height > limit:
             width, height = self._scaled(width, height, limit / (width * height))
         if max(width, height) > self.longest:

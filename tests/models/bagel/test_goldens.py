@@ -1,0 +1,485 @@
+"""Every recorded case of the authors' model, every tensor it holds, against ours.
+
+Runs all cases of $ECHO4O_GOLDENS, default the development set in the shared folder.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import recorded
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from recorded import Case
+from torch import Tensor
+
+from echo4o.models.bagel.conditioning import (
+    PLANNING_PROMPT,
+    REASONING_PROMPT,
+    Branches,
+    Conditioner,
+    Part,
+)
+from echo4o.models.bagel.embeddings import sin_cos_table, time_sinusoid
+from echo4o.models.bagel.generation import (
+    Context,
+    decode_tokens,
+    extend_context,
+    predict_velocity,
+    prepare_target,
+)
+from echo4o.models.bagel.packing import TextSegment, grid_position_ids, pack, patchify
+from echo4o.models.bagel.processor import MAX_PIXELS, ResizeRule, to_pixels, to_rgb, to_uint8
+from echo4o.sampler import Guidance, shift_times, sigma_grid
+
+pytestmark = pytest.mark.shared
+LIMIT = 1e-4
+
+CASES = recorded.names()
+
+
+@pytest.mark.skipif(not CASES, reason=f"no recorded cases in {recorded.FOLDER}")
+@pytest.mark.parametrize("name", CASES)
+def test_case_equals_the_recording(name: str):
+    case = recorded.load(name)
+    CHECKS[case.request["kind"]](case)  # an unknown kind of case fails, it is never skipped
+
+
+def close(ours: Tensor, theirs: Tensor, limit: float = LIMIT) -> None:
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max().item() <= limit
+
+
+def relative(ours: float, theirs: float, limit: float = LIMIT) -> None:
+    assert math.isclose(ours, theirs, rel_tol=limit, abs_tol=1e-6), (ours, theirs)
+
+
+# ---------------------------------------------------------------------------- inference
+
+
+@torch.no_grad()
+def check_inference(case: Case) -> None:
+    args = recorded.ARGUMENTS | case.request["args"]
+    parts: list[Part] = [
+        part["text"] if "text" in part else case.picture(part["image"])
+        for part in case.request["inputs"]
+    ]
+    conditioner = Conditioner(case.pipe.model, case.pipe.vae, case.pipe.tokenizer)
+    check_pictures(case, conditioner, parts)
+    understand = args["understanding_output"]
+    prompt = REASONING_PROMPT if understand else PLANNING_PROMPT
+    (branches,) = conditioner.encode(
+        [parts],
+        system_prompt=prompt if args["think"] else None,
+        with_latents=not understand,
+        reference_noise=case.stacked("noise.{}"),
+    )
+    check_texts(case, conditioner, branches.cond)
+    if "logits" in case.tensors:
+        text = check_writing(case, branches.cond)
+        segment = conditioner.text(text)
+        if not understand:
+            cond = extend_context(case.pipe.model, branches.cond, segment)
+            branches = branches._replace(cond=cond)
+    if understand:
+        images = [part for part in parts if isinstance(part, Image.Image)]
+        question = next(part for part in parts if isinstance(part, str))
+        limit = args["max_think_token_n"] - 1
+        answer = case.pipe.understand(images, question, max_new_tokens=limit, think=args["think"])
+        assert [answer] == case.result["texts"]
+        return
+    check_branches(case, branches, args)
+    check_picture(case, parts, args)
+
+
+def check_pictures(case: Case, conditioner: Conditioner, parts: list[Part]) -> None:
+    """What the references become: resized pixels, latents, patches and position ids."""
+    config, noises = case.pipe.model.config, case.stacked("noise.{}")
+    for index, picture in enumerate(p for p in parts if isinstance(p, Image.Image)):
+        resized = case.vae_rule.resize(to_rgb(picture))
+        if f"vae{index}.image" in case.tensors:
+            pixels = to_pixels(resized)
+            close(pixels[None], case.tensors[f"vae{index}.image"], 0)
+            latent = conditioner.encode_picture(pixels, noises[index])
+            close(latent[None], case.tensors[f"vae{index}.latent"])
+            rows, columns = (side // 2 for side in latent.shape[1:])
+            ids = grid_position_ids(rows, columns, config.max_latent_size)
+            assert torch.equal(ids, case.tensors[f"vae{index}.position_ids"])
+        pixels = to_pixels(case.vit_rule.resize(resized))
+        close(patchify(pixels, config.vit_patch_size), case.tensors[f"vit{index}.tokens"], 0)
+        rows, columns = (side // config.vit_patch_size for side in pixels.shape[1:])
+        ids = grid_position_ids(rows, columns, config.vit_max_num_patch_per_side)
+        assert torch.equal(ids, case.tensors[f"vit{index}.position_ids"])
+
+
+def check_texts(case: Case, conditioner: Conditioner, cond: Context) -> None:
+    """Token ids and positions of every text that was appended."""
+    texts = [event for event in case.result["events"] if event["op"] == "text"]
+    given = [part["text"] for part in case.request["inputs"] if "text" in part]
+    config = case.pipe.model.config
+    for text in given:
+        ids = [config.bos_token_id, *conditioner.text(text).token_ids, config.eos_token_id]
+        same = [event for event in texts if event["ids"] == ids]
+        assert len(same) >= 2, f"{text!r} should be in the full context and without pictures"
+        assert all(len(event["pos"]) == len(ids) for event in same)
+    if "text_start" in case.result:
+        assert case.result["text_start"] == {"pos": [cond.position], "kv": [cond.tokens]}
+
+
+def check_context(case: Case, name: str, context: Context) -> None:
+    keys, values = case.tensors[f"ctx.{name}.key"], case.tensors[f"ctx.{name}.value"]
+    for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
+        ours = context.cache.read(layer, context.row, context.tokens)
+        close(ours[0].transpose(0, 1), key)
+        close(ours[1].transpose(0, 1), value)
+
+
+def check_writing(case: Case, cond: Context) -> str:
+    """Logits and tokens of a decoded text; the recorded run fed its last prediction to nobody."""
+    check_context(case, "text", cond)
+    logits = case.tensors["logits"]
+    written = list(decode_tokens(case.pipe.model, cond, max_new_tokens=len(logits)))
+    close(torch.stack([row for _, row in written]), logits)
+    tokens = [token for token, _ in written]
+    assert tokens == case.result["argmax_tokens"]
+    kept = tokens[: len(case.result["returned_tokens"]) - 1]
+    assert [case.pipe.model.config.bos_token_id, *kept] == case.result["returned_tokens"]
+    text = case.pipe.tokenizer.decode(kept)
+    assert [text] == case.result["texts"]
+    return text
+
+
+def check_branches(case: Case, branches: Branches, args: dict) -> None:
+    """Contexts, raw velocities of every branch, and the guided velocity, step by step."""
+    contexts = {"cond": branches.cond, "cfg_text": branches.text, "cfg_img": branches.image}
+    for name, facts in case.result["gen"].items():
+        if name in contexts:
+            context = contexts[name]
+            assert (facts["kv"], facts["pos"]) == ([context.tokens], [context.position])
+            if f"ctx.{name}.key" in case.tensors:
+                check_context(case, name, context)
+    height, width = case.tensors["decode.image"].shape[2:]
+    grid = height // 16, width // 16
+    targets = {name: prepare_target(case.pipe.model, [c], *grid) for name, c in contexts.items()}
+    guidance = guidance_of(args)
+    times = case.result["timesteps"]
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=args["timestep_shift"])
+    scheduler.set_timesteps(sigmas=sigma_grid(args["num_timesteps"] - 1))
+    assert scheduler.sigmas[:-1].tolist() == times
+    for step, (time, x) in enumerate(zip(times, case.tensors["steps.x_t"], strict=True)):
+        raw = {
+            name: predict_velocity(case.pipe.model, x[None], time, target)
+            for name, target in targets.items()
+        }
+        for name, velocity in raw.items():
+            if f"steps.{step}.v_{name}" in case.tensors:
+                close(velocity[0], case.tensors[f"steps.{step}.v_{name}"])
+        text, image = guidance.branches(time)
+        guided = guidance.combine(
+            raw["cond"], raw["cfg_text"] if text else None, raw["cfg_img"] if image else None
+        )
+        close(guided[0], case.tensors["steps.v_t"][step])
+
+
+def guidance_of(args: dict) -> Guidance:
+    return Guidance(
+        text_scale=args["cfg_text_scale"],
+        image_scale=args["cfg_img_scale"],
+        interval=tuple(args["cfg_interval"]),
+        renorm=args["cfg_renorm_type"],
+        renorm_min=args["cfg_renorm_min"],
+    )
+
+
+def check_picture(case: Case, parts: list[Part], args: dict) -> None:
+    """The whole call: states of every step, final latent, decoded picture, 8-bit picture."""
+    has_picture = any(isinstance(part, Image.Image) for part in parts)
+    states: list[Tensor] = []
+
+    def keep(pipe, step: int, timestep: Tensor, values: dict) -> None:
+        states.append(values["latents"][0])
+
+    call = {
+        "segments": parts,
+        "num_inference_steps": args["num_timesteps"] - 1,
+        "guidance_scale": args["cfg_text_scale"],
+        "image_guidance_scale": args["cfg_img_scale"],
+        "guidance_interval": tuple(args["cfg_interval"]),
+        "guidance_renorm": args["cfg_renorm_type"],
+        "guidance_renorm_min": args["cfg_renorm_min"],
+        "timestep_shift": args["timestep_shift"],
+        "think": args["think"],
+        "max_think_tokens": args["max_think_token_n"] - 1,
+        "latents": case.tensors["init_noise"][None],
+        "reference_noise": case.stacked("noise.{}")[:-1],
+        "callback_on_step_end": keep,
+    }
+    if not has_picture:
+        call |= {"height": args["image_shapes"][0], "width": args["image_shapes"][1]}
+    result = case.pipe(**call, output_type="latent")
+    assert (result.thoughts or []) == case.result["texts"]
+    wanted = [*case.tensors["steps.x_t"][1:], case.tensors["final_latent"]]
+    for ours, theirs in zip(states, wanted, strict=True):
+        close(ours, theirs)
+    close(result.images[0], case.tensors["final_latent"])
+    height, width = case.tensors["decode.image"].shape[2:]
+    pixels = case.pipe.decode_latents(result.images[0][None], (height // 16, width // 16))
+    close(pixels, case.tensors["decode.image"])
+    levels = torch.from_numpy(to_uint8(pixels)[0]).int() - case.tensors["image_u8"].int()
+    assert levels.abs().max() <= 1
+
+
+# ---------------------------------------------------------------------------- training
+
+
+def check_training(case: Case) -> None:
+    samples, padded = recorded.build_samples(case)
+    close(padded, case.tensors["in.padded_images"], 0)
+    close(recorded.encode_padded(case, padded), case.tensors["padded_latent"])
+    batch = pack(samples, case.pipe.model.config)
+    check_packing(case, batch)
+    model = case.pipe.model
+    raw = case.tensors["in.packed_timesteps"][batch.noised_rows]
+    first = torch.cat((torch.tensor([True]), raw.diff() != 0))
+    times = shift_times(raw[first].sigmoid(), case.request.get("timestep_shift", 1.0))
+    run = {
+        "timesteps": times,
+        "noise": case.tensors["noise.1"],
+        "freeze_und": case.request.get("freeze_und", False),
+    }
+    output = model(batch, **run, return_hidden=True)
+    close(output.mse, case.tensors["mse"])
+    close(output.ce, case.tensors["ce"])
+    close(output.last_hidden_state, case.tensors["last_hidden_state"])
+    total = total_loss(case, output)
+    losses = case.result["loss"]
+    relative(output.mse.mean(-1).mean().item(), losses["mse"])
+    relative(output.ce.mean().item(), losses["ce"])
+    relative(total.item(), losses["total"])
+    weights = batch.ce_weights
+    relative(((output.ce * weights).sum() / weights.sum()).item(), losses["ce_reweighted"])
+    model.zero_grad(set_to_none=True)
+    total.backward()
+    check_gradients(case)
+    if "opt_trace" in case.result:
+        check_optimiser(case, batch, run)
+    model.zero_grad(set_to_none=True)
+
+
+def total_loss(case: Case, output) -> Tensor:
+    mse_weight = case.request.get("mse_weight", 1.0)
+    ce_weight = case.request.get("ce_weight", 1.0)
+    return mse_weight * output.mse.mean(-1).mean() + ce_weight * output.ce.mean()
+
+
+def check_packing(case: Case, batch) -> None:
+    named = {
+        "packed_text_ids": batch.text_ids,
+        "packed_text_indexes": batch.text_index,
+        "packed_position_ids": batch.position_ids,
+        "packed_vae_token_indexes": batch.latent_index,
+        "packed_latent_position_ids": batch.latent_position_ids,
+        "packed_vit_token_indexes": batch.vit_index,
+        "packed_vit_position_ids": batch.vit_position_ids,
+        "mse_loss_indexes": batch.mse_index,
+        "ce_loss_indexes": batch.ce_index,
+        "packed_label_ids": batch.ce_labels,
+    }
+    for name, ours in named.items():
+        assert torch.equal(ours, case.tensors[f"in.{name}"]), name
+    close(batch.vit_patches, case.tensors["in.packed_vit_tokens"], 0)
+    close(batch.ce_weights, case.tensors["in.ce_loss_weights"], 1e-6)
+    assert batch.vit_lens == case.tensors["in.vit_token_seqlens"].tolist()
+    assert batch.sample_lens == case.result["sample_lens"]
+    assert batch.num_tokens == case.result["sequence_length"]
+    for number, facts in enumerate(case.result["splits"]):
+        assert batch.split_lens[number] == facts["split_lens"]
+        assert batch.attention_modes[number] == facts["attn_modes"]
+    shapes = case.result["patchified_vae_latent_shapes"]
+    assert batch.latent_lens == [rows * columns for rows, columns in shapes]
+    allowed = torch.zeros(batch.num_tokens, batch.num_tokens, dtype=torch.bool)
+    start = 0
+    for length, mask in zip(batch.sample_lens, batch.layout.mask()[:, 0], strict=True):
+        allowed[start : start + length, start : start + length] = mask[:length, :length]
+        start += length
+    assert torch.equal(allowed, case.tensors["attention_allowed"].bool())
+
+
+def check_gradients(case: Case) -> None:
+    gradients = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in case.pipe.model.named_parameters()
+    }
+    norms = case.result["grad_norm"]
+    assert norms.keys() == gradients.keys()
+    for name, norm in norms.items():
+        ours = gradients[name].norm().item()
+        # A key bias of the vision tower moves no softmax: its gradient is rounding noise.
+        limit = 1e-4 if name.endswith("k_proj.bias") and "vit_model" in name else 1e-6
+        assert math.isclose(ours, norm, rel_tol=LIMIT, abs_tol=limit), (name, ours, norm)
+    total = torch.stack([g.norm() for g in gradients.values()]).norm().item()
+    relative(total, case.result["total_grad_norm"])
+    for name, theirs in case.tensors.items():
+        if name.startswith("grad."):
+            ours = gradients[name.removeprefix("grad.")]
+            assert (ours - theirs).norm() <= LIMIT * theirs.norm() + 1e-7, name
+
+
+def check_optimiser(case: Case, batch, run: dict) -> None:
+    """Some AdamW steps with warm-up, clipping and EMA on the fixed batch."""
+    model, options = case.pipe.model, case.request["opt"]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    parameters = dict(model.named_parameters())
+    average = {name: p.detach().clone() for name, p in parameters.items()}
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=options["lr"], betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0
+    )
+    for step, facts in enumerate(case.result["opt_trace"]):
+        optimiser.zero_grad()
+        optimiser.param_groups[0]["lr"] = options["lr"] * min(1.0, step / options["warmup"])
+        assert optimiser.param_groups[0]["lr"] == facts["lr_used"]
+        loss = total_loss(case, model(batch, **run))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        relative(loss.item(), facts["loss"])
+        relative(norm.item(), facts["total_norm"], 1e-3)
+        for name, p in parameters.items():
+            average[name].lerp_(p.detach(), 1 - options["ema"])
+    for prefix, ours in (("after.", parameters), ("ema_after.", average)):
+        for name, theirs in case.tensors.items():
+            if name.startswith(prefix):
+                off = (ours[name.removeprefix(prefix)] - theirs).abs() > options["lr"] * 0.05
+                assert off.float().mean() <= 1e-3, name
+    model.load_state_dict(before)
+
+
+# ---------------------------------------------------------------------------- the rest
+
+
+@torch.no_grad()
+def check_rest(case: Case) -> None:
+    check_resizing(case)
+    check_integers(case)
+    check_autoencoder(case)
+    check_modules(case)
+
+
+def digest(array) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def check_resizing(case: Case) -> None:
+    vae, vit = ResizeRule(1024, 512, 16), ResizeRule(980, 224, 14)
+    for name, facts in case.result["images"].items():
+        rgb = to_rgb(case.picture(name))
+        assert (case.picture(name).mode, list(rgb.size)) == (facts["mode"], facts["size_wh"])
+        assert hashlib.sha256(rgb.tobytes()).hexdigest() == facts["rgb_sha256"]
+        first = vae.resize(rgb)
+        made = {
+            "vae_1024_512_16": first,
+            "vit_980_224_14": vit.resize(rgb),
+            "infer_vae_twice": vae.resize(first),
+            "infer_vit_after_vae_resize": vit.resize(first),
+        }
+        for kind, picture in made.items():
+            pixels = to_pixels(picture)
+            assert list(pixels.shape) == facts[kind]["shape"]
+            assert hashlib.sha256(picture.tobytes()).hexdigest() == facts[kind]["u8_hwc_sha256"]
+            assert digest(pixels.contiguous().numpy()) == facts[kind]["f32_chw_sha256"]
+            kept = recorded.FOLDER / "preprocess_png" / f"{name.removesuffix('.png')}.{kind}.png"
+            if kept.is_file():
+                assert Image.open(kept).tobytes() == picture.tobytes()
+        for kind, rule in (("small_vae", case.vae_rule), ("small_vit", case.vit_rule)):
+            if f"pre.{name}.{kind}" in case.tensors:
+                close(to_pixels(rule.resize(rgb)), case.tensors[f"pre.{name}.{kind}"], 0)
+        if f"rgb.{name}" in case.tensors:
+            close(thumbnail(rgb, case.tensors[f"rgb.{name}"]), case.tensors[f"rgb.{name}"], 0)
+    for text, number, width, height, out_height, out_width in case.result["resize_table"]["rows"]:
+        longest, shortest, stride, *more = text.split(",")
+        limit = int(more[0].removeprefix("max_pixels=")) if more else MAX_PIXELS
+        rule = ResizeRule(int(longest), int(shortest), int(stride), limit)
+        made_size = rule.size(width, height, num_images=number)
+        assert made_size == (out_width, out_height), (text, number, width, height)
+
+
+def thumbnail(picture: Image.Image, like: Tensor) -> Tensor:
+    """Small pictures are recorded as they are, larger ones reduced to their nearest pixels."""
+    height, width, _ = like.shape
+    return torch.from_numpy(np.array(picture.resize((width, height), Image.Resampling.NEAREST)))
+
+
+def check_integers(case: Case) -> None:
+    for key, interpolate in (("pos_extrapolate", False), ("pos_interpolate", True)):
+        for height, width, patch, side, ids in case.result[key]:
+            rows, columns = height // patch, width // patch
+            made = grid_position_ids(rows, columns, side, interpolate=interpolate)
+            assert made.tolist() == ids
+    for facts in case.result["schedules"]:
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=facts["shift"])
+        scheduler.set_timesteps(sigmas=sigma_grid(facts["num_timesteps"] - 1))
+        assert scheduler.sigmas[:-1].tolist() == facts["t"]
+        close(-scheduler.sigmas.diff(), torch.tensor(facts["dt"]), 1e-7)
+    tokenizer, config = case.pipe.tokenizer, case.pipe.model.config
+    for text, ids, decoded in case.result["tokenizer"]:
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids
+        assert tokenizer.decode(ids) == decoded
+    assert case.result["special"] == {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "start_of_image": config.vision_start_token_id,
+        "end_of_image": config.vision_end_token_id,
+    }
+    for length, weight in case.result["len2weight"]["square"].items():
+        if int(length) > 1:
+            words = TextSegment([5] * (int(length) - 1), loss=True)
+            weights = pack([[words]], config).ce_weights
+            close(weights, torch.full((int(length),), weight), 1e-6)
+
+
+def check_autoencoder(case: Case) -> None:
+    conditioner = Conditioner(case.pipe.model, case.pipe.vae, case.pipe.tokenizer)
+    vae = case.pipe.vae
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor
+    for index, inputs in enumerate(case.stacked("ae{}.in")):
+        stored = {
+            key.split(".", 1)[1]: value
+            for key, value in case.tensors.items()
+            if key.startswith(f"ae{index}.")
+        }
+        moments = vae.encode(inputs).latent_dist
+        close(moments.mean, stored["mean"])
+        close(moments.logvar, stored["logvar"])
+        close(scale * (moments.mean - shift), stored["mode_scaled"])
+        close(vae.decode(moments.mean).sample, stored["decode_mode"])
+        sampled = conditioner.encode_picture(inputs[0], stored["sample_noise"])
+        close(sampled[None], stored["sample_scaled"])
+    moments = vae.encode(case.tensors["aepad.in"]).latent_dist
+    close(scale * (moments.mean - shift), case.tensors["aepad.mode_scaled"])
+    sampled = moments.mean + moments.std * case.tensors["aepad.sample_noise"]
+    close(scale * (sampled - shift), case.tensors["aepad.sample_scaled"])
+
+
+def check_modules(case: Case) -> None:
+    model, tensors = case.pipe.model, case.tensors
+    close(time_sinusoid(tensors["time.t"], 256), tensors["time.freq"])
+    close(model.time_embedder(tensors["time.t"]), tensors["time.emb"])
+    lens = tensors["vit.cu_seqlens"].diff().tolist()
+    features = model.vit_model(tensors["vit.tokens"], tensors["vit.pos"], lens)
+    close(features, tensors["vit.out"])
+    close(model.connector(features), tensors["vit.connector"])
+    for name in ("latent_pos_embed", "vit_pos_embed"):
+        side = math.isqrt(len(tensors[name]))
+        close(sin_cos_table(side, tensors[name].shape[1]), tensors[name], 1e-7)
+        close(model.get_submodule(name).pos_embed, tensors[name], 1e-7)
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    "infer": check_inference,
+    "train": check_training,
+    "misc": check_rest,
+}
+"""All kinds of recorded cases there are."""
