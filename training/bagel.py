@@ -76,7 +76,7 @@ class BagelFamily:
     ) -> None:
         self.model = pipeline.model
         self._pipeline, self._rows, self._config, self._device = pipeline, rows, config, device
-        self._encoder = Encoder(vae=pipeline.vae, device=device)
+        self._encoder = Encoder(pipeline.vae, device)
         bagel = self.model.config
         if bagel.vit_patch_size != (rule := config.vit_sizes or bagel.vit_transform)[2]:
             raise Echo4oError(

@@ -43,7 +43,7 @@ class TinySizes:
     """Heads of the vision tower."""
     vit_intermediate_size: int = 128
     """Width of the vision tower's MLP."""
-    vocab_size: int = 768
+    vocab_size: int = 512
     """Tokens of the tokenizer that is trained on the instructions, special ones included."""
     picture_side: int = 64
     """Longest picture side in pixels, a multiple of 16; larger pictures are made smaller."""

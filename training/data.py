@@ -128,6 +128,8 @@ def load_rows(config: TrainConfig) -> Rows:
     if Path(path).is_dir():
         source = Input(kind="dataset", id=Path(path).resolve().name)
     else:
+        if path.startswith((".", "/", "~")):
+            raise Echo4oError(f"there is no folder {path}; give a dataset folder or a Hub id")
         if not constants.HF_HUB_OFFLINE:
             # The commit, so that the record says what was read even if a branch moves meanwhile.
             revision = hub.resolve(path, "dataset", revision)
