@@ -4,17 +4,19 @@ A checkpoint holds the trained weights, their moving average, the optimiser, and
 samples stands. Random draws are keyed (draws.py), so there is no random state to keep.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -65,14 +67,15 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write `folder/step-NNNNNNN`, then remove all but the newest `keep`.
 
     Raises:
-        OSError: the disk is full; earlier checkpoints are untouched.
+        OSError, Echo4oError: the disk is full; earlier checkpoints are untouched.
     """
     name = f"step-{checkpoint.progress.step:07d}"
     final, aside = folder / name, folder / f".{name}.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        _write(aside, checkpoint)
+        with writing(final):
+            _write(aside, checkpoint)
         # A folder cannot replace a folder that is not empty; the same step is written again only
         # after its older version turned out to be damaged.
         shutil.rmtree(final, ignore_errors=True)
@@ -84,6 +87,22 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     for old in _folders(folder)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+@contextlib.contextmanager
+def writing(what: Path) -> Iterator[None]:
+    """Turn what safetensors and torch raise when a disk is full into a sentence.
+
+    Raises:
+        Echo4oError: the files could not be written.
+    """
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise Echo4oError(
+            f"{what} could not be written ({error}); free some space and run the same command "
+            f"again, it goes on from the newest checkpoint"
+        ) from error
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from echo4o.errors import Echo4oError
 from echo4o.records import Input, RunRecord, sha256_file, sync_folder, write_atomic
 
+from .checkpoint import writing
 from .config import TrainConfig, differences
 from .data import Rows
 
@@ -129,7 +130,7 @@ def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> N
     """Write the model with averaged weights, then the record; the record means finished."""
     aside, final = out / f".{_MODEL}.tmp", out / _MODEL
     shutil.rmtree(aside, ignore_errors=True)
-    with averaged(state):
+    with averaged(state), writing(final):
         state.family.save(aside)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(aside, final)

@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import resource
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,6 @@ from safetensors.torch import load_file
 from training_rows import make_row, write_dataset
 
 from echo4o.errors import Echo4oError
-from echo4o.training import checkpoint
 from echo4o.training.config import TrainConfig
 from echo4o.training.overrides import override
 from echo4o.training.train import train
@@ -152,16 +152,19 @@ def test_other_rows_are_noticed(config: TrainConfig, mixed: Path, tmp_path):
     assert train(override(config, [f"data={copy}"]), tmp_path / "run").finished
 
 
-def test_a_failed_save_leaves_the_last_checkpoint(config: TrainConfig, tmp_path, monkeypatch):
-    def full(*args: object) -> None:
-        if any("step-0000008" in str(argument) for argument in args):
-            raise OSError(28, "No space left on device")
-        saved(*args)
-
-    saved = checkpoint.save_file
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
-        train(config, tmp_path / "run")
-    assert [f.name for f in (tmp_path / "run/checkpoints").iterdir()] == ["step-0000004"]
-    monkeypatch.undo()
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(config: TrainConfig, tmp_path):
+    train(config, tmp_path / "run")
+    expected = result(tmp_path / "run")
+    (tmp_path / "run/record.json").unlink()
+    shutil.rmtree(tmp_path / "run/checkpoints/step-0000012")
+    # A limit on the size of files fails the same writes as a full disk.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises((OSError, Echo4oError), match=r"step-0000012 could not be|too large"):
+            train(config, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [f.name for f in (tmp_path / "run/checkpoints").iterdir()] == ["step-0000008"]
     assert train(config, tmp_path / "run").finished
+    assert result(tmp_path / "run") == expected

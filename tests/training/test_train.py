@@ -41,9 +41,9 @@ def test_references_are_learned(settings, tmp_path):
         tiny(),
         [
             *settings,
-            *(f"data={write_dataset(tmp_path / 'rows', rows)}", "steps=150", "ema_decay=0.9"),
+            *(f"data={write_dataset(tmp_path / 'rows', rows)}", "steps=80", "ema_decay=0.9"),
             *("drop_text=0", "drop_vit=0", "drop_vae=0", "checkpoint_every=1000"),
-            *("learning_rate=0.004", "warmup_steps=10"),
+            *("learning_rate=0.01", "warmup_steps=5"),
         ],
     )
     train(config, tmp_path / "run")
