@@ -54,14 +54,11 @@ def paint(args: argparse.Namespace) -> None:
             f"--count must be 1 or more and --size 32 to 2048, got {args.count} and {args.size}"
         )
     args.out.mkdir(parents=True, exist_ok=True)
-    draw = random.Random(args.seed)
     lines = []
     for number in tqdm(range(args.count), desc="paint"):
-        instruction, include = random_scene(draw)
+        instruction, include = random_scene(random.Random(f"{args.seed}|{number}"))
         name = f"{number:06d}.png"
-        picture = world.paint(
-            instruction, width=args.size, height=args.size, seed=draw.getrandbits(32)
-        )
+        picture = world.paint(instruction, width=args.size, height=args.size, seed=number)
         picture.save(args.out / name)
         row = {"file_name": name, "instruction": instruction, "constraints": {"include": include}}
         lines.append(json.dumps(row))
