@@ -348,6 +348,7 @@ def test_breaking_off_keeps_what_was_bought(tmp_path):
                 async for request, _ in client.run(scene(number) for number in range(100)):
                     bought.append(request.key)
                     if len(bought) == 2:
+                        await asyncio.sleep(0.3)  # by now every worker waits to hand over
                         break
                 return bought
 

@@ -107,12 +107,11 @@ class ApiClient:
             try:
                 for request in source:
                     if errors:
-                        return
+                        break
                     await results.put((request, await self._call(request)))
             except Exception as error:
                 errors.append(error)
-            finally:
-                await results.put(None)
+            await results.put(None)  # a cancelled worker has nobody to tell
 
         # Twice as many as may be in flight: some wait for their next attempt.
         workers = [asyncio.create_task(work()) for _ in range(2 * self._concurrency)]

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from echo4o.sandbox import world
-from echo4o.sandbox.judge import Question, answer, sentence
+from echo4o.sandbox.judge import Question, answer
+from echo4o.sandbox.judge_look import sentence
 from echo4o.sandbox.judge_reading import read_expectations, read_score_names
 from echo4o.sandbox.world.scenes import random_scene
 

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from . import world
-from .judge import Judged, Look, compare, rephrase, scores, sentence
+from .judge_look import Judged, Look, compare, rephrase, scores, sentence
 
 Schema = dict[str, Any]
 
