@@ -1,7 +1,6 @@
 """What a run leaves behind: the loss trace, pictures along the way, the model and its record."""
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from echo4o.errors import Echo4oError
+from echo4o.models.pictures import PictureRecord, encode_png
 from echo4o.records import Input, RunRecord, sha256_file, sync_folder, write_atomic
 
 from .checkpoint import writing
@@ -121,9 +121,13 @@ def save_pictures(state: "State", config: TrainConfig, out: Path) -> None:
     for picture in pictures:
         sheet.paste(picture, (left, 0))
         left += picture.width
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    write_atomic(out / "samples" / f"step-{state.step:07d}.png", buffer.getvalue())
+    record = PictureRecord(
+        prompt=" | ".join(config.sample_prompts),
+        model=f"{config.recipe}, step {state.step}",
+        parameters={"steps": config.sample_steps, "guidance": config.sample_guidance},
+    )
+    data = encode_png(sheet, record)
+    write_atomic(out / "samples" / f"step-{state.step:07d}.png", data)
 
 
 def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> None:

@@ -65,7 +65,9 @@ def test_what_a_run_leaves(config: TrainConfig, tmp_path):
     assert [line["step"] for line in trace(out)] == list(range(1, 13))
     sheets = sorted((out / "samples").iterdir())
     assert [sheet.name for sheet in sheets] == ["step-0000006.png", "step-0000012.png"]
-    assert Image.open(sheets[0]).size == (64, 32)
+    sheet = Image.open(sheets[0])
+    assert sheet.size == (64, 32)
+    assert "trainedAlgorithmicMedia" in sheet.info["XML:com.adobe.xmp"]
     pipe = Echo4oPipeline.from_pretrained(out / "model")
     assert pipe("A photo of a red circle", num_inference_steps=2).images[0].size == (32, 32)
     # All groups were trained.
