@@ -225,3 +225,27 @@ def test_the_plan_counts_without_loading(shared):
     assert 3_000_000 < needs(tiny()).trained < 4_500_000
     frozen = needs(override(tiny(), ["freeze=und"]))
     assert frozen.frozen == frozen.parameters["und"] > 0
+
+
+@pytest.mark.shared
+def test_the_authors_checkpoint_is_fine_tuned_by_token_budget(shared, mixed, tmp_path):
+    config = override(
+        echo4o_7b(),
+        [
+            *(f"base_model={shared / 'goldens/bagel/tiny_upstream'}", f"data={mixed}"),
+            *("mixture=all:1", "vae_sizes=64,32,16", "vit_sizes=56,28,14", "trackers="),
+            *("tokens_per_pack=200", "packs_per_step=2", "steps=4", "warmup_steps=1"),
+            *("sample_every=4", "sample_steps=2", "precision=fp32"),
+        ],
+    )
+    train(config, tmp_path / "run")
+    train(override(config, ["gradient_checkpointing=false"]), tmp_path / "plain")
+    checkpointed, plain = (trace(tmp_path / name) for name in ("run", "plain"))
+    assert [line["loss"] for line in checkpointed] == pytest.approx(
+        [line["loss"] for line in plain], rel=1e-5
+    )
+    assert all(100 < line["tokens"] <= 400 for line in plain)
+    record = RunRecord.load(tmp_path / "run")
+    assert [entry.id for entry in record.inputs if entry.kind == "model"] == ["tiny_upstream"]
+    assert (tmp_path / "run/samples/step-0000004.png").exists()
+    assert Echo4oPipeline.from_pretrained(tmp_path / "run/model").model.config.hidden_size == 64
