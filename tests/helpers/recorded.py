@@ -33,6 +33,26 @@ ARGUMENTS = {
 }
 
 
+class Tensors(dict[str, Tensor]):
+    """The tensors of a case; remembers which ones were looked at."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__(values)
+        self.seen: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.seen.add(name)
+        return super().__getitem__(name)
+
+    def below(self, prefix: str) -> dict[str, Tensor]:
+        """All tensors whose name starts with a prefix, which is taken off."""
+        return {name.removeprefix(prefix): self[name] for name in self if name.startswith(prefix)}
+
+    def unseen(self) -> set[str]:
+        """What no check has looked at."""
+        return set(self) - self.seen
+
+
 @dataclass(frozen=True)
 class Case:
     """One recorded case: the request, integers and texts, tensors, and its model."""
@@ -40,7 +60,7 @@ class Case:
     name: str
     request: dict[str, Any]
     result: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: Tensors
     pipe: Echo4oPipeline
 
     @property
@@ -82,7 +102,7 @@ def load(name: str) -> Case:
     # The model is shared between cases; each brings its own resize rules.
     pipe.model.config.vae_transform = tuple(facts["case"]["vae_transform"])
     pipe.model.config.vit_transform = tuple(facts["case"]["vit_transform"])
-    tensors = load_file(FOLDER / f"{name}.safetensors")
+    tensors = Tensors(load_file(FOLDER / f"{name}.safetensors"))
     return Case(name, facts["case"], facts["result"], tensors, pipe)
 
 

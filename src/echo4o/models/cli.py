@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import Echo4oError
 
@@ -39,6 +39,7 @@ def generate(args: argparse.Namespace) -> None:
     """Make pictures and save them with everything needed to make them again."""
     import torch
 
+    from .bagel.pipeline import Echo4oPipelineOutput
     from .pictures import PictureRecord, save_picture
 
     if args.num < 1:
@@ -62,9 +63,10 @@ def generate(args: argparse.Namespace) -> None:
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         **call,
     )
+    assert isinstance(result, Echo4oPipelineOutput)
     if result.thoughts:
         print(f"plan: {result.thoughts[0]}", file=sys.stderr)
-    for seed, image in zip(seeds, result.images, strict=True):
+    for seed, image in zip(seeds, cast("list[Image.Image]", result.images), strict=True):
         path = args.out / f"{_slug(args.prompt)}-{seed}.png"
         parameters = call | {"height": image.height, "width": image.width}
         parameters["references"] = [str(path.name) for path in args.image]

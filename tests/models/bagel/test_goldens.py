@@ -31,7 +31,7 @@ from echo4o.models.bagel.generation import (
     predict_velocity,
     prepare_target,
 )
-from echo4o.models.bagel.packing import TextSegment, grid_position_ids, pack, patchify
+from echo4o.models.bagel.packing import TextSegment, grid_position_ids, pack, patchify, unpatchify
 from echo4o.models.bagel.processor import MAX_PIXELS, ResizeRule, to_pixels, to_rgb, to_uint8
 from echo4o.sampler import Guidance, shift_times, sigma_grid
 
@@ -46,6 +46,7 @@ CASES = recorded.names()
 def test_case_equals_the_recording(name: str):
     case = recorded.load(name)
     CHECKS[case.request["kind"]](case)  # an unknown kind of case fails, it is never skipped
+    assert case.tensors.unseen() == set()
 
 
 def close(ours: Tensor, theirs: Tensor, limit: float = LIMIT) -> None:
@@ -226,7 +227,9 @@ def check_picture(case: Case, parts: list[Part], args: dict) -> None:
         close(ours, theirs)
     close(result.images[0], case.tensors["final_latent"])
     height, width = case.tensors["decode.image"].shape[2:]
-    pixels = case.pipe.decode_latents(result.images[0][None], (height // 16, width // 16))
+    grid = height // 16, width // 16
+    close(unpatchify(result.images[0][None], *grid, 2), case.tensors["decode.latent_in"])
+    pixels = case.pipe.decode_latents(result.images[0][None], grid)
     close(pixels, case.tensors["decode.image"])
     levels = torch.from_numpy(to_uint8(pixels)[0]).int() - case.tensors["image_u8"].int()
     assert levels.abs().max() <= 1
@@ -322,10 +325,8 @@ def check_gradients(case: Case) -> None:
         assert math.isclose(ours, norm, rel_tol=LIMIT, abs_tol=limit), (name, ours, norm)
     total = torch.stack([g.norm() for g in gradients.values()]).norm().item()
     relative(total, case.result["total_grad_norm"])
-    for name, theirs in case.tensors.items():
-        if name.startswith("grad."):
-            ours = gradients[name.removeprefix("grad.")]
-            assert (ours - theirs).norm() <= LIMIT * theirs.norm() + 1e-7, name
+    for name, theirs in case.tensors.below("grad.").items():
+        assert (gradients[name] - theirs).norm() <= LIMIT * theirs.norm() + 1e-7, name
 
 
 def check_optimiser(case: Case, batch, run: dict) -> None:
@@ -350,10 +351,9 @@ def check_optimiser(case: Case, batch, run: dict) -> None:
         for name, p in parameters.items():
             average[name].lerp_(p.detach(), 1 - options["ema"])
     for prefix, ours in (("after.", parameters), ("ema_after.", average)):
-        for name, theirs in case.tensors.items():
-            if name.startswith(prefix):
-                off = (ours[name.removeprefix(prefix)] - theirs).abs() > options["lr"] * 0.05
-                assert off.float().mean() <= 1e-3, name
+        for name, theirs in case.tensors.below(prefix).items():
+            off = (ours[name] - theirs).abs() > options["lr"] * 0.05
+            assert off.float().mean() <= 1e-3, name
     model.load_state_dict(before)
 
 
@@ -445,11 +445,7 @@ def check_autoencoder(case: Case) -> None:
     vae = case.pipe.vae
     scale, shift = vae.config.scaling_factor, vae.config.shift_factor
     for index, inputs in enumerate(case.stacked("ae{}.in")):
-        stored = {
-            key.split(".", 1)[1]: value
-            for key, value in case.tensors.items()
-            if key.startswith(f"ae{index}.")
-        }
+        stored = case.tensors.below(f"ae{index}.")
         moments = vae.encode(inputs).latent_dist
         close(moments.mean, stored["mean"])
         close(moments.logvar, stored["logvar"])

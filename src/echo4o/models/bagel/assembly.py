@@ -16,7 +16,7 @@ from transformers import Qwen2Tokenizer
 from ...errors import Echo4oError
 from ...records import write_atomic
 from . import weights
-from .checkpoint import CheckpointError, Located, read_header, read_headers, read_json
+from .checkpoint import CheckpointError, Located, read_headers, read_json
 from .configuration import BagelConfig
 from .modeling import BagelForUnifiedGeneration
 
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 PIPELINE_SHIM = "from echo4o.models.bagel.pipeline import Echo4oPipeline as Echo4oPipeline\n"
 CLASS_NAME = ["pipeline", "Echo4oPipeline"]
 DEFAULT_SHIFT = 3.0
+AUTOENCODER_STEM = "diffusion_pytorch_model"
 
 
 class Components(NamedTuple):
@@ -94,7 +95,7 @@ def _load_echo4o(folder: Path, kwargs: dict[str, Any]) -> Components:
     config = BagelConfig.from_dict(read_json(model_folder / "config.json"))
     tensors = read_headers(model_folder)
     weights.check_model_tensors(tensors, config, model_folder)
-    read_header(vae_folder / "diffusion_pytorch_model.safetensors")
+    read_headers(vae_folder, AUTOENCODER_STEM)
     kwargs.setdefault("dtype", weights.main_dtype(tensors))
     model = BagelForUnifiedGeneration.from_pretrained(
         model_folder, config=config, use_safetensors=True, **kwargs

@@ -145,11 +145,11 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
     }
 
 
-def read_headers(folder: Path) -> dict[str, TensorFacts]:
-    """The same for a saved transformers model: one file, or the shards its index names."""
-    index = folder / "model.safetensors.index.json"
+def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorFacts]:
+    """The same for a saved component: `stem`.safetensors, or the shards its index names."""
+    index = folder / f"{stem}.safetensors.index.json"
     if not index.is_file():
-        return read_header(folder / "model.safetensors")
+        return read_header(folder / f"{stem}.safetensors")
     tensors: dict[str, TensorFacts] = {}
     for name in sorted(set(read_json(index)["weight_map"].values())):
         tensors |= read_header(folder / name)

@@ -146,13 +146,9 @@ class Conditioner:
         samples = [request.main for request in requests]
         own_texts = [index for index, r in enumerate(requests) if r.size is not None and r.texts]
         samples += [requests[index].texts for index in own_texts]
+        for sample in samples:
+            self._check_length(sample)
         contexts, batch = encode_contexts(self.model, samples)
-        limit = self.config.text_config.max_position_embeddings
-        longest = max(context.position for context in contexts)
-        if longest >= limit:
-            raise ValueError(
-                f"the request takes {longest} positions, the model has {limit}; shorten the text"
-            )
         branches = []
         for index, request in enumerate(requests):
             cond = contexts[index]
@@ -162,6 +158,15 @@ class Conditioner:
             text = prefix(cond, batch, request.text_cut)
             branches.append(Branches(cond, text, image, request.size))
         return branches
+
+    def _check_length(self, sample: list[Segment]) -> None:
+        """Refuse what takes more positions than the model has; a picture takes one or two."""
+        steps = (len(s.token_ids) + 2 if isinstance(s, TextSegment) else 1 for s in sample)
+        length, limit = sum(steps), self.config.text_config.max_position_embeddings
+        if length >= limit:
+            raise ValueError(
+                f"the request takes {length} positions, the model has {limit}; shorten the text"
+            )
 
 
 def check_requests(requests: Sequence[Sequence[Part]]) -> None:

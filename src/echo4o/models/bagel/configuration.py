@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
-Transform = tuple[int, int, int]
-
 
 class BagelConfig(PreTrainedConfig):
     """Sizes and constants of one model; the defaults are those of BAGEL-7B-MoT.
@@ -37,8 +35,9 @@ class BagelConfig(PreTrainedConfig):
     model_type = "echo4o_bagel"
     sub_configs_defaults = {"text_config": Qwen2Config, "vision_config": SiglipVisionConfig}
 
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    # Given as dict or configuration, always configurations afterwards.
+    text_config: Any = None
+    vision_config: Any = None
     visual_und: bool = True
     latent_channels: int = 16
     latent_downsample: int = 8
@@ -46,8 +45,9 @@ class BagelConfig(PreTrainedConfig):
     max_latent_size: int = 64
     vit_max_num_patch_per_side: int = 70
     interpolate_pos: bool = False
-    vae_transform: tuple[int, ...] | list[int] | None = None
-    vit_transform: tuple[int, ...] | list[int] | None = None
+    # Given as list, tuple or nothing, always tuples afterwards.
+    vae_transform: Any = None
+    vit_transform: Any = None
     bos_token_id: int = 151644
     eos_token_id: int = 151645
     vision_start_token_id: int = 151652
@@ -79,17 +79,17 @@ class BagelConfig(PreTrainedConfig):
     @property
     def hidden_size(self) -> int:
         """Width of the decoder."""
-        return self.text_config.hidden_size  # type: ignore[union-attr]
+        return int(self.text_config.hidden_size)
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head of the decoder."""
-        return self.text_config.hidden_size // self.text_config.num_attention_heads  # type: ignore[union-attr]
+        return int(self.text_config.hidden_size // self.text_config.num_attention_heads)
 
     @property
     def rope_theta(self) -> float:
         """Base of the rotary angles."""
-        return self.text_config.rope_parameters["rope_theta"]  # type: ignore[union-attr]
+        return float(self.text_config.rope_parameters["rope_theta"])
 
     @property
     def latent_dim(self) -> int:
@@ -104,7 +104,7 @@ class BagelConfig(PreTrainedConfig):
     @property
     def vit_patch_size(self) -> int:
         """Pixels per vision token and side."""
-        return self.vision_config.patch_size  # type: ignore[union-attr]
+        return int(self.vision_config.patch_size)
 
     @classmethod
     def tiny(

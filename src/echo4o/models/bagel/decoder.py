@@ -49,7 +49,7 @@ class Pass:
 
     def und_gradients(self) -> AbstractContextManager[None]:
         """Context in which the understanding expert computes."""
-        return torch.no_grad() if self.freeze_und else nullcontext()  # type: ignore[return-value]
+        return torch.no_grad() if self.freeze_und else nullcontext()
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -87,7 +87,7 @@ class JointAttention(nn.Module):
             und = self._und_heads(und_UC)
         gen = self._gen_heads(gen_GC)
         query, key, value = (
-            layout.to_rows(u, g).unflatten(-1, (-1, self.head_dim))
+            layout.to_rows(u, g).view(layout.rows, layout.length, -1, self.head_dim)
             for u, g in zip(und, gen, strict=True)
         )
         query = rotate(query, shared.rotary).transpose(1, 2)
@@ -113,7 +113,9 @@ class JointAttention(nn.Module):
         return query, key, self.v_proj_moe_gen(tokens_GC)
 
     def _per_head(self, norm: nn.Module, tokens_TC: Tensor) -> Tensor:
-        normed: Tensor = norm(tokens_TC.unflatten(-1, (-1, self.head_dim)))
+        normed: Tensor = norm(
+            tokens_TC.view(len(tokens_TC), tokens_TC.shape[1] // self.head_dim, self.head_dim)
+        )
         return normed.flatten(1)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """Embeddings that are not learned tables of words: time, sin-cos positions, rotary angles."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,8 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, times: Tensor) -> Tensor:
         """(N,) -> (N, hidden_size)."""
-        embedded: Tensor = self.mlp(
-            time_sinusoid(times, self.frequencies).to(self.mlp[0].weight.dtype)
-        )
+        first = cast(nn.Linear, self.mlp[0])
+        embedded: Tensor = self.mlp(time_sinusoid(times, self.frequencies).to(first.weight.dtype))
         return embedded
 
 

@@ -4,8 +4,6 @@ On a CPU the stock versions run as a dozen passes over memory each; these need t
 five backward, and keep fewer tensors. Same numbers up to rounding.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
@@ -18,7 +16,8 @@ class RmsNorm(nn.RMSNorm):
         """(..., C) -> (..., C)."""
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return super().forward(x)
-        return cast(Tensor, _RmsNorm.apply(x, self.weight, self.eps))
+        normed: Tensor = _RmsNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        return normed
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -32,7 +31,7 @@ class _RmsNorm(torch.autograd.Function):
         return unit * weight
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         unit, inverse, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         size = unit.shape[-1]
         product = (grad * unit).view(-1, size)
@@ -49,7 +48,7 @@ class _Rotate(torch.autograd.Function):
         return (heads * table[0]).addcmul_(rolled, table[1])
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         (table,) = ctx.saved_tensors  # type: ignore[attr-defined]
         # Rotating back is rotating by the negative angle.
         rolled = grad.roll(grad.shape[-1] // 2, dims=-1)
@@ -58,4 +57,5 @@ class _Rotate(torch.autograd.Function):
 
 def rotate(heads: Tensor, table: Tensor) -> Tensor:
     """Apply the rotary table (2, ..., 1, D) to heads (..., H, D), half-split as in Qwen2."""
-    return cast(Tensor, _Rotate.apply(heads, table))
+    rotated: Tensor = _Rotate.apply(heads, table)  # type: ignore[no-untyped-call]
+    return rotated

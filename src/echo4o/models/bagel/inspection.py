@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import weights
-from .assembly import load_tokenizer
+from .assembly import AUTOENCODER_STEM, load_tokenizer
 from .checkpoint import Located, TensorFacts, locate, read_header, read_headers, read_json
 from .configuration import BagelConfig
 
@@ -35,7 +35,7 @@ def inspect(name: str | Path, *, revision: str | None = None) -> dict[str, Any]:
         "memory bfloat16": _gigabytes(2 * _count(main) + vae_size),
         "memory float32": _gigabytes(4 * _count(main) + vae_size),
         "hidden size": config.hidden_size,
-        "layers": config.text_config.num_hidden_layers,  # type: ignore[union-attr]
+        "layers": config.text_config.num_hidden_layers,
         "largest picture": config.max_latent_size * config.latent_stride,
         "missing": "nothing" if config.visual_und else "vision tower (no pictures as input)",
     }
@@ -53,7 +53,7 @@ def _read(
         where = folder / "model"
         main = read_headers(where)
         config = BagelConfig.from_dict(read_json(where / "config.json"))
-        vae = read_header(folder / "vae" / "diffusion_pytorch_model.safetensors")
+        vae = read_headers(folder / "vae", AUTOENCODER_STEM)
     weights.check_model_tensors(main, config, where)
     return main, vae, config
 

@@ -5,7 +5,7 @@ S samples (rows), L tokens of the longest row, C values per token.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class _ToRows(torch.autograd.Function):
         return tokens.index_select(0, fill)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         (slots,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return grad.index_select(0, slots), None, None
 
@@ -37,7 +37,7 @@ class _FromRows(torch.autograd.Function):
         return rows.index_select(0, slots)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         fill, slots = ctx.saved_tensors  # type: ignore[attr-defined]
         rows = grad.index_select(0, fill)
         if len(fill) > len(slots):
@@ -100,18 +100,25 @@ class PackedLayout:
 
     def to(self, device: torch.device | str) -> "PackedLayout":
         """The same layout with its tensors on `device`."""
-        values = [getattr(self, f.name) for f in fields(self)]
-        return PackedLayout(*(v.to(device) if isinstance(v, Tensor) else v for v in values))
+        return replace(
+            self,
+            sequence_rows=self.sequence_rows.to(device),
+            slots=self.slots.to(device),
+            fill=self.fill.to(device),
+            segment=self.segment.to(device),
+            mode=self.mode.to(device),
+        )
 
     def to_rows(self, und_UC: Tensor, gen_GC: Tensor) -> Tensor:
         """Tokens of both experts -> padded rows (S, L, C)."""
         tokens_TC = torch.cat((und_UC, gen_GC)) if len(gen_GC) else und_UC
-        rows: Tensor = _ToRows.apply(tokens_TC, self.fill, self.slots)
+        rows: Tensor = _ToRows.apply(tokens_TC, self.fill, self.slots)  # type: ignore[no-untyped-call]
         return rows.view(self.rows, self.length, -1)
 
     def from_rows(self, rows_SLC: Tensor) -> tuple[Tensor, Tensor]:
         """Padded rows (S, L, C) -> tokens of both experts."""
-        tokens_TC: Tensor = _FromRows.apply(rows_SLC.flatten(0, 1), self.fill, self.slots)
+        flat = rows_SLC.flatten(0, 1)
+        tokens_TC: Tensor = _FromRows.apply(flat, self.fill, self.slots)  # type: ignore[no-untyped-call]
         return tokens_TC[: self.num_und], tokens_TC[self.num_und :]
 
     def valid(self) -> Tensor:
@@ -158,7 +165,7 @@ class RowLayout:
 
     def from_rows(self, rows_SLC: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (S, L, C) -> tokens of both experts."""
-        und, gen = rows_SLC.split((self.und, self.gen), dim=1)
+        und, gen = rows_SLC[:, : self.und], rows_SLC[:, self.und :]
         return und.flatten(0, 1), gen.flatten(0, 1)
 
 

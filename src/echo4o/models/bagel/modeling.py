@@ -24,7 +24,7 @@ from .vision import VisionTower
 
 
 @dataclass
-class BagelOutput(ModelOutput):  # type: ignore[misc]
+class BagelOutput(ModelOutput):
     """What one packed forward gives; nothing is reduced."""
 
     mse: Tensor | None = None

@@ -40,7 +40,7 @@ Callback = Callable[["Echo4oPipeline", int, Tensor, dict[str, Tensor]], dict[str
 
 
 @dataclass
-class Echo4oPipelineOutput(BaseOutput):  # type: ignore[misc]
+class Echo4oPipelineOutput(BaseOutput):
     """What a call returns; entries are ordered by prompt, then by picture of the prompt."""
 
     images: list[Image.Image] | list[np.ndarray[Any, Any]] | list[Tensor]
@@ -70,7 +70,7 @@ class Echo4oPipeline(DiffusionPipeline):
         self.register_modules(model=model, vae=vae, scheduler=scheduler, tokenizer=tokenizer)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         name: str | Path,
         *,
@@ -107,7 +107,7 @@ class Echo4oPipeline(DiffusionPipeline):
         pipe.source_id, pipe.source_revision = str(name), located.revision
         return pipe
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(
         self, save_directory: str | Path, *, layout: LayoutName = "echo4o", **kwargs: Any
     ) -> None:
         """Write a folder that `from_pretrained` reads, in our layout or the authors'.
@@ -391,9 +391,9 @@ def _as_requests(
     if segments is not None:
         if prompt is not None or image is not None:
             raise ValueError("give either `segments` or `prompt` and `image`, not both")
-        if all(isinstance(part, str | Image.Image) for part in segments):
-            return [list(segments)]  # type: ignore[arg-type]
-        return [list(parts) for parts in segments]  # type: ignore[arg-type]
+        if segments and all(isinstance(parts, list | tuple) for parts in segments):
+            return [list(parts) for parts in segments]  # type: ignore[arg-type]
+        return [list(segments)]  # type: ignore[arg-type]
     if prompt is None:
         raise ValueError('there is no prompt; give a text ("" for an unconditional picture)')
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)

@@ -73,7 +73,9 @@ class BagelVisionLayer(nn.Module):
         attention, mlp = self.self_attn, self.mlp
         normed = self.layer_norm1(rows_PLC)
         query, key, value = (
-            proj(normed).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            cast(nn.Linear, proj)(normed)
+            .view(*normed.shape[:2], self.num_heads, -1)
+            .transpose(1, 2)
             for proj in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -86,7 +88,7 @@ def _to_rows(hidden: Tensor, lens: list[int]) -> tuple[Tensor, Tensor | None]:
     """Packed (N, C) -> padded (P, L, C) and a mask, or no mask when all pictures are equal."""
     if len(set(lens)) == 1:
         return hidden.view(len(lens), lens[0], -1), None
-    rows = nn.utils.rnn.pad_sequence(list(hidden.split(lens)), batch_first=True)
+    rows = nn.utils.rnn.pad_sequence(list(torch.split(hidden, lens)), batch_first=True)
     counts = torch.tensor(lens, device=hidden.device)
     valid = torch.arange(rows.shape[1], device=hidden.device) < counts[:, None]
     return rows, valid[:, None, None]

@@ -88,19 +88,17 @@ def read_config(
 
 def write_config(folder: Path, config: BagelConfig, vae: AutoencoderKL) -> None:
     """Write `llm_config.json`, `vit_config.json` and `config.json`."""
-    text = config.text_config.to_dict()  # type: ignore[union-attr]
+    text = config.text_config.to_dict()
     rope = text.pop("rope_parameters")
     text |= {
         "architectures": ["Qwen2ForCausalLM"],
         "rope_theta": rope["rope_theta"],
         "qk_norm": True,
         "layer_module": "Qwen2MoTDecoderLayer",
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
     }
     for key in ("layer_types", "transformers_version"):
         text.pop(key, None)
-    vision_config = config.vision_config.to_dict()  # type: ignore[union-attr]
+    vision_config = config.vision_config.to_dict()
     vision = {key: vision_config[key] for key in PUBLISHED_VISION if key != "vision_use_head"}
     vision |= {
         "model_type": "siglip_vision_model",
@@ -125,11 +123,12 @@ def write_config(folder: Path, config: BagelConfig, vae: AutoencoderKL) -> None:
         "vae_transform": list(config.vae_transform),
         "vit_transform": list(config.vit_transform),
     }
-    for name, value in ((LLM_FILE, text), (VIT_FILE, vision), (CONFIG_FILE, whole)):
-        _write_json(folder / name, value)
     parameters = autoencoder_parameters(vae)
     if parameters != PUBLISHED_AUTOENCODER:
         _write_json(folder / AUTOENCODER_PARAMETERS_FILE, {"ae_params": parameters})
+    # A folder counts as a checkpoint once the last of these is there.
+    for name, value in ((CONFIG_FILE, whole), (VIT_FILE, vision), (LLM_FILE, text)):
+        _write_json(folder / name, value)
 
 
 def load_model(folder: Path, tokenizer: Qwen2Tokenizer, **kwargs: Any) -> BagelForUnifiedGeneration:
