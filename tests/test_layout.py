@@ -1,4 +1,4 @@
-"""The dependency rule: spokes never import each other, the core imports no spoke, no torch early."""
+"""The dependency rule: spokes never import each other, the core no spoke, nobody torch early."""
 
 import ast
 import subprocess

@@ -27,7 +27,7 @@ LATENT_NOISE = 0.05
 
 
 def tiny_autoencoder() -> AutoencoderKL:
-    """The FLUX autoencoder's structure (8x smaller, 16 channels), a few hundred thousand weights."""
+    """The structure of the FLUX autoencoder at tiny width: 8x smaller, 16 channels."""
     return AutoencoderKL(
         block_out_channels=(16, 24, 32, 48),
         down_block_types=("DownEncoderBlock2D",) * 4,

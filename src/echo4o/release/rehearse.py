@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import Echo4oError
 from ..records import write_atomic
@@ -71,12 +72,14 @@ class Rehearsal:
         """Run what is left of the line; raises Echo4oError when a stage fails."""
         self.out = self.out.resolve()
         with process.sole_owner(self.out), self._sandbox() as environment:
+            self._check_same_run()
             memory = process.MemoryWatch()
             memory.start()
-            self._check_same_run()
-            self._stages(environment)
-            peak = max(memory.stop(), int(self._state().get("peak_rss_bytes", 0)))
-            self._note(peak_rss_bytes=peak)
+            try:
+                self._stages(environment)
+            finally:
+                peak = max(memory.stop(), self._state().get("peak_rss_bytes", 0))
+                self._note(peak_rss_bytes=peak)
         self.say(write_summary(self.out, self._state(), self._repos()))
 
     def _stages(self, environment: dict[str, str]) -> None:
@@ -199,7 +202,7 @@ class Rehearsal:
     def _repos(self) -> dict[str, str]:
         return {"dataset": DATASET, "untrained": BASE_MODEL, "trained": MODEL, "tag": TAG}
 
-    def _state(self) -> dict[str, object]:
+    def _state(self) -> dict[str, Any]:
         path = self.out / "state.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
