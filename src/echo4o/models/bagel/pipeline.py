@@ -6,7 +6,7 @@ Shape letters: B pictures, N latent tokens, P values per token.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,17 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from ...sampler import Guidance, Renorm, initial_noise, sigma_grid
+from ...sampler import Renorm, initial_noise, sigma_grid
 from . import assembly
+from .arguments import (
+    Generators,
+    OutputType,
+    Pictures,
+    as_generators,
+    as_requests,
+    guidance_for,
+    to_output,
+)
 from .checkpoint import LayoutName, locate
 from .conditioning import (
     PLANNING_PROMPT,
@@ -31,11 +40,8 @@ from .denoising import GuidedVelocity, denoise
 from .generation import Context, decode_tokens, extend_context
 from .modeling import BagelForUnifiedGeneration
 from .packing import unpatchify
-from .processor import as_picture_lists, check_size, text_between, to_uint8
+from .processor import as_picture_lists, check_size, text_between
 
-OutputType = Literal["pil", "np", "latent"]
-Generators = torch.Generator | Sequence[torch.Generator] | None
-Pictures = Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None
 Callback = Callable[["Echo4oPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
@@ -186,10 +192,10 @@ class Echo4oPipeline(DiffusionPipeline):
             ValueError: an argument is out of range; says which and what to give.
         """
         # 1. Read the request.
-        requests = _as_requests(prompt, image, segments)
+        requests = as_requests(prompt, image, segments)
         check_requests(requests)
         with_pictures = any(isinstance(part, Image.Image) for parts in requests for part in parts)
-        guidance = _guidance(
+        guidance = guidance_for(
             with_pictures,
             guidance_scale,
             image_guidance_scale,
@@ -208,7 +214,7 @@ class Echo4oPipeline(DiffusionPipeline):
             raise ValueError(f'`output_type` must be "pil", "np" or "latent", got {output_type!r}')
         self._check_given_size(height, width)
         total = len(requests) * num_images_per_prompt
-        generators = _as_generators(generator, total)
+        generators = as_generators(generator, total)
 
         # 2. Encode the contexts, once per prompt; in think mode let the model plan.
         conditioner = Conditioner(self.model, self.vae, self.tokenizer)
@@ -254,7 +260,7 @@ class Echo4oPipeline(DiffusionPipeline):
 
             # 4. Decode.
             pictures = final if output_type == "latent" else self.decode_latents(final, grid)
-            results |= dict(zip(members, _to_output(pictures, output_type), strict=True))
+            results |= dict(zip(members, to_output(pictures, output_type), strict=True))
         images = [results[index] for index in range(total)]
         if not return_dict:
             return images, thoughts
@@ -380,60 +386,3 @@ class Echo4oPipeline(DiffusionPipeline):
                 f"values), got {tuple(latents.shape)}"
             )
         return latents[members].to(self.model.device)
-
-
-def _as_requests(
-    prompt: str | Sequence[str] | None,
-    image: Pictures,
-    segments: Sequence[Part] | Sequence[Sequence[Part]] | None,
-) -> list[list[Part]]:
-    """All forms of a request -> one list of parts per picture to be made."""
-    if segments is not None:
-        if prompt is not None or image is not None:
-            raise ValueError("give either `segments` or `prompt` and `image`, not both")
-        if segments and all(isinstance(parts, list | tuple) for parts in segments):
-            return [list(parts) for parts in segments]  # type: ignore[arg-type]
-        return [list(segments)]  # type: ignore[arg-type]
-    if prompt is None:
-        raise ValueError('there is no prompt; give a text ("" for an unconditional picture)')
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    pictures = as_picture_lists(image, len(prompts))
-    return [[*own, text] for own, text in zip(pictures, prompts, strict=True)]
-
-
-def _guidance(
-    with_pictures: bool,
-    scale: float,
-    image_scale: float | None,
-    interval: tuple[float, float] | None,
-    renorm: Renorm | None,
-    renorm_min: float,
-) -> Guidance:
-    """Fill in the published recipe of the mode where a value was left open."""
-    default: tuple[float, tuple[float, float], Renorm] = (1.0, (0.4, 1.0), "global")
-    if with_pictures:
-        default = (2.0, (0.0, 1.0), "text_channel")
-    return Guidance(
-        text_scale=scale,
-        image_scale=default[0] if image_scale is None else image_scale,
-        interval=default[1] if interval is None else interval,
-        renorm=default[2] if renorm is None else renorm,
-        renorm_min=renorm_min,
-    )
-
-
-def _as_generators(generator: Generators, total: int) -> list[torch.Generator | None]:
-    if generator is None or isinstance(generator, torch.Generator):
-        return [generator] * total
-    if len(generator) != total:
-        raise ValueError(f"{total} pictures need {total} generators, got {len(generator)}")
-    return list(generator)
-
-
-def _to_output(pictures: Tensor, output_type: OutputType) -> Sequence[Any]:
-    if output_type == "latent":
-        return list(pictures)
-    if output_type == "np":
-        array = (pictures * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        return list(array)
-    return [Image.fromarray(picture) for picture in to_uint8(pictures)]

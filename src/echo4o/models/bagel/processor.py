@@ -3,7 +3,6 @@
 Sizes are (width, height) for PIL pictures, (height, width) for tensors.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,11 +113,6 @@ def text_between(text: str, opening: str, closing: str) -> str:
     """What a decoded answer says: cut at the first `closing`, then behind the first `opening`."""
     before = text.split(closing)[0]
     return before.split(opening)[1] if opening in before else before
-
-
-def nearest_side(side: float, stride: int, limit: int) -> int:
-    """The largest multiple of `stride` that is at most `side` and `limit`."""
-    return max(stride, math.floor(min(side, limit) / stride) * stride)
 
 
 def as_picture_lists(

@@ -1,0 +1,83 @@
+"""Arguments of the pipeline's call: the forms they may have, and what they stand for."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...sampler import Guidance, Renorm
+from .conditioning import Part
+from .processor import as_picture_lists, to_uint8
+
+OutputType = Literal["pil", "np", "latent"]
+Generators = torch.Generator | Sequence[torch.Generator] | None
+Pictures = Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None
+
+
+def as_requests(
+    prompt: str | Sequence[str] | None,
+    image: Pictures,
+    segments: Sequence[Part] | Sequence[Sequence[Part]] | None,
+) -> list[list[Part]]:
+    """All forms of a request -> one list of texts and pictures per picture to be made.
+
+    Raises:
+        ValueError: there is no prompt, or two forms at once.
+    """
+    if segments is not None:
+        if prompt is not None or image is not None:
+            raise ValueError("give either `segments` or `prompt` and `image`, not both")
+        if segments and all(isinstance(parts, list | tuple) for parts in segments):
+            return [list(parts) for parts in segments]  # type: ignore[arg-type]
+        return [list(segments)]  # type: ignore[arg-type]
+    if prompt is None:
+        raise ValueError('there is no prompt; give a text ("" for an unconditional picture)')
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    pictures = as_picture_lists(image, len(prompts))
+    return [[*own, text] for own, text in zip(pictures, prompts, strict=True)]
+
+
+def guidance_for(
+    with_pictures: bool,
+    scale: float,
+    image_scale: float | None,
+    interval: tuple[float, float] | None,
+    renorm: Renorm | None,
+    renorm_min: float,
+) -> Guidance:
+    """Fill in the published recipe of the mode where a value was left open."""
+    default: tuple[float, tuple[float, float], Renorm] = (1.0, (0.4, 1.0), "global")
+    if with_pictures:
+        default = (2.0, (0.0, 1.0), "text_channel")
+    return Guidance(
+        text_scale=scale,
+        image_scale=default[0] if image_scale is None else image_scale,
+        interval=default[1] if interval is None else interval,
+        renorm=default[2] if renorm is None else renorm,
+        renorm_min=renorm_min,
+    )
+
+
+def as_generators(generator: Generators, total: int) -> list[torch.Generator | None]:
+    """One generator per picture, perhaps the same one.
+
+    Raises:
+        ValueError: the list has another length.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return [generator] * total
+    if len(generator) != total:
+        raise ValueError(f"{total} pictures need {total} generators, got {len(generator)}")
+    return list(generator)
+
+
+def to_output(pictures: Tensor, output_type: OutputType) -> Sequence[Any]:
+    """Decoded pixels (B, 3, height, width), or latents, in the kind that was asked for."""
+    if output_type == "latent":
+        return list(pictures)
+    if output_type == "np":
+        array = (pictures * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        return list(array)
+    return [Image.fromarray(picture) for picture in to_uint8(pictures)]
