@@ -1,6 +1,7 @@
 """What the kit asks, and that no reply but a proper answer is ever counted."""
 
 import json
+import re
 
 import pytest
 from eval_tools import KIT, TASK
@@ -8,6 +9,7 @@ from eval_tools import KIT, TASK
 from echo4o.errors import Echo4oError
 from echo4o.eval.items import Item
 from echo4o.eval.protocols import KitProtocol, UnreadableReply, checklist
+from echo4o.sandbox.judge_reading import read_expectations
 
 ITEM = Item.from_json(
     {
@@ -31,24 +33,23 @@ def reply(satisfied=True, lines=LINES, **changes):
     return json.dumps({"findings": findings, "correct": satisfied} | changes)
 
 
-def test_checklist_is_in_the_form_of_the_benchmark_with_right_plurals():
+def test_checklist_has_our_own_lines_with_right_plurals_and_nothing_else_at_the_end():
     assert LINES == [
-        "red-colored small 3 sheep located in the above part of the image.",
-        "2 crosses present in the image.",
-        "1 bus present in the image.",
-        "No more than 3 sheep should appear.",
-        "No more than 1 bus should appear.",
+        "exactly 3 small red sheep, in the upper half",
+        "exactly 2 crosses",
+        "exactly 1 bus",
+        "fewer than 4 sheep",
+        "fewer than 2 buses",
+        "no objects besides these",
     ]
 
 
 def test_question_holds_prompt_and_checklist_and_nothing_of_the_tag():
     question = KIT_PROTOCOL.question(ITEM)
-    assert question.text.startswith(
-        "Instruction:\nA photo\n\nExpectation checklist:\n- red-colored"
-    )
-    assert question.text.count("\n- ") == 5
+    assert question.text.startswith("What was asked: A photo\n\nCheck each line:\n- exactly 3 ")
+    assert question.text.count("\n- ") == 6
     assert "mixed" not in question.text
-    assert question.schema["properties"]["findings"]["minItems"] == 5
+    assert question.schema["properties"]["findings"]["minItems"] == 6
     again = KIT_PROTOCOL.question(ITEM, 1)
     assert again.text.startswith(question.text)
     assert again.text != KIT_PROTOCOL.question(ITEM, 2).text != question.text
@@ -75,7 +76,7 @@ def test_findings_decide_and_not_the_summary():
     ids=["fence", "plain fence", "copied with bullet"],
 )
 def test_harmless_differences_are_read(text):
-    assert len(KIT_PROTOCOL.read(ITEM, text)) == 5
+    assert len(KIT_PROTOCOL.read(ITEM, text)) == 6
 
 
 HOSTILE = {
@@ -96,7 +97,7 @@ HOSTILE = {
     "one more": reply(lines=[*LINES, "Nothing else."]),
     "another order": reply(lines=LINES[::-1]),
     "another line": reply(lines=["The picture is nice.", *LINES[1:]]),
-    "same line": reply(lines=[LINES[0]] * 5),
+    "same line": reply(lines=[LINES[0]] * 6),
     "words for booleans": reply().replace("true", '"yes"'),
     "numbers for booleans": reply().replace("true", "1"),
     "null": reply().replace("true", "null"),
@@ -105,7 +106,7 @@ HOSTILE = {
     "correct twice": reply()[:-1] + ', "correct": true}',
     "NaN": reply(correct=float("nan")),
     "findings no list": reply(findings={"0": True}),
-    "finding no object": reply(findings=[True] * 5),
+    "finding no object": reply(findings=[True] * 6),
     "deep": "[" * 100_000 + "]" * 100_000,
     "long": '{"findings": "' + "x" * 200_000 + '"}',
     "deep but short": "[" * 40_000,
@@ -122,6 +123,36 @@ def test_hostile_replies_are_unreadable(text):
 def test_every_kit_item_has_a_question():
     texts = {KIT_PROTOCOL.question(item).text for item in KIT.items}
     assert len(texts) == 210
+
+
+@pytest.mark.shared
+def test_no_wording_of_the_authors_is_in_a_kit_question(shared):
+    path = shared / "benchmarks" / "protocols" / "geneval_plus_plus.json"
+    protocol = json.loads(path.read_text())
+    theirs = set()
+    for text in (protocol["system"], protocol["user"]):
+        for line in re.split(r"\n|\{\w+\}", text):
+            # A whole line, and each of its sentences, without bullets and marks.
+            theirs |= {_bare(part) for part in (line, *re.split(r"[.!?:]\s", line))}
+    theirs = {part for part in theirs if len(part) > 7}
+    assert "instruction:" in theirs
+    assert "expectation checklist:" in theirs
+    assert len(theirs) > 15
+    for item in KIT.items:
+        question = KIT_PROTOCOL.question(item, 1)
+        ours = " ".join(f"{question.system}\n{question.text}".lower().split())
+        assert [part for part in theirs if part in ours] == []
+
+
+def test_no_line_is_in_the_form_of_the_authors_checklists():
+    """Their forms are the ones that the sandbox reads without one of our headers."""
+    assert read_expectations("- 2 crosses present in the image.")
+    lines = {f"- {line}" for item in (*KIT.items, ITEM) for line in checklist(item)}
+    assert read_expectations("\n".join(lines)) == []
+
+
+def _bare(text):
+    return " ".join(text.lower().replace("*", "").split()).strip("-{}\"' ")
 
 
 @pytest.mark.parametrize("name", ["released", "paper", "strict"])

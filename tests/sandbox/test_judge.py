@@ -263,6 +263,51 @@ def test_questions_are_read_as_the_benchmarks_write_them():
     ]
 
 
+def test_the_kits_lines_are_read_and_hold_surplus_against_the_picture():
+    lines = [
+        "exactly 3 red circles, in the left half",
+        "exactly 1 small blue square, in the right half",
+        "fewer than 4 red circles",
+        "no objects besides these",
+    ]
+    text = f"What was asked: {SCENE}\n\nCheck each line:\n" + "\n".join(f"- {x}" for x in lines)
+    one, two, three, four = read_expectations(text)
+    assert one.include == {"class": "circles", "count": 3, "color": "red", "region": "left"}
+    assert two.include == {
+        **{"class": "square", "count": 1, "color": "blue"},
+        **{"size": "small", "region": "right"},
+    }
+    assert three.exclude == {"class": "circles", "count": 4, "color": "red"}
+    assert four.is_surplus
+
+    def verdicts(scene):
+        question = Question(text=text, pictures=(paint(scene),), form="json", schema=JSON_SHAPE)
+        reply = json.loads(answer(question))
+        assert [one["expectation"] for one in reply["findings"]] == lines
+        assert reply["correct"] == all(one["satisfied"] for one in reply["findings"])
+        return [one["satisfied"] for one in reply["findings"]]
+
+    assert verdicts(SCENE) == [True] * 4
+    assert verdicts(WRONG["surplus"]) == [True, True, True, False]
+    assert verdicts(WRONG["count"]) == [False, True, False, True]
+    assert verdicts(WRONG["place"]) == [False, False, True, True]
+    assert verdicts(WRONG["size"]) == [True, False, True, True]
+    assert verdicts(WRONG["colour"]) == [False, True, True, False]
+
+
+def test_kit_lines_in_other_forms_are_not_satisfied_and_elsewhere_not_read():
+    picture = paint("A photo of a red circle")
+    for line in (
+        "fewer than 9 red circles, in the left half",
+        "exactly 1 brown circle",
+        "a circle",
+    ):
+        text = f"Check each line:\n- {line}"
+        question = Question(text=text, pictures=(picture,), form="json", schema=JSON_SHAPE)
+        assert json.loads(answer(question))["findings"][0]["satisfied"] is False
+    assert read_expectations("Write it.\n- exactly 1 red circle\n- no objects besides these") == []
+
+
 @pytest.mark.shared
 def test_real_judge_wordings_are_understood(shared):
     protocols = {

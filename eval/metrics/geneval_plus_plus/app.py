@@ -18,8 +18,8 @@ TASK = get_task("geneval_plus_plus")
 ITEMS = {f"{item.prompt} ({item.tag})": item for item in TASK.items("kit").items}
 LEDGER = Path(tempfile.gettempdir()) / "echo4o-geneval-plus-plus" / "ledger.sqlite"
 ABOUT = """# GenEval++
-Does a picture hold everything its prompt asks for? Choose an item, give a picture of it, and a
-judge model goes through the checklist. For whole runs use `evaluate.load` or
+Does a picture hold everything its prompt asks for, and nothing besides? Choose an item, give a
+picture of it, and a judge model goes through the checklist. For whole runs use `evaluate.load` or
 `echo4o eval`; see *Files*.
 """
 

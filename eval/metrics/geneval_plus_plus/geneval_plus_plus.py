@@ -9,8 +9,8 @@ import evaluate
 
 _DESCRIPTION = """\
 Share of pictures that hold everything their prompt asks for: every object, in number, color, place
-and size. A judge model looks at each picture and answers a checklist; a picture is right only if
-every line of it is satisfied.
+and size, and nothing besides. A judge model looks at each picture and answers a checklist; a
+picture is right only if every line of it is satisfied.
 """
 _INPUTS = """\
 Args:
@@ -20,7 +20,7 @@ Args:
     judge: name of the judge model.
     base_url: address of an OpenAI-compatible API; OPENAI_BASE_URL if absent. The key is read from
         OPENAI_API_KEY.
-    protocol: how the judge is asked; "kit" is the wording of echo4o.
+    protocol: how the judge is asked; "kit" is the wording of echo4o, not the benchmark's.
     concurrency: most calls in flight.
     budget_usd: most that the ledger of this metric may ever hold.
     ledger: file that keeps every reply, so that nothing is paid twice; a file in the cache folder

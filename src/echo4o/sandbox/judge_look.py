@@ -102,15 +102,19 @@ def judge_expectations(seen: list[world.Seen], expectations: list[Expectation]) 
     exclude = [one.exclude for one in expectations if one.exclude is not None]
     findings = world.check(seen, include, exclude)
     included, excluded = iter(findings[: len(include)]), iter(findings[len(include) :])
+    surplus = findings[-1]
     judged = []
     for one in expectations:
         if not one.is_understood:
             judged.append(Judged(one.text, False, "this cannot be told from the picture"))
             continue
+        if one.is_surplus:
+            judged.append(Judged(one.text, surplus.ok, surplus.reason))
+            continue
         finding = next(included) if one.include is not None else next(excluded)
         judged.append(Judged(one.text, finding.ok, finding.reason))
-    surplus = findings[-1]
-    if include and not surplus.ok:
+    is_asked = any(one.is_surplus for one in expectations)
+    if include and not is_asked and not surplus.ok:
         judged.append(Judged("Nothing else appears.", False, surplus.reason, False))
     return judged
 

@@ -23,13 +23,24 @@ _EXCLUDE = re.compile(
     r"^(?:[-*]|\d+[.)])\s+No more than (?P<count>\d+) (?P<noun>.+?) should appear\.?$",
     re.IGNORECASE,
 )
+_KIT = re.compile(
+    r"^(?:[-*]|\d+[.)])\s+(?P<kind>exactly|fewer than) (?P<count>\d+) "
+    r"(?:(?P<size>small|large|smaller|larger|tiny|big|huge) )?"
+    rf"(?:(?P<colour>{'|'.join(world.COLOURS)}) )?(?P<noun>[^,]+?)"
+    r"(?:, in the (?P<region>left|right|upper|lower) half)?\.?$",
+    re.IGNORECASE,
+)
+_KIT_SURPLUS = re.compile(r"^(?:[-*]|\d+[.)])\s+no objects besides these\.?$", re.IGNORECASE)
+_HALVES = {"upper": "above", "lower": "below"}
 _BULLET = re.compile(r"^(?:[-*]|\d+[.)])\s+\S")
-_HEADER = re.compile(r"(checklist|expectations?|should contain)\b.*:$", re.IGNORECASE)
+_HEADER = re.compile(
+    r"(checklist|expectations?|should contain|check each line)\b.*:$", re.IGNORECASE
+)
 _SCORE_LINE = re.compile(
     r"^\W*(?P<name>[A-Z][A-Za-z]*(?: [A-Z][A-Za-z]*)*)\W*:\W*<\s*score\s*>", re.MULTILINE
 )
 _INSTRUCTION = re.compile(
-    r"^\W*(?:editing instruction|instruction|prompt)\W*:\s*(?P<text>.*?)\s*"
+    r"^\W*(?:editing instruction|instruction|prompt|what was asked)\W*:\s*(?P<text>.*?)\s*"
     r"(?=^\W*[A-Z][A-Za-z ]*:|\n\s*\n|\Z)",
     re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
@@ -48,18 +59,20 @@ class Expectation:
     """The line as it was asked, without its bullet."""
     include: Line | None = None
     exclude: Line | None = None
+    is_surplus: bool = False
+    """Whether the line asks that nothing but the included objects is there."""
 
     @property
     def is_understood(self) -> bool:
         """False for a line in no form we know; such a line is never satisfied."""
-        return self.include is not None or self.exclude is not None
+        return self.is_surplus or self.include is not None or self.exclude is not None
 
 
 def read_expectations(text: str) -> list[Expectation]:
-    """Expectation lines in the form of GenEval++ checklists, in order.
+    """Expectation lines in the form of GenEval++ or of the kit protocol, in order.
 
     Below a header such as "Expectation checklist:" every bullet is an expectation, also one that is
-    not understood; elsewhere only lines in the known form are.
+    not understood; elsewhere only lines in the form of GenEval++ are.
     """
     found = []
     in_list = False
@@ -69,7 +82,7 @@ def read_expectations(text: str) -> list[Expectation]:
             in_list = True
         elif not line:
             continue
-        elif (expectation := _read_line(line)) is not None:
+        elif expectation := _read_line(line) or (_read_kit_line(line) if in_list else None):
             found.append(expectation)
         elif in_list and _BULLET.match(line):
             found.append(Expectation(_strip_bullet(line)))
@@ -98,6 +111,28 @@ def _read_line(line: str) -> Expectation | None:
         if region not in REGION_WORDS:
             return Expectation(_strip_bullet(line))
     return Expectation(_strip_bullet(line), include=include)
+
+
+def _read_kit_line(line: str) -> Expectation | None:
+    text = _strip_bullet(line)
+    if _KIT_SURPLUS.match(line):
+        return Expectation(text, is_surplus=True)
+    match = _KIT.match(line)
+    if match is None:
+        return None
+    asked: Line = {"class": match["noun"].lower(), "count": int(match["count"])}
+    if match["colour"]:
+        asked["color"] = match["colour"].lower()
+    if match["size"]:
+        size = match["size"].lower()
+        asked["size"] = SIZE_WORDS.get(size, size)
+    if match["region"]:
+        side = match["region"].lower()
+        asked["region"] = _HALVES.get(side, side)
+    if match["kind"].lower() == "exactly":
+        return Expectation(text, include=asked)
+    # Limits are held against all objects of a kind and colour; one by size or place is not known.
+    return Expectation(text, exclude=None if {"size", "region"} & set(asked) else asked)
 
 
 def _strip_bullet(line: str) -> str:
