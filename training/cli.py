@@ -11,12 +11,19 @@ from .recipes import RECIPES, recipe
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `train run`."""
+    parser.description = (
+        "Train a recipe. SIGTERM saves a checkpoint and exits with 0; the run is finished when, "
+        "and only when, OUT/record.json exists. Until then the same command goes on."
+    )
     _recipe_arguments(parser)
     parser.add_argument("--out", type=Path, default=None, help="result folder (train-RECIPE)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train a recipe; run again, it goes on from its newest checkpoint."""
+    """Train a recipe; run again, it goes on from its newest checkpoint.
+
+    `record.json` is written last: a run that was told to stop leaves none, though it exits with 0.
+    """
     from .train import train
 
     out = args.out or Path(f"train-{args.recipe}")

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from tqdm import tqdm
 
 from echo4o.errors import Echo4oError
+from echo4o.records import RECORD_NAME
 
 from .bagel import open_family
 from .config import TrainConfig
@@ -53,6 +54,9 @@ def train(config: TrainConfig, out: Path) -> Result:
     if is_finished(config, rows, out):
         logger.info("%s is finished; choose another --out to train again", out)
         return Result(config.steps, True)
+    if main:
+        # A record without its model is no result: a record must mean finished, also to scripts.
+        (out / RECORD_NAME).unlink(missing_ok=True)
     with accelerator.main_process_first():
         family = open_family(config, rows, out, device=accelerator.device)
     usable = set(family.prepare())
