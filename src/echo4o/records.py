@@ -94,7 +94,10 @@ def sha256_file(path: Path) -> str:
 
 def environment() -> dict[str, str]:
     """Python, platform and the versions of the installed libraries (imports none of them)."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    # Not platform.platform(): the build of the kernel tells of the machine, not of the result.
+    libc = "".join(platform.libc_ver())
+    system = "-".join(part for part in (platform.system(), platform.machine(), libc) if part)
+    found = {"python": platform.python_version(), "platform": system}
     for name in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
