@@ -10,7 +10,10 @@ from .grammar import Group, parse
 from .sight import Seen, cut_out, see
 from .vocabulary import ASPECTS, BACKGROUNDS, COLOURS, EXTENTS, RING_HOLE, SHAPES, outline
 
-_GAP = 2 / 64
+_CELLS = 4
+"""Cells along the shorter side: room for one small object each."""
+_JITTER = 1 / 64
+"""How far an object may stand from its cell's middle, as a share of the shorter side."""
 _HALVES: dict[str | None, tuple[float, float, float, float]] = {
     **{"left": (0.0, 0.0, 0.5, 1.0), "right": (0.5, 0.0, 1.0, 1.0)},
     **{"above": (0.0, 0.0, 1.0, 0.5), "below": (0.0, 0.5, 1.0, 1.0)},
@@ -95,48 +98,73 @@ def _mistake(group: Group, draw: random.Random) -> Group:
 
 
 def _arrange(groups: list[Group], aspect: float, draw: random.Random) -> list[_Placed]:
-    """Non-overlapping places; everything shrinks together when the picture is too full."""
+    """Places on a loose grid of cells; the grid gets finer when the picture is too full."""
     objects = [group for group in groups for _ in range(group.count)]
     objects.sort(key=lambda group: -EXTENTS[group.size])
-    scale = 1.0
+    cells = _CELLS
     while True:
-        for _ in range(8):
-            placed = _try_to_place(objects, aspect, scale, draw)
+        for _ in range(16):
+            placed = _try_to_place(objects, aspect, cells, draw)
             if placed is not None:
                 return placed
-        scale *= 0.93
+        cells += 1
 
 
 def _try_to_place(
-    objects: list[Group], aspect: float, scale: float, draw: random.Random
+    objects: list[Group], aspect: float, cells: int, draw: random.Random
 ) -> list[_Placed] | None:
+    """Give every object a free cell (large ones four), never two side by side if that works."""
+    columns, rows = round(cells * max(aspect, 1)), round(cells * max(1 / aspect, 1))
+    free = {(column, row) for column in range(columns) for row in range(rows)}
+    parity = draw.randint(0, 1)
+    scale = _CELLS / cells
     placed: list[_Placed] = []
     for group in objects:
-        item = _find_place(group, placed, aspect, scale, draw)
-        if item is None:
+        block = 2 if EXTENTS[group.size] * cells > 1 else 1
+        corners = [
+            (column, row)
+            for column in range(columns - block + 1)
+            for row in range(rows - block + 1)
+            if _cells_of(column, row, block) <= free
+            and _inside(group.region, (column + block / 2) / columns, (row + block / 2) / rows)
+        ]
+        preferred = [one for one in corners if block == 2 or sum(one) % 2 == parity]
+        if not (preferred or corners):
             return None
-        placed.append(item)
+        corner = draw.choice(preferred or corners)
+        free -= _cells_of(*corner, block)
+        placed.append(_place(group, corner, block, (columns, rows), scale, draw))
     return placed
 
 
-def _find_place(
-    group: Group, others: list[_Placed], aspect: float, scale: float, draw: random.Random
-) -> _Placed | None:
-    extent = EXTENTS[group.size] * scale / 2
+def _cells_of(column: int, row: int, block: int) -> set[tuple[int, int]]:
+    return {(column + x, row + y) for x in range(block) for y in range(block)}
+
+
+def _inside(region: str | None, x: float, y: float) -> bool:
+    left, top, right, bottom = _HALVES[region]
+    return left < x < right and top < y < bottom
+
+
+def _place(
+    group: Group,
+    corner: tuple[int, int],
+    block: int,
+    grid: tuple[int, int],
+    scale: float,
+    draw: random.Random,
+) -> _Placed:
+    shorter = min(grid)
     wide, high = ASPECTS.get(group.shape, (1.0, 1.0))
-    half_width = extent * wide / max(aspect, 1.0)
-    half_height = extent * high * min(aspect, 1.0)
-    left, top, right, bottom = _HALVES[group.region]
-    for _ in range(40):
-        x = draw.uniform(left + half_width + _GAP / 2, right - half_width - _GAP / 2)
-        y = draw.uniform(top + half_height + _GAP / 2, bottom - half_height - _GAP / 2)
-        if all(
-            abs(x - other.x) > half_width + other.half_width + _GAP
-            or abs(y - other.y) > half_height + other.half_height + _GAP
-            for other in others
-        ):
-            return _Placed(group, x, y, half_width, half_height)
-    return None
+    extent = EXTENTS[group.size] * scale / 2
+    jitter = _JITTER * scale * block
+    return _Placed(
+        group,
+        x=(corner[0] + block / 2) / grid[0] + draw.uniform(-jitter, jitter) * shorter / grid[0],
+        y=(corner[1] + block / 2) / grid[1] + draw.uniform(-jitter, jitter) * shorter / grid[1],
+        half_width=extent * wide * shorter / grid[0],
+        half_height=extent * high * shorter / grid[1],
+    )
 
 
 def _draw_shapes(

@@ -37,9 +37,9 @@ REGIONS = ("left", "right", "above", "below")
 
 SIZES = ("small", "large")
 
-# Longest side of an object, as a share of the picture's shorter side.
-EXTENTS: dict[str | None, float] = {"small": 12 / 64, None: 15.5 / 64, "large": 22 / 64}
-SMALL_BELOW = 13.7 / 64
+# Longest side of an object, as a share of the picture's shorter side; small unless said.
+EXTENTS: dict[str | None, float] = {"small": 13 / 64, None: 13 / 64, "large": 23 / 64}
+SMALL_BELOW = 16.5 / 64
 LARGE_ABOVE = 18.5 / 64
 
 # Width and height of a shape inside a square of its extent.
