@@ -1,5 +1,6 @@
 """The README.md of a dataset folder: the configs that `load_dataset` reads, and a short card."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -29,10 +30,10 @@ class CardFacts:
 
 def render_card(
     facts: CardFacts,
-    splits: Sequence[tuple[str, str]],
+    files: Mapping[str, str],
     statistics: Mapping[str, JsonValue],
 ) -> str:
-    """Front matter and text; `splits` lists the (config, split) pairs that have files."""
+    """Front matter and text; `files` are the Parquet files, `data/CONFIG/SPLIT-...` -> SHA-256."""
     import yaml
 
     rows = cast(int, statistics["rows"])
@@ -42,7 +43,7 @@ def render_card(
         "task_categories": ["text-to-image", "image-to-image"],
         "size_categories": [next((name for top, name in _SIZES if rows < top), "n>1M")],
         "tags": list(facts.tags),
-        "configs": front_matter_configs(splits),
+        "configs": front_matter_configs(files),
     }
     if facts.license is not None:
         matter = {"license": facts.license, **matter}
@@ -50,8 +51,13 @@ def render_card(
     return f"---\n{header}---\n\n{_text(facts, statistics)}"
 
 
-def front_matter_configs(splits: Sequence[tuple[str, str]]) -> list[dict[str, object]]:
-    """`configs:` entries; `all` is the union of the subsets' files, so no byte is stored twice."""
+def front_matter_configs(shards: Mapping[str, str]) -> list[dict[str, object]]:
+    """`configs:` entries; `all` is the union of the subsets' files, so no byte is stored twice.
+
+    Each names the content of its files: `datasets` (5.2) tells local folders apart by their name
+    and these entries alone, and would answer for a rebuilt folder from its cache.
+    """
+    splits = {(name.split("/")[1], name.split("/")[2].split("-")[0]) for name in shards}
     present = [name for name in SUBSETS if any(config == name for config, _ in splits)]
     names = [("all", present), *((name, [name]) for name in present)]
     if any(config == "preview" for config, _ in splits):
@@ -63,7 +69,9 @@ def front_matter_configs(splits: Sequence[tuple[str, str]]) -> list[dict[str, ob
             for split in ("train", "validation")
             if (having := [folder for folder in folders if (folder, split) in splits])
         ]
-        entry: dict[str, object] = {"config_name": name}
+        content = (f"{shards[s]}  {s}\n" for s in sorted(shards) if s.split("/")[1] in folders)
+        digest = hashlib.sha256("".join(content).encode()).hexdigest()
+        entry: dict[str, object] = {"config_name": name, "description": f"content sha256:{digest}"}
         entries.append(entry | ({"default": True} if name == "all" else {}) | {"data_files": files})
     return entries
 

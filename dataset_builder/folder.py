@@ -1,7 +1,7 @@
 """Writes the dataset folder: Parquet by config and split, card, statistics, contact sheet, record.
 
-Everything is made in a hidden folder first and moved at the end, so that a reader, or a killed
-run, never leaves half a dataset where a whole one was.
+Everything is made in a hidden folder beside it, and the two are swapped at the end: a reader, or a
+killed run, never sees half a dataset. What a kill between the two renames put aside comes back.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 from echo4o.errors import Echo4oError
 from echo4o.pictures import PictureError
-from echo4o.records import RECORD_NAME, JsonValue, RunRecord, sha256_file, write_atomic
+from echo4o.records import RECORD_NAME, JsonValue, RunRecord, sha256_file, sync_folder, write_atomic
 from echo4o.schema import DATASET_NAME, Row, check_row, dump_json
 
 from .card import CardFacts, render_card
@@ -28,8 +28,7 @@ logger = logging.getLogger(__name__)
 
 PREVIEW_ROWS = 300
 SHEET_PICTURES = 48
-_STAGING = ".partial"
-_OURS = ("data", "README.md", "statistics.json", "contact_sheet.png", "left_out.jsonl")
+_BESIDES = ("README.md", "statistics.json", "contact_sheet.png", "left_out.jsonl")
 
 
 class LeftOut(NamedTuple):
@@ -56,20 +55,37 @@ class Result:
 
 
 def check_target(out: Path) -> None:
-    """Refuse to write over anything that is no dataset of ours.
+    """Refuse to replace anything but a dataset of ours; first bring back one that a kill put aside.
 
     Raises:
-        Echo4oError: `out` is a file, or a folder with other things in it.
+        Echo4oError: `out` is a file, or a folder with anything that its record does not name.
     """
+    old = _aside(out, "old")
+    if old.is_dir() and not out.exists():
+        logger.info("%s is back: a run was stopped while it replaced it", out)
+        old.rename(out)
     if out.exists() and not out.is_dir():
         raise Echo4oError(f"{out} is a file; give a folder for the dataset")
-    if not out.is_dir() or (out / _STAGING).is_dir():
+    if not out.is_dir() or not any(out.iterdir()):
         return
-    names = {path.name for path in out.iterdir()}
-    if names and RECORD_NAME not in names:
+    if not (out / RECORD_NAME).is_file():
         raise Echo4oError(f"{out} holds other files; give an empty or a new folder")
-    if names and RunRecord.load(out).name != DATASET_NAME:
+    record = RunRecord.load(out)
+    if record.name != DATASET_NAME:
         raise Echo4oError(f"{out} holds another artefact; give an empty or a new folder")
+    files = (path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+    foreign = sorted(set(files) - set(record.files) - {RECORD_NAME})
+    if foreign:
+        raise Echo4oError(
+            f"{out} holds {foreign[0]}, which is not of the dataset and would be lost; move it "
+            f"away ({len(foreign)} such files) or give a new folder"
+        )
+
+
+def _aside(out: Path, purpose: str) -> Path:
+    """A hidden name beside `out`, so that renames never cross a file system."""
+    real = out.resolve()
+    return real.parent / f".{real.name}.{purpose}"
 
 
 class FolderWriter:
@@ -81,11 +97,16 @@ class FolderWriter:
         self.out = out
         self.tally = Tally()
         self._preview = preview
-        self._staging = out / _STAGING
+        self._staging = _aside(out, "partial")
         self._writers: dict[tuple[str, str], ShardWriter] = {}
         self._sheet: list[bytes] = []
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir(parents=True)
+
+    @property
+    def staging(self) -> Path:
+        """Hidden folder of the unfinished dataset; gone when all is over."""
+        return self._staging
 
     def __enter__(self) -> Self:
         return self
@@ -125,14 +146,17 @@ class FolderWriter:
             raise Echo4oError(f"not a single row can be written; left out: {counts}{first}")
         shards = {key: writer.close() for key, writer in self._writers.items()}
         statistics = self.tally.to_dict()
-        splits = sorted((config, split) for config, split in shards)
-        self._write("README.md", render_card(card, splits, statistics))
+        hashes = self._hashes(shards)
+        self._write("README.md", render_card(card, hashes, statistics))
         self._write("statistics.json", json.dumps(statistics, indent=2, sort_keys=True) + "\n")
         self._write("left_out.jsonl", "".join(one.to_line() for one in left_out))
         if self._sheet:
             write_contact_sheet(self._staging / "contact_sheet.png", self._sheet)
         metrics = record.metrics | statistics | {"left_out": counts}
-        filled = replace(record, files=self._hashes(shards), metrics=metrics)
+        for name in _BESIDES:
+            if (self._staging / name).exists():
+                hashes[name] = sha256_file(self._staging / name)
+        filled = replace(record, files=hashes, metrics=metrics)
         filled.save(self._staging)
         self._publish()
         return Result(folder=self.out, tally=self.tally, record=filled)
@@ -163,23 +187,24 @@ class FolderWriter:
         write_atomic(self._staging / name, content)
 
     def _hashes(self, shards: dict[tuple[str, str], list[Shard]]) -> dict[str, str]:
-        found = {
+        return {
             f"data/{config}/{shard.path.name}": shard.sha256
             for (config, _), files in shards.items()
             for shard in files
         }
-        for name in _OURS[1:]:
-            if (self._staging / name).exists():
-                found[name] = sha256_file(self._staging / name)
-        return found
 
     def _publish(self) -> None:
-        old = self._staging / "old"
-        fresh = sorted(self._staging.iterdir())
-        old.mkdir()
-        for name in sorted({*_OURS, *(path.name for path in fresh)}):
-            if (self.out / name).exists():
-                (self.out / name).rename(old / name)
-        for path in fresh:
-            path.rename(self.out / path.name)
-        shutil.rmtree(self._staging)
+        # A symbolic link stays one: what it points to is replaced.
+        out, old = self.out.resolve(), _aside(self.out, "old")
+        sync_folder(self._staging)
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        try:
+            self._staging.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        sync_folder(out.parent)
+        shutil.rmtree(old, ignore_errors=True)

@@ -209,7 +209,7 @@ def import_release(
             root, source=origin, verify=verify, progress=progress, ambiguous=ambiguous
         )
         preview = ranked([record.id for record in release.records], PREVIEW_ROWS)
-        with FolderWriter(out, preview=preview) as writer, PicturePool[Key](out) as pool:
+        with FolderWriter(out, preview=preview) as writer, PicturePool[Key](writer.staging) as pool:
             for row in release.rows(pool, validation, seed):
                 writer.add(row)
             # A second picture of the same name turned up after the first was written: start over.

@@ -45,11 +45,18 @@ def configs_of(path: str, revision: str | None = None) -> list[str]:
 def stream(
     path: str, config: str, revision: str | None = None, columns: list[str] | None = None
 ) -> dict[str, Iterator[Mapping[str, object]]]:
-    """Rows by split, read as they are needed; pictures stay encoded."""
+    """Rows by split, read as they are needed; pictures stay encoded.
+
+    Raises:
+        Echo4oError: the dataset has no such config.
+    """
     import datasets
 
     options = {} if columns is None else {"columns": columns}
-    loaded = datasets.load_dataset(path, config, streaming=True, revision=revision, **options)
+    try:
+        loaded = datasets.load_dataset(path, config, streaming=True, revision=revision, **options)
+    except ValueError as error:  # what `datasets` says of an unknown config
+        raise Echo4oError(f"{path} ({config}) cannot be loaded: {error}") from error
     return {split: iter(rows.decode(False)) for split, rows in loaded.items()}
 
 

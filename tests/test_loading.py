@@ -1,11 +1,13 @@
 """`echo4o.load_dataset` finds the dataset."""
 
 import authors_layout
+import datasets
 import pytest
 
 from echo4o import load_dataset
 from echo4o.dataset_builder import import_release
-from echo4o.loading import HUB_ID, source
+from echo4o.errors import Echo4oError
+from echo4o.loading import source
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,8 @@ def dataset(tmp_path_factory):
 def test_order_of_places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ECHO4O_DATASET", raising=False)
-    assert source() == HUB_ID
+    with pytest.raises(Echo4oError, match=r"\./echo-4o-image.*`path`.*\$ECHO4O_DATASET"):
+        source()
     (tmp_path / "echo-4o-image").mkdir()
     assert source() == "echo-4o-image"
     monkeypatch.setenv("ECHO4O_DATASET", "me/mine")
@@ -39,6 +42,22 @@ def test_loads_from_the_folder_and_the_variable(dataset, monkeypatch):
         "train": {"id"},
         "validation": {"id"},
     }
+
+
+@pytest.mark.parametrize("load", [datasets.load_dataset, load_dataset], ids=["plain", "echo4o"])
+def test_a_rebuilt_folder_and_a_namesake_are_read_anew(tmp_path, monkeypatch, load):
+    """`datasets` alone keys its cache by the folder's bare name and the README's front matter."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def rows_of(place, rows):
+        authors_layout.write_t2i(tmp_path / f"release-{rows}", rows=rows)
+        out = tmp_path / place / "echo-4o-image"
+        import_release(str(tmp_path / f"release-{rows}"), out)
+        monkeypatch.chdir(out.parent)
+        words = {"path": "echo-4o-image"} | ({"name": "all"} if load is not load_dataset else {})
+        return len(load(**words, split="train"))
+
+    assert [rows_of("a", 3), rows_of("a", 4), rows_of("b", 5), rows_of("a", 3)] == [3, 4, 5, 3]
 
 
 def test_unknown_config_names_the_known_ones():

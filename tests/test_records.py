@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 
 import pytest
 
@@ -71,4 +72,6 @@ def test_environment_names_versions_and_no_secrets(monkeypatch):
     found = environment()
     assert found["python"].startswith("3.")
     assert "pillow" in found
+    assert platform.system() in found["platform"]
+    assert platform.release() not in found["platform"], "the kernel's build names the machine"
     assert "hf_secret" not in str(found)

@@ -141,11 +141,13 @@ def load_rows(config: TrainConfig) -> Rows:
 def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
     import datasets
 
-    cache = _cache_folder(Path(path)) if Path(path).is_dir() else None
+    cache = loading.cache_folder(Path(path)) if Path(path).is_dir() else None
     try:
         dataset = datasets.load_dataset(path, name, split=split, revision=revision, cache_dir=cache)
     except datasets.exceptions.DataFilesNotFoundError as error:
         raise Echo4oError(f"{path} holds no dataset: {error}") from None
+    except ValueError as error:  # what `datasets` says of an unknown config or split
+        raise Echo4oError(f"{path} ({name}, {split}) cannot be loaded: {error}") from error
     missing = [column for column in _NEEDED if column not in dataset.column_names]
     if missing:
         raise Echo4oError(
@@ -161,21 +163,6 @@ def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
     if "input_images" in kept:
         dataset = dataset.cast_column("input_images", datasets.List(undecoded))
     return dataset
-
-
-def _cache_folder(folder: Path) -> str:
-    """A cache of its own for each state of a local folder.
-
-    `datasets` (5.2) tells local folders apart by their bare name and README alone: without this a
-    rebuilt folder, or another one of the same name, would be answered with the old rows.
-    """
-    from datasets import config
-
-    state = hashlib.sha256(str(folder.resolve()).encode())
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        facts = file.stat()
-        state.update(f"{file.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    return str(Path(config.HF_DATASETS_CACHE) / "folders" / state.hexdigest()[:16])
 
 
 def _bytes_of(cell: Mapping[str, Any] | None) -> bytes:

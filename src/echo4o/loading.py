@@ -1,25 +1,49 @@
 """`echo4o.load_dataset`: the dataset from anywhere - a local folder first, then the Hub."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .errors import Echo4oError
 from .schema import CONFIGS, DATASET_NAME
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 ENVIRONMENT_VARIABLE = "ECHO4O_DATASET"
-HUB_ID = "echo4o/echo-4o-image"
-"""Used when no local folder is found and $ECHO4O_DATASET is not set."""
 
 
 def source(path: str | None = None) -> str:
-    """Where the dataset is read from: `path`, else $ECHO4O_DATASET, `./echo-4o-image`, the Hub."""
+    """Where the dataset is read from: `path`, else $ECHO4O_DATASET, else `./echo-4o-image`.
+
+    Raises:
+        Echo4oError: none of them is there; no Hub id is assumed.
+    """
     named = path or os.environ.get(ENVIRONMENT_VARIABLE)
     if named:
         return named
-    return DATASET_NAME if Path(DATASET_NAME).is_dir() else HUB_ID
+    if Path(DATASET_NAME).is_dir():
+        return DATASET_NAME
+    raise Echo4oError(
+        f"no dataset is named and there is no folder ./{DATASET_NAME}; give a folder or a Hub id "
+        f"(ORG/NAME) as `path`, or in ${ENVIRONMENT_VARIABLE}"
+    )
+
+
+def cache_folder(folder: Path) -> str:
+    """A cache of its own for each state of a local folder.
+
+    `datasets` (5.2) tells local folders apart by their bare name and README alone: without this a
+    rebuilt folder, or another one of the same name, would be answered with the old rows.
+    """
+    from datasets import config
+
+    state = hashlib.sha256(str(folder.resolve()).encode())
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        facts = file.stat()
+        state.update(f"{file.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return str(Path(config.HF_DATASETS_CACHE) / "folders" / state.hexdigest()[:16])
 
 
 def load_dataset(
@@ -37,7 +61,7 @@ def load_dataset(
     Args:
         config: `all`, `surreal_fantasy`, `multi_reference`, `instruction_following`, `preview`.
         path: Folder of a built dataset or a Hub id; None looks at $ECHO4O_DATASET, then at
-            `./echo-4o-image`, then uses the configured Hub id.
+            `./echo-4o-image`.
         split: `train` or `validation`; None gives a dictionary of all splits.
         streaming: Read rows over the network as they are needed.
         revision: Commit, branch or tag of a Hub id.
@@ -46,15 +70,18 @@ def load_dataset(
 
     Raises:
         ValueError: there is no such config.
+        Echo4oError: no dataset is named, and none is found.
     """
     if config not in CONFIGS:
         raise ValueError(f"`config` must be one of {', '.join(CONFIGS)}; got {config!r}")
     import datasets
 
     options = {} if columns is None else {"columns": columns}
+    place = source(path)
     return datasets.load_dataset(
-        source(path),
+        place,
         config,
+        cache_dir=cache_folder(Path(place)) if Path(place).is_dir() else None,
         split=split,
         streaming=streaming,
         revision=revision,

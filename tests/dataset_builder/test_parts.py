@@ -111,13 +111,17 @@ def test_pool_spills_to_one_unnamed_file(tmp_path):
 
 
 def test_all_is_the_union_of_the_subsets():
-    splits = [
-        ("preview", "train"),
-        ("multi_reference", "train"),
-        ("surreal_fantasy", "train"),
-        ("surreal_fantasy", "validation"),
-    ]
-    configs = {one["config_name"]: one for one in front_matter_configs(splits)}
+    files = {
+        f"data/{name}-00000-of-00001.parquet": name
+        for name in (
+            "preview/train",
+            "multi_reference/train",
+            "surreal_fantasy/train",
+            "surreal_fantasy/validation",
+        )
+    }
+    configs = {one["config_name"]: one for one in front_matter_configs(files)}
+    assert len({one["description"] for one in configs.values()}) == len(configs)
     assert list(configs) == ["all", "surreal_fantasy", "multi_reference", "preview"]
     assert configs["all"]["default"] is True
     assert configs["all"]["data_files"] == [
