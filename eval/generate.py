@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from echo4o.errors import Echo4oError
+from echo4o.hub import resolve
 from echo4o.models.pictures import PictureRecord, encode_png
 from echo4o.records import sha256_file, write_atomic
 
@@ -129,7 +130,7 @@ def identify(model: str, revision: str | None) -> ModelIdentity:
     """Pin a model: the commit of a Hub repository, or a hash over a folder's files.
 
     Raises:
-        Echo4oError: the name is neither a folder nor a Hub id.
+        Echo4oError: the name is neither a folder nor a Hub id, or the Hub has no such model.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -138,10 +139,7 @@ def identify(model: str, revision: str | None) -> ModelIdentity:
         return ModelIdentity(id=folder.resolve().name, revision=None, sha256=_hash_folder(folder))
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise Echo4oError(f"{model!r} is neither a folder nor a Hub id (owner/name)")
-    from huggingface_hub import HfApi
-
-    commit = HfApi().model_info(model, revision=revision).sha
-    return ModelIdentity(id=model, revision=commit, sha256=None)
+    return ModelIdentity(id=model, revision=resolve(model, "model", revision), sha256=None)
 
 
 def seed_of(seed: int, number: int) -> int:

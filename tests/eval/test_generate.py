@@ -1,6 +1,8 @@
 """Pictures for items: the same in every batch, resumable, and never mixed with other settings."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -111,6 +113,31 @@ def test_seeds_differ_and_are_fixed():
 def test_a_model_that_is_nowhere_is_named(name):
     with pytest.raises(Echo4oError, match="neither a folder nor a Hub id"):
         identify(name, None)
+
+
+def test_a_hub_model_is_pinned_to_its_commit_and_a_missing_one_named(sandbox, tmp_path):
+    # The Hub's address is read when its library is imported, hence a process of its own.
+    code = """
+from huggingface_hub import HfApi
+from echo4o.errors import Echo4oError
+from echo4o.eval.generate import identify
+HfApi().create_repo("rehearsal/eval-identify")
+commit = HfApi().upload_file(
+    path_or_fileobj=b"one", path_in_repo="a.txt", repo_id="rehearsal/eval-identify"
+).oid
+found = identify("rehearsal/eval-identify", None)
+assert (found.id, found.revision, found.sha256) == ("rehearsal/eval-identify", commit, None)
+for name, revision in (("rehearsal/nothing", None), ("rehearsal/eval-identify", "v9")):
+    try:
+        identify(name, revision)
+    except Echo4oError as error:
+        assert name in str(error), error
+    else:
+        raise AssertionError(name)
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], env=sandbox.environment(tmp_path), check=True, timeout=120
+    )
 
 
 def test_pictures_are_found_by_number_whatever_their_ending(tmp_path):
