@@ -6,6 +6,7 @@ where it was. A reply that cannot be read is asked for again as often as the pro
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -177,8 +178,8 @@ class _Judging:
             async for request, reply in self._client.run(
                 asked, progress=name if self._progress else None
             ):
-                case = asked.by_key[request.key]
-                verdict = self._read(case, reply, request.key)
+                case, is_first = asked.take(request.key)
+                verdict = self._read(case, reply, request.key, is_paid=is_first)
                 if verdict is not None:
                     settled[case.item.number] = verdict
             settled |= asked.damaged
@@ -188,9 +189,9 @@ class _Judging:
             settled[case.item.number] = _verdict(case, "unreadable", reason=case.problem)
         return settled
 
-    def _read(self, case: _Case, reply: Reply, key: str) -> Verdict | None:
+    def _read(self, case: _Case, reply: Reply, key: str, *, is_paid: bool) -> Verdict | None:
         case.reply, case.key = reply, key
-        case.cost_usd += reply.cost_usd
+        case.cost_usd += reply.cost_usd if is_paid else 0.0
         case.replies += 1
         if reply.outcome != "done":
             return _verdict(case, reply.outcome, reason=reply.reason or "no reason given")
@@ -203,12 +204,17 @@ class _Judging:
 
 
 class _Requests:
-    """The requests of one attempt; pictures are read from disk as the client comes to them."""
+    """The requests of one attempt; pictures are read from disk as the client comes to them.
+
+    Equal questions about equal pictures are equal requests: the client buys one reply and gives it
+    to each, and its price belongs to the first.
+    """
 
     def __init__(
         self, cases: Sequence[_Case], protocol: JudgeProtocol, model: str, attempt: int
     ) -> None:
-        self.by_key: dict[str, _Case] = {}
+        self._by_key: dict[str, list[_Case]] = {}
+        self._answered: Counter[str] = Counter()
         self.damaged: dict[int, Verdict] = {}
         self._cases = cases
         self._protocol = protocol
@@ -228,8 +234,14 @@ class _Requests:
                 continue
             case.sha256 = picture.sha256
             request = self._request(case.item, picture.data)
-            self.by_key[request.key] = case
+            self._by_key.setdefault(request.key, []).append(case)
             yield request
+
+    def take(self, key: str) -> tuple[_Case, bool]:
+        """Return the next case that waits for a reply to `key`, and whether it is the first."""
+        number = self._answered[key]
+        self._answered[key] += 1
+        return self._by_key[key][number], number == 0
 
     def _request(self, item: Item, picture: bytes) -> ChatRequest:
         question = self._protocol.question(item, self._attempt)

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from eval_tools import KIT, TASK, paint_into, verdict
+from PIL import Image
 from tests_sandbox import image_api
 
 from echo4o.client import ApiClient, ImageRequest
@@ -132,6 +134,25 @@ def test_missing_and_damaged_pictures_count_as_wrong_without_a_call(api, tmp_pat
     assert scores.overall.score < 1
     with pytest.raises(Echo4oError, match="none of 14 items has a usable picture"):
         judged(tmp_path, tmp_path / "none")
+
+
+def test_equal_pictures_of_equal_items_are_one_call_and_all_answered(api, tmp_path):
+    twins = [replace(ITEMS[0], number=number) for number in (1, 2, 3)]
+    (tmp_path / "pictures").mkdir()
+    for item in twins:
+        blank = Image.new("RGB", (64, 64), "white")
+        blank.save(tmp_path / "pictures" / f"{item.number}.png")
+    for concurrency in (1, 8):
+        out = tmp_path / str(concurrency)
+        found = judged(tmp_path / "pictures", out, twins, concurrency=concurrency)
+        assert [one.number for one in found.verdicts] == [1, 2, 3]
+        assert [one.outcome for one in found.verdicts] == ["judged"] * 3
+        assert not any(one.correct for one in found.verdicts)
+        assert found.calls == 1
+        assert found.spent_usd == pytest.approx(sum(one.cost_usd for one in found.verdicts))
+        again = judged(tmp_path / "pictures", out, twins)
+        assert (again.calls, again.verdicts) == (0, found.verdicts)
+    assert sorted(calls(api).values()) == [2]
 
 
 def test_garbage_and_refusals_are_counted_by_name(tmp_path, monkeypatch):
