@@ -10,7 +10,8 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off --quiet \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
 rehearse: $(READY)  ## the whole line on the sandbox: data, training, scores, report, demo
@@ -42,8 +43,8 @@ wheel: $(READY)  ## build the wheel and use it from an environment that never sa
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 	rm -rf build/clean && $(PYTHON) -m venv build/clean
 	build/clean/bin/pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
-	cd build && clean/bin/python -c "import echo4o; print('echo4o', echo4o.__version__)"
-	cd build && clean/bin/echo4o --help > /dev/null && clean/bin/echo4o release --help > /dev/null
+	build/clean/bin/pip install --quiet --disable-pip-version-check -c constraints.txt tqdm
+	cd build && clean/bin/python ../tests/helpers/check_wheel.py
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache rehearsal

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
+from echo4o.release.rehearse import sheltered
+
 SHARED = Path(os.environ.get("ECHO4O_SHARED") or Path(__file__).parents[1] / ".." / "shared")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -29,7 +31,7 @@ class Sandbox(NamedTuple):
     def environment(self, home: Path) -> dict[str, str]:
         """The variables with which any client library talks to these servers."""
         return {
-            **os.environ,
+            **sheltered(os.environ),
             "OPENAI_BASE_URL": self.openai,
             "OPENAI_API_KEY": self.api_key,
             "HF_ENDPOINT": self.hub,
@@ -77,3 +79,17 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     yield facts
     process.terminate()
     process.wait(timeout=20)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where the recorded data is required, a skipped test is a failure of the whole run."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped and os.environ.get("ECHO4O_REQUIRE_SHARED"):
+        terminalreporter.write_line(f"{len(skipped)} tests were skipped where none may be")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Turn such a run's exit status into a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("ECHO4O_REQUIRE_SHARED") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -6,7 +6,6 @@ installed; each is data, started by the same Python and uploaded exactly as it s
 
 import argparse
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from .children import DIE_WITH_PARENT
 from .errors import Echo4oError
 from .records import write_atomic
 
@@ -76,8 +76,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
         environment = _environment(args.model, args.host, port, Path(scratch))
         command = [sys.executable, str(folder / "app.py")]
-        hook = _die_with_parent if sys.platform == "linux" else None
-        child = subprocess.Popen(command, env=environment, cwd=scratch, preexec_fn=hook)
+        child = subprocess.Popen(command, env=environment, cwd=scratch, preexec_fn=DIE_WITH_PARENT)
         with _stopping(child):
             _wait_until_up(child, url)
             print(f"{args.name} is at {url} (Ctrl-C stops it)", flush=True)
@@ -167,11 +166,6 @@ def _environment(model: str | None, host: str, port: int, scratch: Path) -> dict
             raise SpaceError(f"there is no folder {model!r}, and it is no Hub id (ORG/NAME)")
         environment["ECHO4O_MODEL"] = str(folder.resolve()) if folder.is_dir() else model
     return environment
-
-
-def _die_with_parent() -> None:
-    # Even kill -9 of this process must not leave a server behind (prctl 1 = PR_SET_PDEATHSIG).
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..errors import Echo4oError
+
 
 def rehearse_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `echo4o release rehearse`."""
@@ -23,6 +25,8 @@ def rehearse(args: argparse.Namespace) -> None:
     """Run `echo4o release rehearse`."""
     from .rehearse import Rehearsal, Scale
 
+    if args.data is not None and args.rows is not None:
+        raise Echo4oError("--rows plans rows, --data brings its own; give one of them")
     scale = Scale.quick() if args.quick else Scale()
     Rehearsal(
         out=args.out,

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def try_demo(out: Path, environment: dict[str, str], model: str) -> None:
 
 
 def _call(url: str) -> Path:
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
     from gradio_client import Client
 
     client = Client(url, verbose=False)

@@ -1,10 +1,8 @@
 """Child processes that end with their parent, and the memory of the whole process tree."""
 
 import contextlib
-import ctypes
 import fcntl
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -12,9 +10,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..children import DIE_WITH_PARENT
 from ..errors import Echo4oError
-
-_PR_SET_PDEATHSIG = 1
 
 
 def start(
@@ -28,17 +25,12 @@ def start(
         log: File for its output; None shares ours.
     """
     command = [sys.executable, "-m", "echo4o.cli", *words]
-    hook = _die_with_parent if sys.platform == "linux" else None
     if log is None:
-        return subprocess.Popen(command, env=environment, preexec_fn=hook)
+        return subprocess.Popen(command, env=environment, preexec_fn=DIE_WITH_PARENT)
     with log.open("ab") as stream:
         return subprocess.Popen(
-            command, env=environment, preexec_fn=hook, stdout=stream, stderr=stream
+            command, env=environment, preexec_fn=DIE_WITH_PARENT, stdout=stream, stderr=stream
         )
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ DATASET = f"{ORG}/echo-4o-image"
 BASE_MODEL = f"{ORG}/echo-4o-tiny-untrained"
 MODEL = f"{ORG}/echo-4o-tiny"
 TAG = "v1"
+_NOTE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,19 +70,18 @@ class Rehearsal:
     seed: int
     faults: str
     say: Callable[[str], None]
+    memory: process.MemoryWatch = field(default_factory=process.MemoryWatch)
 
     def run(self) -> None:
         """Run what is left of the line; raises Echo4oError when a stage fails."""
         self.out = self.out.resolve()
         with process.sole_owner(self.out), self._sandbox() as environment:
             self._check_same_run()
-            memory = process.MemoryWatch()
-            memory.start()
+            self.memory.start()
             try:
                 self._stages(environment)
             finally:
-                peak = max(memory.stop(), self._state().get("peak_rss_bytes", 0))
-                self._note(peak_rss_bytes=peak)
+                self.memory.stop()
         self.say(write_summary(self.out, self._state(), self._repos()))
 
     def _stages(self, environment: dict[str, str]) -> None:
@@ -101,6 +103,7 @@ class Rehearsal:
         self._stage(
             "train", environment, "train", "run", "tiny", "--data", DATASET, "--revision", TAG,
             "--out", training, "--set", f"steps={self.scale.steps}", "--set", f"seed={self.seed}",
+            result=training / "record.json",
         )  # fmt: skip
         for name, folder, repo in (
             ("publish untrained model", "base", BASE_MODEL),
@@ -124,8 +127,13 @@ class Rehearsal:
         options = ["--rows", self.scale.rows, "--seed", self.seed, "--against", _kit_items()]
         return ["data", "plan", "shapes", "--out", work, *options]
 
-    def _stage(self, name: str, environment: dict[str, str], *words: object) -> None:
-        """Run one verb as a child process, unless it is finished already."""
+    def _stage(
+        self, name: str, environment: dict[str, str], *words: object, result: Path | None = None
+    ) -> None:
+        """Run one verb as a child process, unless it is finished already.
+
+        A verb that was told to stop saves and ends well; only then is `result` missing.
+        """
 
         def run() -> None:
             child = process.start([str(word) for word in words], environment)
@@ -141,6 +149,8 @@ class Rehearsal:
                     f"the stage {name!r} failed (status {status}): {command}; what was finished "
                     "is kept, run the same command again to go on"
                 )
+            if result is not None and not result.exists():
+                raise Echo4oError(f"{name} was stopped before its end; run the same command again")
 
         self._own_stage(name, run)
 
@@ -150,9 +160,34 @@ class Rehearsal:
             self.say(f"[done before] {name}")
             return
         self.say(f"[{name}]")
-        clock = time.monotonic()
-        run()
-        self._note(seconds={**finished, name: round(time.monotonic() - clock, 1)})
+        with self._clock(name):
+            run()
+        spent = self._state().get("spent", {})
+        self._note(seconds={**finished, name: spent[name]})
+
+    @contextlib.contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
+        """Note time and memory every few seconds, so that a kill loses nothing of either."""
+        before = self._state().get("spent", {})
+        start, done = time.monotonic(), threading.Event()
+
+        def note() -> None:
+            seconds = round(before.get(name, 0.0) + time.monotonic() - start, 1)
+            peak = max(self.memory.peak_bytes, self._state().get("peak_rss_bytes", 0))
+            self._note(spent={**before, name: seconds}, peak_rss_bytes=peak)
+
+        def keep_noting() -> None:
+            while not done.wait(_NOTE_SECONDS):
+                note()
+
+        noting = threading.Thread(target=keep_noting, daemon=True)
+        noting.start()
+        try:
+            yield
+        finally:
+            done.set()
+            noting.join()
+            note()
 
     @contextlib.contextmanager
     def _sandbox(self) -> Iterator[dict[str, str]]:
@@ -172,7 +207,7 @@ class Rehearsal:
 
     def _environment(self, facts: dict[str, str]) -> dict[str, str]:
         return {
-            **os.environ,
+            **sheltered(os.environ),
             "OPENAI_BASE_URL": facts["openai"],
             "OPENAI_API_KEY": facts["api_key"],
             "HF_ENDPOINT": facts["hub"],
@@ -204,10 +239,28 @@ class Rehearsal:
 
     def _state(self) -> dict[str, Any]:
         path = self.out / "state.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        try:
+            return dict(json.loads(path.read_text())) if path.exists() else {}
+        except ValueError:
+            raise Echo4oError(f"{path} is damaged; choose another --out, or delete it") from None
 
     def _note(self, **facts: object) -> None:
         write_atomic(self.out / "state.json", json.dumps({**self._state(), **facts}, indent=1))
+
+
+def sheltered(variables: Mapping[str, str]) -> dict[str, str]:
+    """The caller's variables without those that lead away from servers on this machine.
+
+    A proxy must not be asked for 127.0.0.1, offline modes would refuse the sandbox, and caches
+    that were set one by one would mix the sandbox's repositories with real ones.
+    """
+    kept = {name: value for name, value in variables.items() if not _LEADS_AWAY.fullmatch(name)}
+    return {**kept, "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+
+
+_LEADS_AWAY = re.compile(
+    r"(HF|TRANSFORMERS|DIFFUSERS|HUGGINGFACE)_.*|ECHO4O_(?!SHARED).*|OPENAI_.*"
+)
 
 
 def _kit_items() -> Path:
