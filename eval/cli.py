@@ -33,10 +33,11 @@ def run(args: argparse.Namespace) -> None:
     """Generate, judge and score; what is finished is kept."""
     from .generate import GenerateConfig, PipelinePainter, generate
     from .items import select
-    from .runs import judge_run
+    from .judging import check_judge
+    from .runs import LEDGER, judge_run
     from .tasks import get_task
 
-    # Everything that can be wrong with the words of the command is found before any work.
+    # Everything that can be wrong with the command and its surroundings is found before any work.
     task, judge_config = get_task(args.task), _judge_config(args)
     task.protocol(args.protocol)
     source = task.items(args.items)
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
         size=args.size,
         batch_size=args.batch_size,
     )
+    check_judge(judge_config, args.out / LEDGER)
     pictures = args.out / PICTURES
     painter = PipelinePainter(args.model, args.revision)
     generate(items, source, painter, pictures, config, progress=True)

@@ -7,15 +7,17 @@ where it was. A reply that cannot be read is asked for again as often as the pro
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from echo4o.client import ApiClient, ChatRequest, Reply
 from echo4o.errors import Echo4oError
 from echo4o.ledger import Ledger
 from echo4o.pictures import PictureError
+from echo4o.prices import PriceTable
 
 from .items import Item
 from .pictures import load_picture
@@ -23,6 +25,8 @@ from .protocols import Finding, JudgeProtocol, UnreadableReply
 from .verdicts import Outcome, Verdict
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _LONGEST_RAW_REPLY = 20_000
 
@@ -47,6 +51,8 @@ class JudgeConfig:
             raise ValueError("`model` of the judge is empty; name one")
         if self.concurrency < 1:
             raise ValueError(f"`concurrency` must be at least 1, got {self.concurrency}")
+        if self.budget_usd is not None and not self.budget_usd >= 0:
+            raise ValueError(f"`budget_usd` must be 0 or more, got {self.budget_usd}")
         if not self.timeout_s > 0:
             raise ValueError(f"`timeout_s` must be above 0, got {self.timeout_s}")
 
@@ -79,6 +85,22 @@ class _Case:
     """Why the last reply could not be read."""
 
 
+def check_judge(config: JudgeConfig, ledger: Path) -> None:
+    """Refuse now what judging would refuse before its first call; makes no call.
+
+    Raises:
+        Echo4oError: there is no price for the judge, no API key, or the ledger cannot be used.
+    """
+    PriceTable.load().price(config.model)
+
+    async def open_and_close() -> None:
+        with Ledger(ledger, budget_usd=config.budget_usd) as book:
+            async with _client(config, book):
+                pass
+
+    _wait_for(open_and_close())
+
+
 def judge(
     items: Sequence[Item],
     pictures: Mapping[int, Path],
@@ -105,6 +127,10 @@ def judge(
     work = judge_async(
         items, pictures, protocol=protocol, config=config, ledger=ledger, progress=progress
     )
+    return _wait_for(work)
+
+
+def _wait_for(work: Coroutine[Any, Any, T]) -> T:
     if not _is_in_loop():
         return asyncio.run(work)
     # Inside a notebook a loop is running already; ours gets its own thread.
@@ -138,12 +164,7 @@ async def judge_async(
         else:
             settled[item.number] = _unasked(item, "missing", "there is no picture for this item")
     with Ledger(ledger, budget_usd=config.budget_usd) as book:
-        async with ApiClient(
-            ledger=book,
-            base_url=config.base_url,
-            concurrency=config.concurrency,
-            timeout_s=config.timeout_s,
-        ) as client:
+        async with _client(config, book) as client:
             judging = _Judging(client, protocol, config.model, progress)
             settled |= await judging.settle(cases)
         result = Judged(
@@ -153,6 +174,15 @@ async def judge_async(
         )
     _refuse_silence(result.verdicts, config.model)
     return result
+
+
+def _client(config: JudgeConfig, book: Ledger) -> ApiClient:
+    return ApiClient(
+        ledger=book,
+        base_url=config.base_url,
+        concurrency=config.concurrency,
+        timeout_s=config.timeout_s,
+    )
 
 
 class _Judging:

@@ -76,6 +76,25 @@ def test_misuse_is_one_sentence(tmp_path, capsys, words, complaint):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--judge", "dear-judge"), "no price for model 'dear-judge'"),
+        (("--judge", "sandbox-judge"), "set OPENAI_API_KEY"),
+        (("--judge", "sandbox-judge", "--budget", "-1"), "`budget_usd` must be 0 or more, got -1"),
+        (("--judge", "sandbox-judge", "--budget", "nan"), "`budget_usd` must be 0 or more"),
+    ],
+)
+def test_run_refuses_a_judge_it_cannot_use_before_it_makes_pictures(
+    model_folder, tmp_path, monkeypatch, capsys, words, complaint
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    rest = ("--model", model_folder, "--steps", "1", "--limit", "1", "--out", tmp_path / "run")
+    assert status("eval", "run", "geneval_plus_plus", *words, *rest) == 1
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "run" / "pictures").exists()
+
+
 def test_run_refuses_a_bad_protocol_before_it_looks_for_the_model(tmp_path, capsys):
     rest = ("--model", "nobody/nothing", "--judge", "j", "--out", tmp_path / "run")
     assert status("eval", "run", "geneval_plus_plus", "--protocol", "strict", *rest) == 1
