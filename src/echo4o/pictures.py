@@ -3,6 +3,7 @@
 Nothing is decoded, so a picture bomb costs nothing and received bytes stay as they were.
 """
 
+import re
 from dataclasses import dataclass
 
 from .errors import Echo4oError
@@ -122,11 +123,43 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def _png_ends(data: bytes) -> bool:
+    """Whether the chunks lead to an IEND that is all there; what follows it does not matter."""
+    position = 8
+    while position + 12 <= len(data):
+        kind = data[position + 4 : position + 8]
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+        if kind == b"IEND":
+            return position <= len(data)
+        if not kind.isalpha():
+            return False
+    return False
+
+
+# In a scan, FF 00 is a byte FF and FF D0..D7 a restart: neither ends it.
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether an end marker follows the last scan; phones put more pictures after it.
+
+    Segments are skipped by their length, so that the end of an embedded thumbnail does not count.
+    """
+    position, is_scan_seen = 2, False
+    while (marker := _END_OF_SCAN.search(data, position)) is not None:
+        code, position = data[marker.start() + 1], marker.end()
+        if code == 0xD9:
+            return is_scan_seen
+        is_scan_seen = is_scan_seen or code == 0xDA
+        position += int.from_bytes(data[position : position + 2], "big")
+    return False
+
+
 def _is_complete(data: bytes, extension: str) -> bool:
     if extension == "png":
-        return data.rfind(b"IEND\xaeB`\x82") > 0
+        return _png_ends(data)
     if extension == "jpg":
-        return data.rstrip(b"\x00").endswith(b"\xff\xd9")
+        return _jpeg_ends(data)
     if extension == "webp":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     return data.rstrip(b"\x00").endswith(b";")
