@@ -11,6 +11,7 @@ from PIL import Image
 from tests_sandbox import image_api
 
 import echo4o.eval
+from echo4o.eval.protocols import checklist
 
 FOLDER = Path(echo4o.eval.__file__).parent / "metrics" / "geneval_plus_plus"
 ITEMS = KIT.items[28:34]
@@ -57,15 +58,26 @@ def test_the_space_judges_a_picture(api, tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("metric_app", FOLDER / "app.py")
     app = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(app)
+    assert app.LEDGER.parent.stat().st_mode & 0o777 == 0o700
+    app.LEDGER.parent.rmdir()
     monkeypatch.setattr(app, "LEDGER", tmp_path / "ledger.sqlite")
     choice = f"{ITEMS[0].prompt} ({ITEMS[0].tag})"
     file = str(paint_into(tmp_path / "p", ITEMS[:1]) / f"{ITEMS[0].number}.png")
     with pytest.raises(app.gr.Error, match="ECHO4O_JUDGE"):
         app.judge_picture(choice, file)
     monkeypatch.setenv("ECHO4O_JUDGE", "sandbox-judge")
+    for budget in ("", "much", "-1", "nan", "inf"):
+        monkeypatch.setenv("ECHO4O_BUDGET", budget)
+        with pytest.raises(app.gr.Error, match="sets ECHO4O_BUDGET"):
+            app.judge_picture(choice, file)
+    monkeypatch.setenv("ECHO4O_BUDGET", "0.0000001")
+    with pytest.raises(app.gr.Error, match="budget"):
+        app.judge_picture(choice, file)
+    assert (api.root / "openai" / "calls.jsonl").read_text() == ""
+    monkeypatch.setenv("ECHO4O_BUDGET", "1")
     words, rows = app.judge_picture(choice, file)
     assert words == "**Right**"
-    assert [row[0] for row in rows] == ["yes"] * len(ITEMS[0].include)
+    assert [row[0] for row in rows] == ["yes"] * len(checklist(ITEMS[0]))
     with pytest.raises(app.gr.Error, match="give a picture"):
         app.judge_picture(choice, None)
 

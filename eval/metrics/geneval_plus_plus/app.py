@@ -1,9 +1,10 @@
 """The Space's page: judge one picture against one item and see the reasons.
 
-The judge is set by the Space's owner (ECHO4O_JUDGE, OPENAI_BASE_URL, OPENAI_API_KEY); a visitor can
-change neither its address nor its key.
+The judge is set by the Space's owner (ECHO4O_JUDGE, ECHO4O_BUDGET, OPENAI_BASE_URL,
+OPENAI_API_KEY); a visitor can change neither its address nor its key, nor exceed the budget.
 """
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -16,7 +17,8 @@ from echo4o.eval.tasks import get_task
 
 TASK = get_task("geneval_plus_plus")
 ITEMS = {f"{item.prompt} ({item.tag})": item for item in TASK.items("kit").items}
-LEDGER = Path(tempfile.gettempdir()) / "echo4o-geneval-plus-plus" / "ledger.sqlite"
+LEDGER = Path(tempfile.mkdtemp(prefix="echo4o-")) / "ledger.sqlite"
+UPLOAD_BYTES = 10 * 2**20
 ABOUT = """# GenEval++
 Does a picture hold everything its prompt asks for, and nothing besides? Choose an item, give a
 picture of it, and a judge model goes through the checklist. For whole runs use `evaluate.load` or
@@ -29,6 +31,7 @@ def judge_picture(choice: str | None, picture: str | None) -> tuple[str, list[li
     model = os.environ.get("ECHO4O_JUDGE")
     if not model:
         raise gr.Error("This Space has no judge yet; its owner sets ECHO4O_JUDGE.")
+    budget = _budget()
     if choice is None or picture is None:
         raise gr.Error("Choose an item and give a picture of it.")
     item = ITEMS[choice]
@@ -37,7 +40,7 @@ def judge_picture(choice: str | None, picture: str | None) -> tuple[str, list[li
             [item],
             {item.number: Path(picture)},
             protocol=TASK.protocol("kit"),
-            config=JudgeConfig(model=model),
+            config=JudgeConfig(model=model, budget_usd=budget),
             ledger=LEDGER,
         )
     except Echo4oError as error:
@@ -50,6 +53,21 @@ def judge_picture(choice: str | None, picture: str | None) -> tuple[str, list[li
         for finding in verdict.findings
     ]
     return f"**{'Right' if verdict.correct else 'Wrong'}**", rows
+
+
+def _budget() -> float:
+    """USD that this Space may spend until it starts again; visitors never spend without a limit."""
+    text = os.environ.get("ECHO4O_BUDGET", "")
+    try:
+        budget = float(text)
+    except ValueError:
+        budget = math.nan
+    if not 0 <= budget < math.inf:
+        raise gr.Error(
+            "This Space has no budget yet, so it asks no judge; its owner sets ECHO4O_BUDGET to "
+            "the most USD that it may spend, such as 5."
+        )
+    return budget
 
 
 with gr.Blocks(title="GenEval++") as demo:
@@ -75,4 +93,4 @@ with gr.Blocks(title="GenEval++") as demo:
 demo.queue(max_size=16)
 
 if __name__ == "__main__":
-    demo.launch()
+    demo.launch(max_file_size=UPLOAD_BYTES)
