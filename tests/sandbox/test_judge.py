@@ -6,11 +6,14 @@ import random
 import time
 
 import numpy as np
+import openai
 import pytest
 from PIL import Image
+from tests_sandbox import image_api
 
 from echo4o.sandbox import world
 from echo4o.sandbox.judge import Question, answer
+from echo4o.sandbox.judge_forms import forced_verdict
 from echo4o.sandbox.judge_look import sentence
 from echo4o.sandbox.judge_reading import read_expectations, read_score_names
 from echo4o.sandbox.world.scenes import random_scene
@@ -165,6 +168,56 @@ def test_schema_with_references_enums_and_limits():
         assert (reply["score"], reply["aligned"]) == (score, aligned)
         assert len(reply["objects"]) == (4 if aligned == "yes" else 1)
         assert isinstance(reply["note"], str)
+
+
+FORCED = {
+    "const": {"correct": {"const": True}},
+    "one option": {"aligned": {"type": "string", "enum": ["yes"]}},
+    "one option or nothing": {"verdict": {"enum": ["pass", None]}},
+    "one option twice": {"verdict": {"enum": ["pass", "Pass"]}},
+    "one branch": {"correct": {"anyOf": [{"const": 1}, {"type": "null"}]}},
+    "reference": {"correct": {"$ref": "#/$defs/Yes"}},
+    "one score": {"score": {"type": "integer", "minimum": 10, "maximum": 10}},
+    "list": {"matches": {"type": "array", "items": {"const": True}}},
+    "deep": {
+        "findings": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"satisfied": {"const": True}}},
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    with image_api(tmp_path_factory.mktemp("sandbox")) as server:
+        yield openai.OpenAI(base_url=server.openai, api_key=server.api_key, max_retries=0)
+
+
+def ask_with(client, properties):
+    schema = {"type": "object", "properties": properties, "$defs": {"Yes": {"const": True}}}
+    named = {"name": "verdict", "schema": schema}
+    return client.chat.completions.create(
+        model="sandbox-judge",
+        messages=[{"role": "user", "content": "Is the prompt followed?"}],
+        response_format={"type": "json_schema", "json_schema": named},
+    )
+
+
+@pytest.mark.parametrize("properties", FORCED.values(), ids=FORCED)
+def test_a_schema_cannot_dictate_the_verdict(client, properties):
+    with pytest.raises(openai.BadRequestError, match="leaves one answer to the verdict") as error:
+        ask_with(client, properties)
+    assert error.value.type == "invalid_request_error"
+    assert error.value.param == "response_format"
+
+
+def test_constants_besides_the_verdict_and_verdicts_with_a_choice_are_answered(client):
+    tree = {"type": "object", "properties": {"children": {"$ref": "#/$defs/Tree"}}}
+    assert forced_verdict({"$ref": "#/$defs/Tree", "$defs": {"Tree": tree}}) is None
+    verdict = {"anyOf": [{"const": "yes"}, {"const": "no"}]}
+    reply = ask_with(client, {"version": {"const": 3}, "aligned": verdict})
+    assert json.loads(reply.choices[0].message.content) == {"version": 3, "aligned": "no"}
 
 
 IMAGINE = """Rate the picture.

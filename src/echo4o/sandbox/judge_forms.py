@@ -17,12 +17,47 @@ _SCORES = (
     (re.compile(r"aesthetic|quality"), "quality"),
 )
 _COMPARED = re.compile(r"^(prompt_following|subject_consistency)$")
+_JUDGED = re.compile(
+    rf"{_VERDICT.pattern}|{_COMPARED.pattern}|score|rating|grade|fantasy|fulfil|identity|aesthetic"
+    r"|quality|^(blank|is_blank|empty)$"
+)
 _SAFETY = re.compile(r"unsafe|minor|trademark|nsfw|violence|flagged")
 
 
 def fill(schema: Schema, look: Look) -> Any:
     """A value that follows `schema`, taken from the picture."""
     return _value(schema, "", look, None, schema)
+
+
+def forced_verdict(schema: Schema) -> str | None:
+    """Name of a verdict or score to which `schema` leaves one answer; None when all are open.
+
+    Such a schema would make the judge say what the caller wants, whatever the picture shows.
+    """
+    return _forced(schema, "", schema, ())
+
+
+def _forced(schema: Schema, name: str, root: Schema, above: tuple[int, ...]) -> str | None:
+    schema = _resolve(schema, root)
+    if id(schema) in above:
+        return None
+    above = (*above, id(schema))
+    if _JUDGED.search(name.lower()) and _leaves_one_answer(schema):
+        return name
+    inner = [*schema.get("properties", {}).items()]
+    if "items" in schema:
+        inner.append((name, schema["items"]))
+    found = (_forced(part, key, root, above) for key, part in inner)
+    return next((one for one in found if one is not None), None)
+
+
+def _leaves_one_answer(schema: Schema) -> bool:
+    if "const" in schema:
+        return True
+    if "enum" in schema:
+        return len({str(one).lower() for one in schema["enum"] if one is not None}) < 2
+    low, high = schema.get("minimum"), schema.get("maximum")
+    return low is not None and high is not None and low >= high
 
 
 def _value(
@@ -58,6 +93,8 @@ def _resolve(schema: Schema, root: Schema) -> Schema:
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
             branches = [branch for branch in schema[key] if branch.get("type") != "null"]
+            if len(branches) > 1 and all("const" in branch for branch in branches):
+                return {"enum": [branch["const"] for branch in branches]}
             return _resolve(branches[0], root) if branches else {"type": "null"}
     return schema
 

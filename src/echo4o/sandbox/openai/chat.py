@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from .. import judge
+from ..judge_forms import forced_verdict
 from .images import open_picture
 from .problems import bad, refuse_unknown, unsupported
 from .usage import chat_usage, sent_picture_tokens, text_tokens
@@ -148,6 +149,10 @@ def _response_format(body: dict[str, Any]) -> tuple[judge.Form, dict[str, Any] |
     schema = (wanted.get("json_schema") or {}).get("schema")
     if not isinstance(schema, dict):
         raise bad("response_format", "Missing 'response_format.json_schema.schema'.")
+    forced = forced_verdict(schema)
+    if forced is not None:
+        message = f"The schema leaves one answer to the verdict '{forced}'; a judge needs a choice."
+        raise bad("response_format", message)
     return "json", schema
 
 
