@@ -16,7 +16,8 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         recipe="tiny",
         tiny=TinySizes(),
-        steps=2250,
+        steps=2600,
+        timestep_shift=1.7,
         samples_per_pack=48,
         learning_rate=2e-3,
         min_learning_rate=2e-5,
@@ -24,7 +25,7 @@ def tiny() -> TrainConfig:
         warmup_steps=50,
         beta2=0.99,
         epsilon=1e-8,
-        ema_decay=0.99,
+        ema_decay=0.995,
         sample_every=500,
         sample_prompts=(
             "A photo of three red circles on the left and one small blue square on the right",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from torch import nn
 
 from echo4o.errors import Echo4oError
 from echo4o.models.bagel.configuration import BagelConfig
@@ -75,6 +76,7 @@ def build_pipeline(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BagelForUnifiedGeneration(config)
+        scale_to_width(model, sizes.layers)
     return Echo4oPipeline(model, vae, FlowMatchEulerDiscreteScheduler(), tokenizer)
 
 
@@ -96,6 +98,23 @@ def model_config(sizes: TinySizes, vocab_size: int) -> BagelConfig:
         vae_transform=(sizes.picture_side, 16, 16),
         vit_transform=(sizes.vit_side, 14, 14),
     )
+
+
+@torch.no_grad()
+def scale_to_width(model: BagelForUnifiedGeneration, layers: int) -> None:
+    """Draw the decoder's weights with a spread that fits their width.
+
+    The published spread of 0.02 is meant for wide layers. At 192 the inputs then drown in the
+    position table (whose values are near 1), and the first hundreds of steps are spent on growing
+    weights: after 500 steps of 48 samples the text explained a fifth more of the error this way.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name != "llm2vae":
+            branch = name.endswith(("o_proj", "o_proj_moe_gen", "down_proj"))
+            depth = (2 * layers) ** -0.5 if branch else 1.0
+            nn.init.normal_(module.weight, std=depth * module.in_features**-0.5)
+        elif isinstance(module, nn.Embedding) and name.endswith("embed_tokens"):
+            nn.init.normal_(module.weight)
 
 
 def load_autoencoder(folder: str | None) -> AutoencoderKL:
