@@ -7,6 +7,7 @@ import argparse
 import errno
 import importlib
 import logging
+import sqlite3
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -70,21 +71,41 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 
-# Raised far below us by the client libraries; named by class so that no library is imported here.
-_NETWORK_ERRORS = {
+# Raised far below us by the libraries; named by class so that none of them is imported here.
+_LIBRARY_ERRORS = {
     "APIConnectionError": "the image or judge API cannot be reached",
     "AuthenticationError": "the API refused the key",
+    "ArrowInvalid": "a data file is damaged or cut off",
     "ConnectError": "the server cannot be reached",
     "ConnectionError": "the server cannot be reached",
+    "DatasetGenerationError": "the dataset cannot be read",
     "DatasetNotFoundError": "the dataset was not found",
+    "DecompressionBombError": "a picture is too large",
     "GatedRepoError": "the repository is gated",
+    "HFValidationError": "this is no Hub id (ORG/NAME) and no folder",
     "HfHubHTTPError": "the Hub refused the request",
+    "JSONDecodeError": "a file or an answer is not JSON",
     "LocalEntryNotFoundError": "the file is not in the cache and the Hub cannot be reached",
+    "MemoryError": "the memory is full; use smaller batches or fewer calls at a time",
     "OfflineModeIsEnabled": "offline mode is on",
+    "OutOfMemoryError": "the memory of the device is full; use smaller batches",
     "RemoteProtocolError": "the server cut the connection",
     "RepositoryNotFoundError": "the repository was not found, or the token may not see it",
     "RevisionNotFoundError": "the revision was not found",
+    "SafetensorError": "a weights file is damaged or cut off",
     "TimeoutException": "the server did not answer in time",
+    "UnicodeDecodeError": "a file is not UTF-8 text",
+    "UnidentifiedImageError": "a file is no picture",
+}
+# What SQLite says about the disk and the file; everything else it says is our own fault.
+_SQLITE_ERRORS = {
+    "database or disk is full": "the disk is full; free some space and run the same command again",
+    "disk i/o error": "the disk cannot be read or written",
+    "database is locked": "another run has the database; wait for it and run the command again",
+    "unable to open database file": "the database file cannot be opened",
+    "attempt to write a readonly database": "the database file may not be written",
+    "file is not a database": "a database file is damaged",
+    "database disk image is malformed": "a database file is damaged",
 }
 
 
@@ -112,16 +133,38 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def explain(error: BaseException) -> str | None:
     """One sentence for an error that a user can act on, None for one that is our own fault."""
-    if isinstance(error, Echo4oError | ValueError):
+    if isinstance(error, Echo4oError) or (isinstance(error, ValueError) and _is_ours(error)):
         return str(error) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         return f'{error}; install what this command needs: pip install "echo4o[all]"'
-    for cls in type(error).__mro__:
-        if cls.__name__ in _NETWORK_ERRORS:
-            return f"{_NETWORK_ERRORS[cls.__name__]}: {_first_line(error)}"
+    if isinstance(error, sqlite3.Error):
+        return _explain_sqlite(error)
+    names = [cls.__name__ for cls in type(error).__mro__]
+    if "DatasetGenerationError" in names and error.__cause__ is not None:
+        # `datasets` wraps whatever happened, a full disk as well as a bug of ours.
+        return explain(error.__cause__)
+    for name in names:
+        if name in _LIBRARY_ERRORS:
+            return f"{_LIBRARY_ERRORS[name]}: {_first_line(error)}"
     if isinstance(error, OSError):
         return _explain_os(error)
     return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether our own code raised it: a refused argument, not a bug that a library stumbled on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module == "echo4o" or module.startswith("echo4o.")
+
+
+def _explain_sqlite(error: sqlite3.Error) -> str | None:
+    said = str(error).lower()
+    known = (sentence for words, sentence in _SQLITE_ERRORS.items() if words in said)
+    sentence = next(known, None)
+    return sentence and f"{sentence} (SQLite: {_first_line(error)})"
 
 
 def _explain_os(error: OSError) -> str:

@@ -1,6 +1,7 @@
 """`echo4o model generate|ask|info|convert|push`; nothing heavy is imported until a verb runs."""
 
 import argparse
+import io
 import json
 import re
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import Echo4oError
+from ..pictures import MAX_BYTES, PictureError, picture_facts
 
 if TYPE_CHECKING:
     import torch
@@ -203,14 +205,20 @@ def _dtype(name: str | None) -> "torch.dtype | None":
 
 
 def _open_picture(path: Path) -> "Image.Image":
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        image = Image.open(path)
-        image.load()
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise Echo4oError(f"{path} has {size} bytes; at most {MAX_BYTES} are accepted")
+        data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise Echo4oError(f"there is no picture file {path}") from error
-    except (UnidentifiedImageError, OSError) as error:
+    try:
+        picture_facts(data)
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF"))
+        image.load()
+    except (PictureError, OSError, SyntaxError, ValueError, EOFError) as error:
         raise Echo4oError(f"{path} cannot be read as a picture: {error}") from error
     return image
 
