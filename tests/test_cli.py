@@ -98,7 +98,7 @@ def test_our_own_faults_keep_their_traceback(monkeypatch, error):
 
 
 def raised(action):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"config|Width") as caught:
         action()
     return caught.value
 

@@ -1,4 +1,4 @@
-"""Whole pictures are told from cut ones by their structure; what follows the end does not matter."""
+"""Whole pictures are told from cut ones by their structure, whatever follows their end."""
 
 import io
 
