@@ -292,7 +292,10 @@ def test_rewritten_instruction_follows_the_picture():
     text = "Rewrite the instruction so that it fits the picture.\nInstruction: " + SCENE
     question = Question(text=text, pictures=(picture,), form="json", schema=schema)
     rewritten = json.loads(answer(question))["instruction"]
-    assert rewritten == ("A photo of two green rings on the left and a large red bar on the right")
+    # Sizes are named since the request names one; objects are small unless it says otherwise.
+    assert rewritten == (
+        "A photo of two small green rings on the left and a large red bar on the right"
+    )
     assert sentence(world.see(picture)) == "A photo of two green rings and a red bar"
 
 
