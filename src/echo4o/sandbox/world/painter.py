@@ -12,7 +12,7 @@ from .vocabulary import ASPECTS, BACKGROUNDS, COLOURS, EXTENTS, RING_HOLE, SHAPE
 
 _CELLS = 4
 """Cells along the shorter side: room for one small object each."""
-_JITTER = 1 / 64
+_JITTER = 0.5 / 64
 """How far an object may stand from its cell's middle, as a share of the shorter side."""
 _HALVES: dict[str | None, tuple[float, float, float, float]] = {
     **{"left": (0.0, 0.0, 0.5, 1.0), "right": (0.5, 0.0, 1.0, 1.0)},
@@ -123,8 +123,8 @@ def _try_to_place(
         block = 2 if EXTENTS[group.size] * cells > 1 else 1
         corners = [
             (column, row)
-            for column in range(columns - block + 1)
-            for row in range(rows - block + 1)
+            for column in range(0, columns - block + 1, block)
+            for row in range(0, rows - block + 1, block)
             if _cells_of(column, row, block) <= free
             and _inside(group.region, (column + block / 2) / columns, (row + block / 2) / rows)
         ]
@@ -157,7 +157,7 @@ def _place(
     shorter = min(grid)
     wide, high = ASPECTS.get(group.shape, (1.0, 1.0))
     extent = EXTENTS[group.size] * scale / 2
-    jitter = _JITTER * scale * block
+    jitter = _JITTER * scale
     return _Placed(
         group,
         x=(corner[0] + block / 2) / grid[0] + draw.uniform(-jitter, jitter) * shorter / grid[0],
