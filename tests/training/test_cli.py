@@ -58,10 +58,11 @@ def test_mistakes_end_in_one_sentence(words, sentence, monkeypatch, capsys):
 
 def test_the_plan_is_printed(capsys):
     from echo4o.cli import main
+    from echo4o.training.recipes import recipe
 
     main(["train", "plan", "tiny"])
     printed = capsys.readouterr().out
-    assert "2,250 steps from random weights" in printed
+    assert f"{recipe('tiny').steps:,} steps from random weights" in printed
     assert "gen " in printed
 
 
