@@ -16,17 +16,18 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         recipe="tiny",
         tiny=TinySizes(),
-        steps=2600,
+        steps=4000,
         timestep_shift=1.7,
-        samples_per_pack=48,
+        samples_per_pack=24,  # twice the steps of 48 in the same time; they learn more
         learning_rate=2e-3,
         min_learning_rate=2e-5,
         schedule="cosine",
         warmup_steps=50,
         beta2=0.99,
         epsilon=1e-8,
-        ema_decay=0.995,
-        sample_every=500,
+        ema_decay=0.997,
+        checkpoint_every=200,
+        sample_every=1000,
         sample_prompts=(
             "A photo of three red circles on the left and one small blue square on the right",
             "A photo of a blue sun",
