@@ -29,7 +29,7 @@ prove: $(READY)  ## the long counts; figures go to benchmarks/results
 bench: $(READY)
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
-bench-gpu: $(READY)
+bench-gpu: $(READY)  ## nothing is measured on a GPU yet: pytest then ends with status 5
 	$(BIN)/python -m pytest -q -rs -m gpu $(ARGS)
 
 check: $(READY)  ## lint, format, types, dependency rule

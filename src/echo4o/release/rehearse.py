@@ -28,7 +28,7 @@ DATASET = f"{ORG}/echo-4o-image"
 BASE_MODEL = f"{ORG}/echo-4o-tiny-untrained"
 MODEL = f"{ORG}/echo-4o-tiny"
 TAG = "v1"
-_NOTE_SECONDS = 5.0
+_NOTE_SECONDS = 10.0
 _GUIDANCE = 2.0
 """A model this small follows the text best with little guidance (tried 1.5, 2, 3 and 4)."""
 
