@@ -2,30 +2,25 @@
 
 import subprocess
 import sys
-from importlib.resources import files
+from pathlib import Path
 
 import echo4o
 
-DATA = {
-    "echo4o": ["py.typed", "prices.json"],
-    "echo4o.dataset_builder": ["shapes.toml"],
-    "echo4o.eval": [
-        "items/geneval_plus_plus_kit.jsonl",
-        "metrics/geneval_plus_plus/geneval_plus_plus.py",
-        "metrics/geneval_plus_plus/README.md",
-    ],
-    "echo4o.model_cards": ["templates/dataset.md.jinja", "templates/model.md.jinja"],
-    "echo4o.models": ["tiny_autoencoder/diffusion_pytorch_model.safetensors"],
-}
-
-missing = [
-    f"{package}/{name}"
-    for package, names in DATA.items()
-    for name in names
-    if not files(package).joinpath(name).is_file()
+HOME = Path(echo4o.__file__).parent
+DATA = [
+    "py.typed",
+    "prices.json",
+    "dataset_builder/shapes.toml",
+    "eval/items/geneval_plus_plus_kit.jsonl",
+    "eval/metrics/geneval_plus_plus/geneval_plus_plus.py",
+    "eval/metrics/geneval_plus_plus/README.md",
+    "model_cards/templates/dataset.md.jinja",
+    "model_cards/templates/model.md.jinja",
+    "models/tiny_autoencoder/diffusion_pytorch_model.safetensors",
+    "_spaces/generate/app.py",
 ]
-if not (files("echo4o") / "_spaces/generate/app.py").is_file():
-    missing.append("echo4o/_spaces/generate/app.py")
+
+missing = [name for name in DATA if not (HOME / name).is_file()]
 assert not missing, f"the wheel lacks {missing}"
 for words in (["--help"], ["release", "--help"], ["data", "plan", "--help"]):
     subprocess.run([sys.executable, "-m", "echo4o.cli", *words], check=True, capture_output=True)
