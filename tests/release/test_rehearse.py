@@ -105,7 +105,8 @@ def test_killed_at_five_random_moments_it_ends_in_the_same_dataset(rehearsed, tm
     assert done.returncode == 0, done.stderr[-4000:]
     assert parquet_hashes(out) == parquet_hashes(rehearsed)
     paid = paid_calls(out)
-    assert set(paid) >= set(before)
+    # Judged pictures name the commit of their model, so only the number of questions is the same.
+    assert len(paid) == len(before)
     # In flight is what is not in the ledger yet: asked, or received and being written.
     assert sum(paid.values()) - len(paid) <= 5 * 2 * 16
     assert max(paid.values()) <= 1 + 5, "no call is lost more than once a kill"
