@@ -30,7 +30,7 @@ MODEL = f"{ORG}/echo-4o-tiny"
 TAG = "v1"
 _NOTE_SECONDS = 10.0
 _GUIDANCE = 2.0
-"""A model this small follows the text best with little guidance (tried 1.5, 2, 3 and 4)."""
+"""Between 1.5 and 7 the scores differ by less than their intervals."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
