@@ -29,7 +29,7 @@ OLDEST: dict[str, tuple[str, str]] = {
     "datasets": ("4.0", "build"),
     "openai": ("2.0", "build"),
     "accelerate": ("1.10", "train"),
-    "peft": ("0.17", "train"),
+    "peft": ("0.20", "lora"),
     "evaluate": ("0.4.5", "eval"),
     "jinja2": ("3.1", "card"),
     "gradio": ("6.0", "space"),

@@ -52,7 +52,7 @@ def locate(
     """
     folder, commit = Path(name), None
     if not folder.is_dir():
-        folder = _download(str(name), revision, cache_dir)
+        folder = download(str(name), revision, cache_dir, _DOWNLOADED)
         commit = folder.name
     for layout, marker in MARKERS.items():
         if (folder / marker).is_file():
@@ -71,22 +71,27 @@ def locate(
     )
 
 
-def _download(name: str, revision: str | None, cache_dir: str | Path | None) -> Path:
+def download(
+    name: str, revision: str | None, cache_dir: str | Path | None, patterns: list[str]
+) -> Path:
+    """The files of a Hub repository that match; returns the folder, named by the commit.
+
+    Raises:
+        CheckpointError: this is no Hub id.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {name}; give a model folder or a Hub id")
 
-    def download() -> str:
+    def fetch() -> str:
         return str(
-            snapshot_download(
-                name, revision=revision, cache_dir=cache_dir, allow_patterns=_DOWNLOADED
-            )
+            snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns)
         )
 
     try:
-        return Path(patiently(f"download model {name} at {revision or 'main'}", download))
+        return Path(patiently(f"download {name} at {revision or 'main'}", fetch))
     except HFValidationError as error:
         raise CheckpointError(
             f"{name!r} is neither a folder on this machine nor a Hub id like org/name"
@@ -132,17 +137,21 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
             header = json.loads(file.read(length))
         except ValueError as error:
             raise CheckpointError(f"{path} has a broken header; download it again") from error
-    header.pop("__metadata__", None)
-    end = max((facts["data_offsets"][1] for facts in header.values()), default=0)
+    try:
+        header.pop("__metadata__", None)
+        end = max((facts["data_offsets"][1] for facts in header.values()), default=0)
+        tensors = {
+            name: TensorFacts(facts["dtype"], tuple(facts["shape"]), path)
+            for name, facts in header.items()
+        }
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has a header that describes no tensors") from error
     if size != 8 + length + end:
         raise CheckpointError(
             f"{path} has {size} bytes but its header announces {8 + length + end}; "
             "it was cut off or damaged: download it again"
         )
-    return {
-        name: TensorFacts(facts["dtype"], tuple(facts["shape"]), path)
-        for name, facts in header.items()
-    }
+    return tensors
 
 
 def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorFacts]:

@@ -38,6 +38,7 @@ from .conditioning import (
 )
 from .denoising import GuidedVelocity, denoise
 from .generation import Context, decode_tokens, extend_context
+from .lora import LoraMixin
 from .modeling import BagelForUnifiedGeneration
 from .packing import unpatchify
 from .processor import as_picture_lists, check_size, text_between
@@ -55,7 +56,7 @@ class Echo4oPipelineOutput(BaseOutput):
     """With `think=True` the plan of every prompt."""
 
 
-class Echo4oPipeline(DiffusionPipeline):
+class Echo4oPipeline(LoraMixin, DiffusionPipeline):
     """Text to image, editing, several references, and understanding, with one model."""
 
     model_cpu_offload_seq = "model->vae"
@@ -123,6 +124,7 @@ class Echo4oPipeline(DiffusionPipeline):
         folder = Path(save_directory)
         if layout not in ("echo4o", "bagel"):
             raise ValueError(f'`layout` must be "echo4o" or "bagel", got {layout!r}')
+        self.check_no_adapters()
         folder.mkdir(parents=True, exist_ok=True)
         if layout == "bagel":
             parts = (self.model, self.vae, self.scheduler, self.tokenizer)
