@@ -1,116 +1,145 @@
-"""Keys and values of a context: filled once, then read by every denoising or decoding step.
+"""Keys and values of contexts: filled once, then read by every denoising or decoding step.
 
-Every row holds one context. All rows have room for the tokens that come after it, so that a step
-writes its own keys and values behind the context and concatenates nothing.
-Shape letters: R rows, K key/value heads, L slots, D values per head.
+Every row has its own length, so that nothing is padded and a step needs no mask. Rows of a step
+that continue the same context share its memory: each writes its new keys behind the context just
+before it reads them, and nothing is ever concatenated.
+Shape letters: K key/value heads, L tokens, D values per head.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 
+@dataclass(slots=True)
+class _Store:
+    """Room for the keys and values of all layers, each (K, capacity, D) once it is written."""
+
+    capacity: int
+    keys: list[Tensor | None]
+    values: list[Tensor | None]
+
+
+@dataclass(slots=True)
+class _Row:
+    """The tokens from `start` to `end` of a store."""
+
+    store: _Store
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The first tokens of one row of a cache."""
+
+    cache: "ContextCache" = field(repr=False)
+    row: int
+    tokens: int
+    position: int
+    """Rotary position of what comes next."""
+
+    def same_as(self, other: "Context") -> bool:
+        """Whether both are the same tokens of the same row."""
+        return self.cache is other.cache and (self.row, self.tokens) == (other.row, other.tokens)
+
+
 class ContextCache:
-    """Keys and values of all layers; slots that hold no token are marked in `valid`."""
+    """Keys and values of all layers for some rows of tokens."""
 
-    def __init__(self, num_layers: int, capacity: int) -> None:
-        self.capacity = capacity
-        self.length = 0
-        """Slots in use; the same in all rows, padding included."""
-        self.valid: Tensor | None = None
-        """(R, length) bool: slots that hold a token."""
-        self._keys: list[Tensor | None] = [None] * num_layers
-        self._values: list[Tensor | None] = [None] * num_layers
+    def __init__(self, num_layers: int, room: Sequence[int]) -> None:
+        """Empty rows with room for so many tokens each."""
+        self.num_layers = num_layers
+        self._rows = [_Row(self._empty_store(capacity), 0, 0) for capacity in room]
 
-    def write(self, layer: int, key_RKLD: Tensor, value_RKLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Put new tokens behind the context; returns views of the context with them.
+    @classmethod
+    def behind(cls, contexts: Sequence[Context], room: int) -> "ContextCache":
+        """One row per context, with room for so many tokens behind it.
 
-        They are overwritten by the next write unless `commit` keeps them.
+        Contexts of the same row are copied once. The tokens that only the longer ones have stand in
+        front: the order of keys has no meaning, their positions are in them already.
         """
-        end = self.length + key_RKLD.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"the cache has room for {self.capacity} tokens, {end} are needed")
+        cache = cls(contexts[0].cache.num_layers, [])
+        sources = {(id(c.cache), c.row): c for c in contexts}
+        counts = {
+            source: sorted({c.tokens for c in contexts if (id(c.cache), c.row) == source})
+            for source in sources
+        }
+        stores = {
+            source: cache._nested_copy(context, counts[source], room)
+            for source, context in sources.items()
+        }
+        for context in contexts:
+            source = (id(context.cache), context.row)
+            longest = counts[source][-1]
+            cache._rows.append(_Row(stores[source], longest - context.tokens, longest))
+        return cache
+
+    def write(
+        self, layer: int, row: int, key_KLD: Tensor, value_KLD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Put new tokens behind a row; returns views (1, K, tokens, D) of the row with them.
+
+        They are overwritten by the next write to the row, or to one that shares its memory, unless
+        `commit` keeps them.
+        """
+        place = self._rows[row]
+        store, end = place.store, place.end + key_KLD.shape[1]
+        if end > store.capacity:
+            raise ValueError(f"the cache has room for {store.capacity} tokens, {end} are needed")
         views = []
-        for store, new in ((self._keys, key_RKLD), (self._values, value_RKLD)):
-            if store[layer] is None:
-                rows, heads, _, dim = new.shape
-                store[layer] = new.new_empty(rows, heads, self.capacity, dim)
-            kept = store[layer]
-            assert kept is not None
-            kept[:, :, self.length : end] = new
-            views.append(kept[:, :, :end])
+        for kept, new in ((store.keys, key_KLD), (store.values, value_KLD)):
+            tensor = kept[layer]
+            if tensor is None:
+                tensor = new.new_empty(new.shape[0], store.capacity, new.shape[2])
+                kept[layer] = tensor
+            tensor[:, place.end : end] = new
+            views.append(tensor[None, :, place.start : end])
         return views[0], views[1]
 
-    def commit(self, valid_RL: Tensor) -> None:
-        """Keep what was written last; `valid_RL` marks real tokens."""
-        self.valid = valid_RL if self.valid is None else torch.cat((self.valid, valid_RL), dim=1)
-        self.length += valid_RL.shape[1]
+    def commit(self, new: Sequence[int]) -> None:
+        """Keep what was written last: so many tokens per row."""
+        for place, count in zip(self._rows, new, strict=True):
+            place.end += count
 
-    def rewind(self, length: int) -> None:
-        """Forget everything behind the first `length` slots."""
-        assert self.valid is not None
-        self.length, self.valid = length, self.valid[:, :length]
+    def length(self, row: int) -> int:
+        """Tokens of a row."""
+        return self._rows[row].end - self._rows[row].start
 
     def first_rows(self, rows: int) -> "ContextCache":
         """The first rows, without a copy."""
-        assert self.valid is not None
-        part = ContextCache(len(self._keys), self.capacity)
-        part.length, part.valid = self.length, self.valid[:rows]
-        part._keys = [None if key is None else key[:rows] for key in self._keys]
-        part._values = [None if value is None else value[:rows] for value in self._values]
+        part = ContextCache(self.num_layers, [])
+        part._rows = self._rows[:rows]
         return part
 
-    def read(self, layer: int, row: int, tokens: int | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first real tokens of one row, each (K, tokens, D)."""
-        key, value = self._keys[layer], self._values[layer]
-        assert self.valid is not None
+    def read(self, layer: int, row: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first tokens of a row, each (K, tokens, D), as views."""
+        place = self._rows[row]
+        key, value = place.store.keys[layer], place.store.values[layer]
         assert key is not None
         assert value is not None
-        slots = self.valid[row].nonzero().flatten()[:tokens].to(key.device)
-        return key[row].index_select(1, slots), value[row].index_select(1, slots)
+        part = slice(place.start, place.start + tokens)
+        return key[:, part], value[:, part]
 
-    @staticmethod
-    def gather(sources: "Sequence[tuple[ContextCache, int, int]]", room: int) -> "ContextCache":
-        """One row per source: the first tokens of a row of a cache, copied without gaps.
+    def _empty_store(self, capacity: int) -> _Store:
+        return _Store(capacity, [None] * self.num_layers, [None] * self.num_layers)
 
-        Args:
-            sources: (cache, row, number of tokens) for each new row.
-            room: free slots behind the longest row.
-        """
-        counts = torch.tensor([tokens for _, _, tokens in sources])
-        length, num_layers = int(counts.max()), len(sources[0][0]._keys)
-        joined = ContextCache(num_layers, length + room)
-        joined.length, joined.valid = length, torch.arange(length) < counts[:, None]
-        for layer in range(num_layers):
-            rows = [cache.read(layer, row, tokens) for cache, row, tokens in sources]
-            joined._keys[layer] = _stack([key for key, _ in rows], joined.capacity)
-            joined._values[layer] = _stack([value for _, value in rows], joined.capacity)
-        first = joined._keys[0]
-        assert first is not None
-        joined.valid = joined.valid.to(first.device)
-        return joined
-
-    def mask(self, new_L: int, new_mask: Tensor | None = None) -> Tensor | None:
-        """(R, 1, new_L or 1, length + new_L) bool for new tokens, None when all is visible.
-
-        Args:
-            new_L: number of new tokens per row.
-            new_mask: (R, 1, new_L, new_L) among the new tokens; None: they see each other.
-        """
-        assert self.valid is not None
-        context = self.valid[:, None, None, :]
-        if new_mask is None:
-            if bool(self.valid.all()):
-                return None
-            new_mask = context.new_ones(len(self.valid), 1, 1, new_L)
-        return torch.cat((context.expand(-1, -1, new_mask.shape[2], -1), new_mask), dim=3)
+    def _nested_copy(self, source: Context, counts: list[int], room: int) -> _Store:
+        """The first tokens of a row, so that for each of `counts` they stand at the very end."""
+        store = self._empty_store(counts[-1] + room)
+        bounds = [0, *counts]
+        parts = [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)][::-1]
+        for layer in range(self.num_layers):
+            kept = source.cache.read(layer, source.row, counts[-1])
+            store.keys[layer], store.values[layer] = (_arranged(x, parts, room) for x in kept)
+        return store
 
 
-def _stack(rows: list[Tensor], capacity: int) -> Tensor:
-    """(K, tokens, D) rows -> (R, K, capacity, D); free slots are zero, no NaN hides there."""
-    heads, _, dim = rows[0].shape
-    stacked = rows[0].new_zeros(len(rows), heads, capacity, dim)
-    for target, row in zip(stacked, rows, strict=True):
-        target[:, : row.shape[1]] = row
-    return stacked
+def _arranged(tokens_KLD: Tensor, parts: list[slice], room: int) -> Tensor:
+    """Parts of the tokens one behind the other, then free room."""
+    heads, length, dim = tokens_KLD.shape
+    arranged = tokens_KLD.new_empty(heads, length + room, dim)
+    torch.cat([tokens_KLD[:, part] for part in parts], dim=1, out=arranged[:, :length])
+    return arranged

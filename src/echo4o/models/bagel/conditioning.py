@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from .cache import Context
 from .configuration import BagelConfig
-from .generation import Context, encode_contexts, prefix
+from .generation import encode_contexts, prefix
 from .modeling import BagelForUnifiedGeneration
 from .packing import Segment, TextSegment, VaeSegment, VitSegment
 from .processor import ResizeRule, to_pixels, to_rgb
@@ -152,10 +153,10 @@ class Conditioner:
         branches = []
         for index, request in enumerate(requests):
             cond = contexts[index]
-            image = cond if request.size is None else prefix(cond, batch, 0)
+            image = cond if request.size is None else prefix(cond, batch, index, 0)
             if index in own_texts:
                 image = contexts[len(requests) + own_texts.index(index)]
-            text = prefix(cond, batch, request.text_cut)
+            text = prefix(cond, batch, index, request.text_cut)
             branches.append(Branches(cond, text, image, request.size))
         return branches
 

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .cache import ContextCache
-from .functional import RmsNorm, rotate
+from .functional import RmsNorm, gated, rotate
 from .layout import Layout, PackedLayout
 
 
@@ -30,9 +30,9 @@ class Pass:
     rotary: Tensor
     """(2, S, L, 1, D) cosines and sines in row layout."""
     mask: Tensor | None
-    """(S, 1, L or 1, keys) additive, 0 or -inf; None when every token sees every key."""
+    """(S, 1, L, L) additive among the new tokens, 0 or -inf; None when all see each other."""
     cache: ContextCache | None = None
-    """Context to read and write."""
+    """Context of every row, seen by all its tokens; theirs are put behind it."""
     freeze_und: bool = False
     """Cut all gradients through the understanding expert."""
     und_wanted: bool = True
@@ -46,6 +46,21 @@ class Pass:
         layout = self.layout.to(device) if isinstance(self.layout, PackedLayout) else self.layout
         rotary = self.rotary.to(device, non_blocking=non_blocking)
         return replace(self, layout=layout, rotary=rotary, mask=mask)
+
+    def runs(self, gen_GC: Tensor) -> bool:
+        """Whether the generation expert has work.
+
+        While training it always has: parameters that see no token must get gradients of zero.
+        """
+        return len(gen_GC) > 0 or torch.is_grad_enabled()
+
+    def finishes_und(self, is_last_layer: bool) -> bool:
+        """Whether somebody reads what a layer makes of the understanding expert's tokens."""
+        return self.und_wanted or not is_last_layer
+
+    def finishes_gen(self, is_last_layer: bool) -> bool:
+        """The same for the generation expert."""
+        return self.gen_wanted or not is_last_layer
 
     def und_gradients(self) -> AbstractContextManager[None]:
         """Context in which the understanding expert computes."""
@@ -85,21 +100,45 @@ class JointAttention(nn.Module):
         layout = shared.layout
         with shared.und_gradients():
             und = self._und_heads(und_UC)
-        gen = self._gen_heads(gen_GC)
+        gen = self._gen_heads(gen_GC) if shared.runs(gen_GC) else (gen_GC,) * 3
         query, key, value = (
             layout.to_rows(u, g).view(layout.rows, layout.length, -1, self.head_dim)
             for u, g in zip(und, gen, strict=True)
         )
         query = rotate(query, shared.rotary).transpose(1, 2)
         key, value = rotate(key, shared.rotary).transpose(1, 2), value.transpose(1, 2)
-        if shared.cache is not None:
-            key, value = shared.cache.write(self.layer_idx, key, value)
-        if self.is_last and not (shared.und_wanted or shared.gen_wanted):
-            return und_UC, gen_GC  # the cache is filled, nobody reads the rest
-        und_UC, gen_GC = layout.from_rows(self._attend(query, key, value, shared.mask))
-        with shared.und_gradients():
-            und_UC = self.o_proj(und_UC)
-        return und_UC, self.o_proj_moe_gen(gen_GC)
+        if shared.cache is None:
+            mixed = self._attend(query, key, value, shared.mask)
+        else:
+            mixed = self._attend_behind_context(query, key, value, shared)
+        und_UC, gen_GC = layout.from_rows(mixed)
+        if shared.finishes_und(self.is_last):
+            with shared.und_gradients():
+                und_UC = self.o_proj(und_UC)
+        if shared.finishes_gen(self.is_last) and shared.runs(gen_GC):
+            gen_GC = self.o_proj_moe_gen(gen_GC)
+        return und_UC, gen_GC
+
+    def _attend_behind_context(
+        self, query_SHLD: Tensor, key_SKLD: Tensor, value_SKLD: Tensor, shared: Pass
+    ) -> Tensor:
+        """Row by row: each has its own number of keys, and may share their memory with others."""
+        cache, mask = shared.cache, shared.mask
+        assert cache is not None
+        wanted = shared.finishes_und(self.is_last) or shared.finishes_gen(self.is_last)
+        rows, heads, length, dim = query_SHLD.shape
+        mixed = query_SHLD.new_empty(rows, length, heads * dim)  # padding is never read
+        for row, count in enumerate(shared.layout.lens):
+            new = key_SKLD[row, :, :count], value_SKLD[row, :, :count]
+            context = cache.length(row)
+            key, value = cache.write(self.layer_idx, row, *new)
+            if wanted:  # else the cache is filled, and nobody reads the rest
+                seen = None if mask is None else mask[row : row + 1, :, :count, :count]
+                if seen is not None and context:
+                    seen = F.pad(seen, (context, 0))
+                query = query_SHLD[row : row + 1, :, :count]
+                mixed[row, :count] = self._attend(query, key, value, seen)[0]
+        return mixed
 
     def _und_heads(self, tokens_UC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normed queries, normed keys and values, each (U, heads * D)."""
@@ -163,8 +202,8 @@ class SwiGlu(nn.Module):
 
     def forward(self, tokens_TC: Tensor) -> Tensor:
         """(T, C) -> (T, C)."""
-        gated = F.silu(self.gate_proj(tokens_TC)) * self.up_proj(tokens_TC)
-        return cast(Tensor, self.down_proj(gated))
+        inner = gated(self.gate_proj(tokens_TC), self.up_proj(tokens_TC))
+        return cast(Tensor, self.down_proj(inner))
 
 
 class BagelDecoderLayer(GradientCheckpointingLayer):
@@ -184,13 +223,14 @@ class BagelDecoderLayer(GradientCheckpointingLayer):
         """Hidden states of both experts in and out."""
         with shared.und_gradients():
             und_normed = self.input_layernorm(und_UC)
-        gen_normed = self.input_layernorm_moe_gen(gen_GC)
+        runs_gen = shared.runs(gen_GC)
+        gen_normed = self.input_layernorm_moe_gen(gen_GC) if runs_gen else gen_GC
         und_added, gen_added = self.self_attn(und_normed, gen_normed, shared)
-        if shared.und_wanted or not self.self_attn.is_last:
+        if shared.finishes_und(self.self_attn.is_last):
             with shared.und_gradients():
                 und_UC = und_UC + und_added
                 und_UC = und_UC + self.mlp(self.post_attention_layernorm(und_UC))
-        if shared.gen_wanted or not self.self_attn.is_last:
+        if shared.finishes_gen(self.self_attn.is_last) and runs_gen:
             gen_GC = gen_GC + gen_added
             gen_GC = gen_GC + self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(gen_GC))
         return und_UC, gen_GC

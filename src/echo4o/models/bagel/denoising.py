@@ -51,8 +51,8 @@ class GuidedVelocity:
         number = 1 + run_text + run_image
         if number not in self._parts:
             self._parts[number] = self._whole.first_rows(number * self.count)
-        rows = latents_BNP.repeat(number, 1, 1)
-        velocities = predict_velocity(self.model, rows, time, self._parts[number]).chunk(number)
+        rows = predict_velocity(self.model, latents_BNP, time, self._parts[number])
+        velocities = rows.chunk(number)
         cond = velocities[0]
         v_text = velocities[1] if run_text else cond
         v_image = velocities[-1] if run_image else cond

@@ -1,12 +1,17 @@
-"""RMS norm and rotary embedding with hand-written gradients.
+"""RMS norm and rotary embedding with hand-written gradients, and a gate that reuses its memory.
 
 On a CPU the stock versions run as a dozen passes over memory each; these need three forward and
-five backward, and keep fewer tensors. Same numbers up to rounding.
+five backward, and keep fewer tensors. Same numbers up to rounding. Where no gradient is wanted they
+work in place and without the bookkeeping of autograd, which counts when a text is written token by
+token.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
 
 
 class RmsNorm(nn.RMSNorm):
@@ -16,6 +21,9 @@ class RmsNorm(nn.RMSNorm):
         """(..., C) -> (..., C)."""
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return super().forward(x)
+        if not torch.is_grad_enabled():
+            unit, _ = _unit(x, cast(float, self.eps))
+            return unit.mul_(self.weight)
         normed: Tensor = _RmsNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
         return normed
 
@@ -23,10 +31,7 @@ class RmsNorm(nn.RMSNorm):
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        size = x.shape[-1]
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = length.square_().div_(size).add_(eps).rsqrt_()
-        unit = x * inverse
+        unit, inverse = _unit(x, eps)
         ctx.save_for_backward(unit, inverse, weight)
         return unit * weight
 
@@ -40,12 +45,18 @@ class _RmsNorm(torch.autograd.Function):
         return grad_x, product.sum(0), None
 
 
+def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Rows of mean square 1 as a new tensor, and the factors (..., 1) that made them."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return x * inverse, inverse
+
+
 class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, heads: Tensor, table: Tensor) -> Tensor:
         ctx.save_for_backward(table)
-        rolled = heads.roll(heads.shape[-1] // 2, dims=-1)
-        return (heads * table[0]).addcmul_(rolled, table[1])
+        return _rotated(heads, table)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
@@ -55,7 +66,21 @@ class _Rotate(torch.autograd.Function):
         return (grad * table[0]).addcmul_(rolled, table[1], value=-1), None
 
 
+def _rotated(heads: Tensor, table: Tensor) -> Tensor:
+    rolled = heads.roll(heads.shape[-1] // 2, dims=-1)
+    return (heads * table[0]).addcmul_(rolled, table[1])
+
+
 def rotate(heads: Tensor, table: Tensor) -> Tensor:
     """Apply the rotary table (2, ..., 1, D) to heads (..., H, D), half-split as in Qwen2."""
+    if not torch.is_grad_enabled():
+        return _rotated(heads, table)
     rotated: Tensor = _Rotate.apply(heads, table)  # type: ignore[no-untyped-call]
     return rotated
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up; without gradients `gate` is overwritten."""
+    if torch.is_grad_enabled():
+        return F.silu(gate) * up
+    return F.silu(gate, inplace=True).mul_(up)

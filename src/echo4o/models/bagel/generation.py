@@ -1,6 +1,6 @@
 """Inference on the model: contexts are encoded once, then read by denoising and text decoding.
 
-Shape letters: R rows (one per picture and guidance branch), N latent tokens, P values per token.
+Shape letters: B pictures, R rows (B per guidance branch), N latent tokens, P values per token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,26 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .cache import ContextCache
-from .decoder import Pass, additive
+from .cache import Context, ContextCache
+from .decoder import Pass
 from .layout import RowLayout
 from .modeling import BagelForUnifiedGeneration
 from .packing import PackedBatch, Sample, TextSegment, grid_position_ids, pack
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """The first tokens of one row of a cache."""
-
-    cache: ContextCache
-    row: int
-    tokens: int
-    position: int
-    """Rotary position of what comes next."""
-
-    def same_as(self, other: "Context") -> bool:
-        """Whether both are the same tokens of the same row."""
-        return self.cache is other.cache and (self.row, self.tokens) == (other.row, other.tokens)
 
 
 def encode_contexts(
@@ -37,7 +22,7 @@ def encode_contexts(
 ) -> tuple[list[Context], PackedBatch]:
     """Run samples through the model in one packed forward and keep their keys and values."""
     batch = pack(samples, model.config).to(model.device)
-    cache = ContextCache(model.config.text_config.num_hidden_layers, batch.layout.length)
+    cache = ContextCache(model.config.text_config.num_hidden_layers, batch.sample_lens)
     model(batch, cache=cache)
     contexts = [
         Context(cache, row, length, position)
@@ -48,10 +33,10 @@ def encode_contexts(
     return contexts, batch
 
 
-def prefix(context: Context, batch: PackedBatch, segments: int) -> Context:
+def prefix(context: Context, batch: PackedBatch, sample: int, segments: int) -> Context:
     """The part of an encoded sample that its first segments make up."""
-    lens = batch.split_lens[context.row][:segments]
-    modes = batch.attention_modes[context.row][:segments]
+    lens = batch.split_lens[sample][:segments]
+    modes = batch.attention_modes[sample][:segments]
     steps = (length if mode == "causal" else 1 for length, mode in zip(lens, modes, strict=True))
     return Context(context.cache, context.row, sum(lens), sum(steps))
 
@@ -61,7 +46,7 @@ def extend_context(
 ) -> Context:
     """A copy of a context with one more text behind it."""
     batch = pack([[text]], model.config).to(model.device)
-    cache = ContextCache.gather([(context.cache, context.row, context.tokens)], batch.num_tokens)
+    cache = ContextCache.behind([context], batch.num_tokens)
     model(batch, cache=cache, position_offset=context.position)
     length = batch.num_tokens
     return Context(cache, 0, context.tokens + length, context.position + length)
@@ -69,7 +54,7 @@ def extend_context(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What all denoising steps of some rows share: context, positions, markers, mask."""
+    """What all denoising steps of some rows share: contexts, positions, markers."""
 
     cache: ContextCache
     layout: RowLayout
@@ -78,20 +63,17 @@ class Target:
     places: Tensor
     """(N, C) latent position rows."""
     rotary: Tensor
-    mask: Tensor | None
 
     def first_rows(self, rows: int) -> "Target":
         """The same for the first rows only; nothing is copied."""
         if rows == self.layout.rows:
             return self
-        cache = self.cache.first_rows(rows)
         return Target(
-            cache=cache,
+            cache=self.cache.first_rows(rows),
             layout=replace(self.layout, rows=rows),
             markers=self.markers[: rows * 2],
             places=self.places,
             rotary=self.rotary[:, :rows],
-            mask=additive(cache.mask(self.layout.length), self.markers.dtype),
         )
 
 
@@ -101,7 +83,6 @@ def prepare_target(
     """Get ready to denoise one picture of rows x columns tokens behind each context."""
     config, count = model.config, len(contexts)
     layout = RowLayout(rows=count, und=2, gen=rows * columns)
-    cache = ContextCache.gather([(c.cache, c.row, c.tokens) for c in contexts], layout.length)
     ids = torch.tensor(
         [config.vision_start_token_id, config.vision_end_token_id], device=model.device
     )
@@ -112,26 +93,35 @@ def prepare_target(
     )
     table = model.latent_pos_embed
     return Target(
-        cache=cache,
+        cache=ContextCache.behind(contexts, layout.length),
         layout=layout,
         markers=markers,
         places=table(grid.to(table.pos_embed.device)),
         rotary=model.rotary(positions[:, None], markers.dtype),
-        mask=additive(cache.mask(layout.length), markers.dtype),
     )
 
 
 def predict_velocity(
-    model: BagelForUnifiedGeneration, latents_RNP: Tensor, time: float, target: Target
+    model: BagelForUnifiedGeneration, latents_BNP: Tensor, time: float, target: Target
 ) -> Tensor:
-    """Velocity (R, N, P) in fp32 at flow time `time`; the keys of the step are not kept."""
-    times = torch.full((1,), time, device=latents_RNP.device)
-    hidden = model.vae2llm(latents_RNP.to(model.dtype)) + model.time_embedder(times)
-    gen = (hidden + target.places).flatten(0, 1)
-    shared = Pass(layout=target.layout, rotary=target.rotary, mask=target.mask, cache=target.cache)
+    """Velocity (R, N, P) in fp32 at flow time `time`; the keys of the step are not kept.
+
+    Rows are ordered by branch: what a picture looks like now is embedded once for all of them.
+    """
+    times = torch.full((1,), time, device=latents_BNP.device)
+    same_for_all = model.time_embedder(times) + target.places
+    hidden = model.vae2llm(latents_BNP.to(model.dtype)) + same_for_all
+    gen = hidden.repeat(target.layout.rows // len(latents_BNP), 1, 1).flatten(0, 1)
+    shared = Pass(
+        layout=target.layout,
+        rotary=target.rotary,
+        mask=None,
+        cache=target.cache,
+        und_wanted=False,
+    )
     _, gen = model.language_model.model(target.markers, gen, shared)
     velocity: Tensor = model.llm2vae(gen).float()
-    return velocity.view(latents_RNP.shape)
+    return velocity.view(target.layout.rows, *latents_BNP.shape[1:])
 
 
 def decode_tokens(
@@ -148,19 +138,23 @@ def decode_tokens(
     Starts from the opening token and ends after `max_new_tokens` or with the closing token, which
     is yielded too. The context itself stays as it is.
     """
-    source = (context.cache, context.row, context.tokens)
-    cache = ContextCache.gather([source], max_new_tokens)
-    layout, nothing = RowLayout(rows=1, und=1, gen=0), torch.empty(0, model.config.hidden_size)
+    cache = ContextCache.behind([context], max_new_tokens)
+    layout = RowLayout(rows=1, und=1, gen=0)
+    nothing = torch.empty(0, model.config.hidden_size, dtype=model.dtype, device=model.device)
+    positions = torch.arange(max_new_tokens, device=model.device) + context.position
+    rotary = model.rotary(positions[None], model.dtype)
     token = model.config.bos_token_id
     for step in range(max_new_tokens):
-        ids = torch.tensor([token], device=model.device)
-        und = model.get_input_embeddings()(ids)
-        position = torch.tensor([[context.position + step]], device=und.device)
+        und = model.get_input_embeddings()(torch.tensor([token], device=model.device))
         shared = Pass(
-            layout=layout, rotary=model.rotary(position, und.dtype), mask=None, cache=cache
+            layout=layout,
+            rotary=rotary[:, :, step : step + 1],
+            mask=None,
+            cache=cache,
+            gen_wanted=False,
         )
-        hidden, _ = model.language_model.model(und, nothing.to(und), shared)
-        cache.commit(torch.ones(1, 1, dtype=torch.bool, device=und.device))
+        hidden, _ = model.language_model.model(und, nothing, shared)
+        cache.commit([1])
         logits = model.language_model.lm_head(hidden)[0].float()
         token = _choose(logits, do_sample, temperature, generator)
         yield token, logits

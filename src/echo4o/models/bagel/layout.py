@@ -60,6 +60,8 @@ class PackedLayout:
     """S."""
     length: int
     """L."""
+    lens: tuple[int, ...]
+    """Tokens of each row."""
     sequence_rows: Tensor
     """(T,) for each place in the sequence its token in expert order."""
     slots: Tensor
@@ -96,7 +98,9 @@ class PackedLayout:
         sequence_rows[order] = torch.arange(len(order))
         fill = torch.zeros(rows * length, dtype=torch.long)
         fill[kept] = sequence_rows
-        return cls(num_und, rows, length, sequence_rows, kept[order], fill, segment, mode)
+        return cls(
+            num_und, rows, length, tuple(lens), sequence_rows, kept[order], fill, segment, mode
+        )
 
     def to(self, device: torch.device | str) -> "PackedLayout":
         """The same layout with its tensors on `device`."""
@@ -155,6 +159,11 @@ class RowLayout:
     def length(self) -> int:
         """Tokens of one row."""
         return self.und + self.gen
+
+    @property
+    def lens(self) -> tuple[int, ...]:
+        """Tokens of each row."""
+        return (self.length,) * self.rows
 
     def to_rows(self, und_UC: Tensor, gen_GC: Tensor) -> Tensor:
         """Tokens of both experts -> rows (S, L, C)."""

@@ -130,7 +130,7 @@ class BagelForUnifiedGeneration(PreTrainedModel):
         )
         und, gen = self.language_model.model(und, gen, shared)
         if cache is not None:
-            cache.commit(batch.layout.valid())
+            cache.commit(batch.sample_lens)
         hidden = torch.cat((und, gen))[batch.layout.sequence_rows] if return_hidden else None
         return BagelOutput(
             mse=self._velocity_error(batch, gen, noise),
@@ -191,10 +191,7 @@ class BagelForUnifiedGeneration(PreTrainedModel):
         offset: int,
     ) -> Pass:
         """Rotary table in row layout, and the mask."""
-        layout, mask = batch.layout, batch.layout.mask()
-        places = batch.position_ids + offset
-        if cache is not None and cache.length:
-            mask = cast(Tensor, cache.mask(layout.length, mask))
+        layout, places = batch.layout, batch.position_ids + offset
         in_expert_order = torch.empty_like(places)
         in_expert_order[layout.sequence_rows] = places
         return Pass(
@@ -202,7 +199,7 @@ class BagelForUnifiedGeneration(PreTrainedModel):
             rotary=self.rotary(
                 in_expert_order[layout.fill].view(layout.rows, layout.length), dtype
             ),
-            mask=additive(mask, dtype),
+            mask=additive(layout.mask(), dtype),
             cache=cache,
         )
 

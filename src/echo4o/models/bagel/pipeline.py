@@ -27,6 +27,7 @@ from .arguments import (
     guidance_for,
     to_output,
 )
+from .cache import Context
 from .checkpoint import LayoutName, locate
 from .conditioning import (
     PLANNING_PROMPT,
@@ -37,7 +38,7 @@ from .conditioning import (
     check_requests,
 )
 from .denoising import GuidedVelocity, denoise
-from .generation import Context, decode_tokens, extend_context
+from .generation import decode_tokens, extend_context
 from .lora import LoraMixin
 from .modeling import BagelForUnifiedGeneration
 from .packing import unpatchify
