@@ -1,8 +1,10 @@
 """Paints the scene that an instruction describes; references are cut out and pasted in."""
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
@@ -30,6 +32,14 @@ class _Placed:
     y: float
     half_width: float
     half_height: float
+
+
+class _Spot(NamedTuple):
+    """An object to be placed, and where the middle of its group belongs (shares of the sides)."""
+
+    group: Group
+    x: float
+    y: float
 
 
 def paint(
@@ -98,50 +108,76 @@ def _mistake(group: Group, draw: random.Random) -> Group:
 
 
 def _arrange(groups: list[Group], aspect: float, draw: random.Random) -> list[_Placed]:
-    """Places on a loose grid of cells; the grid gets finer when the picture is too full."""
-    objects = [group for group in groups for _ in range(group.count)]
-    objects.sort(key=lambda group: -EXTENTS[group.size])
-    cells = _CELLS
-    while True:
-        for _ in range(16):
-            placed = _try_to_place(objects, aspect, cells, draw)
+    """Tidy places on a grid of cells; the grid gets finer when the picture is too full."""
+    spots = [spot for spot in _spots(groups) for _ in range(spot.group.count)]
+    spots.sort(key=lambda spot: -EXTENTS[spot.group.size])
+    for cells in itertools.count(_CELLS):
+        for parity in draw.sample((0, 1), 2):
+            placed = _try_to_place(spots, aspect, cells, parity, draw)
             if placed is not None:
                 return placed
-        cells += 1
+    raise AssertionError("a grid that is fine enough has room for everything")
+
+
+def _spots(groups: list[Group]) -> list[_Spot]:
+    """The middle of each group: of its half, else side by side in the order of mention.
+
+    People place things so; and as the text then decides the layout, a small model learns it soon.
+    """
+    columns = 1 if any(group.region for group in groups) else len(groups)
+    spots = []
+    for index, group in enumerate(groups):
+        left, top, right, bottom = _HALVES[group.region]
+        across = (2 * (index % columns) + 1) / (2 * columns)
+        spots.append(_Spot(group, left + across * (right - left), (top + bottom) / 2))
+    return spots
 
 
 def _try_to_place(
-    objects: list[Group], aspect: float, cells: int, draw: random.Random
+    spots: list[_Spot], aspect: float, cells: int, parity: int, draw: random.Random
 ) -> list[_Placed] | None:
-    """Give every object a free cell (large ones four), never two side by side if that works."""
-    columns, rows = round(cells * max(aspect, 1)), round(cells * max(1 / aspect, 1))
-    free = {(column, row) for column in range(columns) for row in range(rows)}
-    parity = draw.randint(0, 1)
-    scale = _CELLS / cells
+    """Give every object the free cell (large ones four) nearest to the middle of its group."""
+    grid = round(cells * max(aspect, 1)), round(cells * max(1 / aspect, 1))
+    free = set(itertools.product(range(grid[0]), range(grid[1])))
     placed: list[_Placed] = []
-    for group in objects:
-        block = 2 if EXTENTS[group.size] * cells > 1 else 1
-        corners = [
-            (column, row)
-            for column in range(0, columns - block + 1, block)
-            for row in range(0, rows - block + 1, block)
-            if _cells_of(column, row, block) <= free
-            and _inside(group.region, (column + block / 2) / columns, (row + block / 2) / rows)
+    for spot in spots:
+        block = 2 if EXTENTS[spot.group.size] * cells > 1 else 1
+        columns, rows = (range(0, side - block + 1, block) for side in grid)
+        ranked = [
+            (_rank(spot, corner, block, grid, parity), corner)
+            for corner in itertools.product(columns, rows)
+            if _cells_of(*corner, block) <= free and _inside(spot.group.region, corner, block, grid)
         ]
-        preferred = [one for one in corners if block == 2 or sum(one) % 2 == parity]
-        if not (preferred or corners):
+        if not ranked:
             return None
-        corner = draw.choice(preferred or corners)
+        _, corner = min(ranked)
         free -= _cells_of(*corner, block)
-        placed.append(_place(group, corner, block, (columns, rows), scale, draw))
+        placed.append(_place(spot.group, corner, block, grid, _CELLS / cells, draw))
     return placed
+
+
+def _rank(
+    spot: _Spot, corner: tuple[int, int], block: int, grid: tuple[int, int], parity: int
+) -> tuple[bool, float]:
+    """Lower is better: cells of one colour of the chessboard first, so that few objects touch.
+
+    Distance sideways counts double: a group grows upwards before it reaches its neighbour.
+    """
+    x, y = _centre(corner, block, grid)
+    distance = 2 * abs(x - spot.x) + abs(y - spot.y)
+    return block == 1 and sum(corner) % 2 != parity, round(distance, 6)
+
+
+def _centre(corner: tuple[int, int], block: int, grid: tuple[int, int]) -> tuple[float, float]:
+    return (corner[0] + block / 2) / grid[0], (corner[1] + block / 2) / grid[1]
 
 
 def _cells_of(column: int, row: int, block: int) -> set[tuple[int, int]]:
     return {(column + x, row + y) for x in range(block) for y in range(block)}
 
 
-def _inside(region: str | None, x: float, y: float) -> bool:
+def _inside(region: str | None, corner: tuple[int, int], block: int, grid: tuple[int, int]) -> bool:
+    x, y = _centre(corner, block, grid)
     left, top, right, bottom = _HALVES[region]
     return left < x < right and top < y < bottom
 
@@ -158,10 +194,11 @@ def _place(
     wide, high = ASPECTS.get(group.shape, (1.0, 1.0))
     extent = EXTENTS[group.size] * scale / 2
     jitter = _JITTER * scale
+    x, y = _centre(corner, block, grid)
     return _Placed(
         group,
-        x=(corner[0] + block / 2) / grid[0] + draw.uniform(-jitter, jitter) * shorter / grid[0],
-        y=(corner[1] + block / 2) / grid[1] + draw.uniform(-jitter, jitter) * shorter / grid[1],
+        x=x + draw.uniform(-jitter, jitter) * shorter / grid[0],
+        y=y + draw.uniform(-jitter, jitter) * shorter / grid[1],
         half_width=extent * wide * shorter / grid[0],
         half_height=extent * high * shorter / grid[1],
     )
