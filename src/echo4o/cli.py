@@ -38,9 +38,10 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "model": {
         "generate": ("echo4o.models.cli:generate", "make pictures from a prompt"),
         "ask": ("echo4o.models.cli:ask", "ask a question about a picture"),
-        "info": ("echo4o.models.cli:info", "sizes, dtypes and what is missing"),
-        "convert": ("echo4o.models.cli:convert", "between the authors' layout and ours"),
-        "push": ("echo4o.models.cli:push", "publish a model folder in one step"),
+        "info": ("echo4o.models.files_cli:info", "sizes, dtypes and what is missing"),
+        "convert": ("echo4o.models.files_cli:convert", "between the authors' layout and ours"),
+        "merge": ("echo4o.models.files_cli:merge", "put adapters or missing tensors into a model"),
+        "push": ("echo4o.models.files_cli:push", "publish a model folder in one step"),
     },
     "train": {
         "run": ("echo4o.training.cli:run", "train a recipe"),

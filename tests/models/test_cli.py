@@ -8,12 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageChops
+import torch
+from PIL import Image, PngImagePlugin
+from safetensors.torch import load_file, save_file
+from tiny_pipeline import make_pipeline
 
 from echo4o import cli
+from echo4o.models.bagel.adapter import lora_config, save_adapter
+from echo4o.models.bagel.weights import VISION_PREFIXES
 from echo4o.models.pictures import is_marked_machine_made, read_record
+from echo4o.records import RunRecord
 
-QUICK = ("--steps", "2", "--height", "32", "--width", "48")
+QUICK = ("--steps", "2", "--size", "48x32")
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -44,8 +50,154 @@ def test_generate_writes_marked_pictures_that_can_be_repeated(ours, tmp_path, ca
         assert Image.open(path).size == (48, 32)
     again = tmp_path / "again"
     run(capsys, "generate", ours, "A red cube!", *QUICK, "--seed", 1, "--out", again)
-    one, two = (Image.open(path) for path in (again / "a-red-cube-1.png", paths[1]))
-    assert max(high for _, high in ImageChops.difference(one, two).getextrema()) <= 1
+    assert same_pixels(again / "a-red-cube-1.png", paths[1])
+    assert not same_pixels(*paths)
+
+
+def same_pixels(one: Path, other: Path) -> bool:
+    return Image.open(one).tobytes() == Image.open(other).tobytes()
+
+
+@pytest.fixture
+def reference(tmp_path) -> Path:
+    path = tmp_path / "pictures" / "cat.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.effect_noise((40, 56), 90).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory) -> Path:
+    pipe, folder = make_pipeline(), tmp_path_factory.mktemp("adapter")
+    pipe.model.add_adapter(lora_config("generation", rank=2), "default")
+    for name, parameter in pipe.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.4)
+    save_adapter(pipe.model, folder, "default")
+    return folder
+
+
+def test_a_picture_is_repeated_to_the_last_bit_from_its_file(
+    ours, adapter, reference, tmp_path, capsys
+):
+    """Prompt, seed, settings, reference, adapter and model all come from the PNG."""
+    words = ("generate", ours, "make it blue", "--image", reference, "--steps", 3, "--num", 2)
+    words += ("--seed", 7, "--guidance", 3, "--image-guidance", 1.5, "--shift", 2, "--think")
+    run(capsys, *words, "--adapter", f"{adapter}=0.7", "--out", reference.parent)
+    picture = reference.parent / "make-it-blue-8.png"
+    out = tmp_path / "again"
+    cli.main(["model", "generate", "--again", str(picture), "--out", str(out)])
+    said = capsys.readouterr()
+    assert said.out.strip() == str(out / "make-it-blue-8-again.png")
+    assert "all pixels equal" in said.err
+    assert same_pixels(out / "make-it-blue-8-again.png", picture)
+    record = read_record(picture)
+    assert read_record(out / "make-it-blue-8-again.png") == record
+    assert record.parameters["think"] is True
+    assert [one.name for one in record.references] == ["cat.png"]
+    assert [(one.source, one.weight) for one in record.adapters] == [(str(adapter), 0.7)]
+    run(capsys, *words, "--out", tmp_path / "plain")
+    assert not same_pixels(tmp_path / "plain" / picture.name, picture)
+
+
+def test_repeating_says_when_the_pixels_changed(ours, authors, tmp_path, capsys):
+    run(capsys, "generate", ours, "a", *QUICK, "--out", tmp_path)
+    other = tmp_path / "other"
+    run(capsys, "convert", ours, other, "--dtype", "bfloat16")
+    words = ["model", "generate", other, "--again", tmp_path / "a-0.png", "--out", tmp_path]
+    cli.main([*map(str, words), "--dtype", "bfloat16"])
+    assert "changed since: dtype float32 -> bfloat16" in capsys.readouterr().err
+
+
+def test_repeating_needs_the_same_references(ours, reference, tmp_path, capsys):
+    run(capsys, "generate", ours, "b", "--image", reference, "--steps", 1, "--out", tmp_path)
+    picture, moved = tmp_path / "b-0.png", tmp_path / "moved.png"
+    reference.rename(moved)
+    again = ("generate", "--again", picture, "--out", tmp_path)
+    assert "cat.png is not the reference 'cat.png'" in refused(capsys, *again)
+    run(capsys, *again, "--image", moved)
+    Image.new("RGB", (40, 56)).save(reference.with_name("black.png"))
+    wrong = refused(capsys, *again, "--image", reference.with_name("black.png"))
+    assert "black.png is not the reference 'cat.png'" in wrong
+    assert "1 references, got 2" in refused(capsys, *again, "--image", moved, moved)
+    assert "leave it out" in refused(capsys, "generate", ours, "text", "--again", picture)
+
+
+GOOD = {
+    "prompt": "a",
+    "model": "nowhere/at/all",
+    "seed": 1,
+    "parameters": {
+        "num_inference_steps": 1,
+        "guidance_scale": 1.0,
+        "image_guidance_scale": None,
+        "timestep_shift": 1.0,
+        "height": 32,
+        "width": 32,
+        "think": False,
+    },
+}
+
+
+def changed(**parameters) -> dict:
+    return GOOD | {"parameters": GOOD["parameters"] | parameters}
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (None, "carries no record of echo4o"),
+        ("{", "is damaged"),
+        ("[" * 100_000, "is damaged"),
+        ("[1]", "is damaged"),
+        ('"text"', "is damaged"),
+        ({"prompt": "a"}, "is damaged"),
+        (GOOD | {"surprise": 1}, "is damaged"),
+        (GOOD | {"prompt": 5}, "`prompt` cannot be 5"),
+        (GOOD | {"parameters": []}, "`parameters` cannot be"),
+        (GOOD | {"seed": "1"}, "`seed` cannot be '1'"),
+        (GOOD | {"seed": True}, "`seed` cannot be True"),
+        (GOOD | {"seed": None}, "a missing seed"),
+        (GOOD | {"seed": -1}, "`seed` cannot be -1"),
+        (GOOD | {"seed": 1 << 64}, "`seed` cannot be"),
+        (GOOD | {"parameters": {"num_inference_steps": 1}}, "`guidance_scale`"),
+        (changed(callback_on_step_end="os.system"), "`callback_on_step_end`"),
+        (changed(num_inference_steps=10**9), "`num_inference_steps` cannot be 1000000000"),
+        (changed(num_inference_steps=True), "`num_inference_steps` cannot be True"),
+        (changed(guidance_scale=float("nan")), "`guidance_scale` cannot be nan"),
+        (changed(guidance_scale=10**400), "`guidance_scale` cannot be 1000"),
+        (changed(guidance_scale="4"), "`guidance_scale` cannot be '4'"),
+        (changed(height=0), "`height` cannot be 0"),
+        (changed(think="yes"), "`think` cannot be 'yes'"),
+        (GOOD | {"references": "abc"}, "is damaged"),
+        (GOOD | {"references": [{"name": "../secret.png", "sha256": "0"}]}, "no plain file name"),
+        (GOOD | {"references": [{"name": "/etc/passwd", "sha256": "0"}]}, "no plain file name"),
+        (GOOD | {"references": [{"name": 5, "sha256": "0"}]}, "`reference` cannot be 5"),
+        (GOOD | {"adapters": [{"source": "a", "weight": "b", "sha256": "0"}]}, "`adapter` cannot"),
+        (GOOD, "there is no folder nowhere/at/all"),
+    ],
+)
+def test_hostile_records_are_refused(record, said, tmp_path, capsys):
+    info = PngImagePlugin.PngInfo()
+    if record is not None:
+        info.add_itxt("echo4o", record if isinstance(record, str) else json.dumps(record))
+    Image.new("RGB", (32, 32)).save(tmp_path / "p.png", pnginfo=info)
+    assert said in refused(capsys, "generate", "--again", tmp_path / "p.png")
+
+
+def test_files_that_are_no_picture_are_not_repeated(tmp_path, capsys):
+    assert "there is no picture file" in refused(capsys, "generate", "--again", tmp_path / "x.png")
+    (tmp_path / "x.png").write_text("hello")
+    said = refused(capsys, "generate", "--again", tmp_path / "x.png")
+    assert "cannot be read as a PNG picture" in said
+
+
+def test_options_may_stand_between_model_and_prompt(ours, tmp_path, capsys):
+    run(capsys, "generate", ours, *QUICK, "--out", tmp_path, "a")
+    assert (tmp_path / "a-0.png").is_file()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["model", "generate", str(ours), *QUICK])
+    assert caught.value.code == 2
 
 
 @pytest.mark.shared
@@ -89,6 +241,14 @@ def test_info_and_convert_go_both_ways(ours, tmp_path, capsys):
         (("generate", "MODEL", "x", "--height", "33", "--width", "32"), "multiple of 16, got 33"),
         (("generate", "MODEL", "x", "--steps", "0"), "at least 1, got 0"),
         (("generate", "MODEL", "x", "--num", "0"), "--num must be at least 1"),
+        (("generate", "MODEL", "x", "--seed", "-1"), "--seed must be from 0"),
+        (("generate", "MODEL", "x", "--size", "32x40"), "`height` must be a multiple of 16"),
+        (("generate", "MODEL", "x", "--size", "32", "--height", "32"), "either --size or"),
+        (("generate", "MODEL", "x", "--height", "32"), "both `height` and `width`"),
+        (("generate", "MODEL", "x", "--adapter", "tests=nan"), "must be finite, got nan"),
+        (("generate", "MODEL", "x", "--adapter", "tests"), "tests is no LoRA adapter"),
+        (("merge", "MODEL", "no-folder"), "there is nothing to merge"),
+        (("merge", "MODEL", "no-folder", "--base", "MODEL"), "lacks no tensor"),
         (("generate", "MODEL", "x", "--image", "no.png"), "there is no picture file no.png"),
         (("ask", "MODEL", "pyproject.toml", "why?"), "cannot be read as a picture"),
         (("info", "tests"), "tests is no checkpoint"),
@@ -97,6 +257,73 @@ def test_info_and_convert_go_both_ways(ours, tmp_path, capsys):
 )
 def test_misuse_is_one_sentence(ours, words, said, capsys):
     assert said in refused(capsys, *(str(ours) if word == "MODEL" else word for word in words))
+
+
+def edit_tensors(folder: Path, change) -> dict[str, torch.Tensor]:
+    tensors = load_file(folder / "ema.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "ema.safetensors")
+    return tensors
+
+
+def drop(*prefixes: str):
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith(prefixes)]:
+            del tensors[name]
+
+    return change
+
+
+@pytest.mark.parametrize("gone", [VISION_PREFIXES, ("connector.fc1.",)])
+def test_merge_brings_back_missing_tensors(gone, ours, authors, tmp_path, capsys):
+    """A checkpoint in the authors' layout, a base in ours: bit for bit, in its own type."""
+    tuned = tmp_path / "tuned"
+    shutil.copytree(authors, tuned)
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        drop(*gone)(tensors)
+        for name in tensors:
+            tensors[name] = (tensors[name] + 1).to(torch.bfloat16)
+
+    kept = edit_tensors(tuned, change)
+    (tuned / "vit_config.json").unlink()
+    run(capsys, "merge", tuned, tmp_path / "whole", "--base", ours)
+    facts = json.loads(run(capsys, "info", tmp_path / "whole", "--json"))
+    assert (facts["missing"], facts["layout"]) == ("nothing", "bagel")
+    assert list(facts["dtypes"]) == ["BF16"]
+    whole = load_file(tmp_path / "whole" / "ema.safetensors")
+    full = load_file(authors / "ema.safetensors")
+    assert whole.keys() == full.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, kept.get(name, full[name].to(torch.bfloat16))), name
+    red = tmp_path / "red.png"
+    Image.new("RGB", (40, 40), "red").save(red)
+    run(capsys, "ask", tmp_path / "whole", red, "what colour?", "--max-new-tokens", 2)
+    record = RunRecord.load(tmp_path / "whole")
+    assert [(one.kind, one.id) for one in record.inputs] == [("model", "tuned"), ("model", "ours")]
+
+
+def test_merge_names_what_the_base_lacks(authors, tmp_path, capsys):
+    for name in ("one", "two"):
+        shutil.copytree(authors, tmp_path / name)
+        edit_tensors(tmp_path / name, drop("vae2llm.", "lm_head"))
+    said = refused(capsys, "merge", tmp_path / "one", tmp_path / "o", "--base", tmp_path / "two")
+    assert "2 missing: vae2llm.weight, vae2llm.bias" in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_merge_puts_an_adapter_into_the_weights(ours, adapter, tmp_path, capsys):
+    words = ("--steps", 2, "--size", "48x32", "--out")
+    run(capsys, "generate", ours, "a", "--adapter", f"{adapter}=0.5", *words, tmp_path / "one")
+    run(capsys, "merge", ours, tmp_path / "merged", "--adapter", f"{adapter}=0.5")
+    run(capsys, "generate", tmp_path / "merged", "a", *words, tmp_path / "two")
+    assert same_pixels(tmp_path / "one" / "a-0.png", tmp_path / "two" / "a-0.png")
+    run(capsys, "generate", ours, "a", *words, tmp_path / "three")
+    assert not same_pixels(tmp_path / "one" / "a-0.png", tmp_path / "three" / "a-0.png")
+    record = RunRecord.load(tmp_path / "merged")
+    assert [one.kind for one in record.inputs] == ["model", "adapter"]
+    assert record.parameters == {"weights": [0.5]}
+    assert "is not empty" in refused(capsys, "merge", ours, tmp_path / "merged", "--base", "x")
 
 
 def test_push_publishes_a_checked_folder_that_loads_from_the_hub(ours, tmp_path, sandbox):

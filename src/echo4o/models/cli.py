@@ -1,91 +1,173 @@
-"""`echo4o model generate|ask|info|convert|push`; nothing heavy is imported until a verb runs."""
+"""`echo4o model generate|ask`; nothing heavy is imported until a verb runs."""
 
 import argparse
-import io
-import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from tqdm import tqdm
+
 from ..errors import Echo4oError
-from ..pictures import MAX_BYTES, PictureError, picture_facts
+from .opening import (
+    AdapterChoice,
+    adapter_arguments,
+    model_arguments,
+    open_model,
+    open_picture,
+    use_adapters,
+)
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
     from .bagel.pipeline import Echo4oPipeline
-
-_DTYPES = ("float32", "bfloat16", "float16")
+    from .pictures import PictureRecord
 
 
 def generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `generate`."""
-    _model_arguments(parser)
-    parser.add_argument("prompt", help='what to paint; "" is an unconditional picture')
+    model = model_arguments(parser)
+    prompt = parser.add_argument("prompt", help='what to paint; "" is an unconditional picture')
+
+    class Again(argparse.Action):
+        """A picture brings its own model and prompt."""
+
+        def __call__(self, parser: object, namespace: argparse.Namespace, *args: Any) -> None:
+            namespace.again = args[0]
+            for action in (model, prompt):
+                action.nargs, action.required = "?", False
+
     parser.add_argument("--image", nargs="+", type=Path, default=[], help="1 to 4 references")
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder for the PNGs")
     parser.add_argument("--num", type=int, default=1, help="number of pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the next add 1")
-    parser.add_argument("--height", type=int, help="pixels (default: reference, else 1024)")
-    parser.add_argument("--width", type=int, help="pixels; give both or none")
+    parser.add_argument(
+        "--size", type=_size, metavar="WxH", help="pixels (default: reference, else 1024x1024)"
+    )
+    parser.add_argument("--height", type=int, help="pixels, with --width instead of --size")
+    parser.add_argument("--width", type=int, help="pixels, with --height instead of --size")
     parser.add_argument("--steps", type=int, default=49, help="denoising steps")
     parser.add_argument("--guidance", type=float, default=4.0, help="weight of the text")
     parser.add_argument("--image-guidance", type=float, help="weight of the references")
     parser.add_argument("--shift", type=float, default=3.0, help="time shift")
     parser.add_argument("--think", action="store_true", help="let the model plan first")
+    adapter_arguments(parser)
+    parser.add_argument(
+        "--again",
+        action=Again,
+        type=Path,
+        metavar="FILE",
+        help="repeat a picture from its metadata; model, prompt and settings come from there",
+    )
 
 
 def generate(args: argparse.Namespace) -> None:
     """Make pictures and save them with everything needed to make them again."""
+    if args.again is not None:
+        _repeat(args)
+        return
+    if args.num < 1:
+        raise Echo4oError(f"--num must be at least 1, got {args.num}")
+    if not 0 <= args.seed < (1 << 63) - args.num:
+        raise Echo4oError(f"--seed must be from 0 to 2**63, got {args.seed}")
+    request = _request(args)
+    pictures = [open_picture(path) for path in args.image]
+    pipe = open_model(args)
+    adapters = use_adapters(pipe, args.adapter, any_base=args.any_base)
+    request = replace(request, revision=pipe.source_revision, adapters=adapters)
+    # One by one, so that a picture can be repeated alone to the last bit, and none is lost.
+    for seed in range(args.seed, args.seed + args.num):
+        path = args.out / f"{_slug(args.prompt)}-{seed}.png"
+        _paint(pipe, replace(request, seed=seed), pictures, path)
+        print(path, flush=True)
+
+
+def _request(args: argparse.Namespace) -> "PictureRecord":
+    """What is asked for, without what only the loaded model can tell."""
+    from ..records import sha256_file
+    from .pictures import PictureRecord, Reference
+
+    if args.size is not None and (args.height, args.width) != (None, None):
+        raise Echo4oError("give either --size or --height and --width, not both")
+    width, height = args.size or (args.width, args.height)
+    for path in args.image:
+        if not path.is_file():
+            raise Echo4oError(f"there is no picture file {path}")
+    return PictureRecord(
+        prompt=args.prompt,
+        model=str(args.model),
+        parameters={
+            "num_inference_steps": args.steps,
+            "guidance_scale": args.guidance,
+            "image_guidance_scale": args.image_guidance,
+            "timestep_shift": args.shift,
+            "height": height,
+            "width": width,
+            "think": args.think,
+        },
+        references=tuple(
+            Reference(name=path.name, sha256=sha256_file(path)) for path in args.image
+        ),
+    )
+
+
+def _repeat(args: argparse.Namespace) -> None:
+    """Make a picture again and say whether it is the same."""
+    from .pictures import read_record
+    from .repeat import compare, find_references, read_request, recorded_dtype, use_threads
+
+    if args.prompt is not None:
+        raise Echo4oError("--again takes the prompt from the picture; leave it out")
+    record = read_request(args.again)
+    pictures = [
+        open_picture(path) for path in find_references(record, args.image, args.again.parent)
+    ]
+    old = open_picture(args.again)
+    use_threads(record)
+    args.model, args.revision = args.model or record.model, args.revision or record.revision
+    args.dtype = args.dtype or recorded_dtype(record)
+    if args.device is None and record.runtime.get("device") == "cpu":
+        args.device = "cpu"
+    pipe = open_model(args)
+    uses = [AdapterChoice(use.source, use.weight, use.revision) for use in record.adapters]
+    made_of = use_adapters(pipe, uses, any_base=True)
+    for then, now in zip(record.adapters, made_of, strict=True):
+        if then.sha256 != now.sha256:
+            raise Echo4oError(f"the adapter {then.source} has other weights than then")
+    path = args.out / f"{args.again.stem}-again.png"
+    new = _paint(pipe, record, pictures, path)
+    print(compare(record, read_record(path), old.convert("RGB"), new), file=sys.stderr)
+    print(path)
+
+
+def _paint(
+    pipe: "Echo4oPipeline", request: "PictureRecord", pictures: "list[Image.Image]", path: Path
+) -> "Image.Image":
+    """Make one picture, save it with its record."""
     import torch
 
     from .bagel.pipeline import Echo4oPipelineOutput
-    from .pictures import PictureRecord, save_picture
+    from .pictures import save_picture
+    from .repeat import runtime
 
-    if args.num < 1:
-        raise Echo4oError(f"--num must be at least 1, got {args.num}")
-    pictures = [_open_picture(path) for path in args.image]
-    pipe = _load(args)
-    call: dict[str, Any] = {
-        "num_inference_steps": args.steps,
-        "guidance_scale": args.guidance,
-        "image_guidance_scale": args.image_guidance,
-        "timestep_shift": args.shift,
-        "height": args.height,
-        "width": args.width,
-        "think": args.think,
-    }
-    seeds = [args.seed + index for index in range(args.num)]
-    result = pipe(
-        args.prompt,
-        pictures or None,
-        num_images_per_prompt=args.num,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        **call,
-    )
+    assert request.seed is not None
+    generator = torch.Generator().manual_seed(request.seed)
+    result = pipe(request.prompt, pictures or None, generator=generator, **request.parameters)
     assert isinstance(result, Echo4oPipelineOutput)
     if result.thoughts:
         print(f"plan: {result.thoughts[0]}", file=sys.stderr)
-    for seed, image in zip(seeds, cast("list[Image.Image]", result.images), strict=True):
-        path = args.out / f"{_slug(args.prompt)}-{seed}.png"
-        parameters = call | {"height": image.height, "width": image.width}
-        parameters["references"] = [str(path.name) for path in args.image]
-        record = PictureRecord(
-            prompt=args.prompt,
-            model=str(args.model),
-            revision=pipe.source_revision,
-            seed=seed,
-            parameters=parameters,
-        )
-        save_picture(path, image, record)
-        print(path)
+    (image,) = cast("list[Image.Image]", result.images)
+    size = {"height": image.height, "width": image.width}
+    record = replace(request, parameters=request.parameters | size, runtime=runtime(pipe))
+    save_picture(path, image, record)
+    return image
 
 
 def ask_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ask`."""
-    _model_arguments(parser)
+    model_arguments(parser)
     parser.add_argument("picture", nargs="*", type=Path, help="0 to 4 picture files")
     parser.add_argument("question", help="what to ask about them")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="limit of the answer")
@@ -94,133 +176,39 @@ def ask_arguments(parser: argparse.ArgumentParser) -> None:
 
 def ask(args: argparse.Namespace) -> None:
     """Print the model's answer."""
-    pictures = [_open_picture(path) for path in args.picture]
-    pipe = _load(args)
+    pictures = [open_picture(path) for path in args.picture]
+    pipe = open_model(args)
     answer = pipe.understand(
-        pictures, args.question, max_new_tokens=args.max_new_tokens, think=args.think
+        pictures,
+        args.question,
+        max_new_tokens=args.max_new_tokens,
+        think=args.think,
+        streamer=_Progress(args.max_new_tokens),
     )
     print(answer)
 
 
-def info_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `info`."""
-    parser.add_argument("model", help="folder or Hub id")
-    parser.add_argument("--revision", help="branch, tag or commit of the Hub repository")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+class _Progress:
+    """A streamer that counts tokens on stderr when the answer takes longer than two seconds."""
+
+    def __init__(self, limit: int) -> None:
+        self.bar = tqdm(total=limit, unit="token", desc="answering", delay=2, leave=False)
+
+    def put(self, value: object) -> None:
+        """One more token."""
+        self.bar.update()
+
+    def end(self) -> None:
+        """The answer is written."""
+        self.bar.close()
 
 
-def info(args: argparse.Namespace) -> None:
-    """Print layout, sizes, types, and whether anything is missing; loads no weights."""
-    from .bagel.inspection import inspect
-
-    facts = inspect(args.model, revision=args.revision)
-    if args.json:
-        print(json.dumps(facts, indent=2))
-        return
-    for name, value in facts.items():
-        print(f"{name:<18}{value}")
-
-
-def convert_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `convert`."""
-    _model_arguments(parser)
-    parser.add_argument("out", type=Path, help="folder to write; must not exist or be empty")
-    parser.add_argument(
-        "--layout",
-        choices=("echo4o", "bagel"),
-        default="echo4o",
-        help="echo4o: our diffusers folder; bagel: the authors' files",
-    )
-
-
-def convert(args: argparse.Namespace) -> None:
-    """Rewrite a model in the other layout, bit-exact unless --dtype is given."""
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise Echo4oError(f"{args.out} exists and is not empty; give a new folder")
-    pipe = _load(args)
-    pipe.save_pretrained(args.out, layout=args.layout)
-    print(args.out)
-
-
-def push_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `push`."""
-    parser.add_argument("folder", type=Path, help="model folder in either layout")
-    parser.add_argument("repo", help="ORG/NAME on the Hub")
-    parser.add_argument("--tag", help="immutable tag to set, for example v1")
-    parser.add_argument("--private", action="store_true", help="make the repository private")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be uploaded")
-
-
-def push(args: argparse.Namespace) -> None:
-    """Check that a model folder is whole, then publish it in one step."""
-    from .. import hub
-    from .bagel.inspection import inspect
-
-    if not args.folder.is_dir():
-        raise Echo4oError(f"there is no folder {args.folder}; give the folder of a saved model")
-    facts = inspect(args.folder)
-    done = hub.publish_folder(
-        args.folder,
-        args.repo,
-        repo_type="model",
-        message=f"Model in the {facts['layout']} layout",
-        tag=args.tag,
-        private=args.private,
-        dry_run=args.dry_run,
-    )
-    if args.dry_run:
-        print(f"would publish {len(done.files)} files, {done.uploaded_bytes} bytes to send:")
-        print("\n".join(done.files))
-        return
-    tag = f" as {done.tag}" if done.tag else ""
-    print(f"{done.repo_id} at {done.revision}{tag}, {done.uploaded_bytes} bytes sent")
-
-
-def _model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="folder or Hub id, in either layout")
-    parser.add_argument("--revision", help="branch, tag or commit of the Hub repository")
-    parser.add_argument("--dtype", choices=_DTYPES, help="of the main model (default: as stored)")
-    parser.add_argument("--device", choices=("cpu", "cuda", "auto"), help="default: cuda if any")
-
-
-def _load(args: argparse.Namespace) -> "Echo4oPipeline":
-    import torch
-    from transformers.utils import logging
-
-    from .bagel.pipeline import Echo4oPipeline
-
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Echo4oPipeline.from_pretrained(
-        args.model, revision=args.revision, dtype=_dtype(args.dtype), device_map=device
-    )
-
-
-def _dtype(name: str | None) -> "torch.dtype | None":
-    import torch
-
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    return named[name] if name else None
-
-
-def _open_picture(path: Path) -> "Image.Image":
-    from PIL import Image
-
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise Echo4oError(f"{path} has {size} bytes; at most {MAX_BYTES} are accepted")
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise Echo4oError(f"there is no picture file {path}") from error
-    try:
-        picture_facts(data)
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF"))
-        image.load()
-    except (PictureError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise Echo4oError(f"{path} cannot be read as a picture: {error}") from error
-    return image
+def _size(text: str) -> tuple[int, int]:
+    """`WIDTHxHEIGHT` in pixels, or one side of a square."""
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text.lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give for example 1024x768")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _slug(prompt: str, limit: int = 40) -> str:

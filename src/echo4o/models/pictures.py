@@ -38,6 +38,29 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """A picture file that was given to the model."""
+
+    name: str
+    """File name without folders."""
+    sha256: str
+    """Hash of the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterUse:
+    """A LoRA adapter that took part."""
+
+    source: str
+    """Folder or Hub id."""
+    weight: float
+    sha256: str
+    """Hash of its weights."""
+    revision: str | None = None
+    """Commit of its Hub repository."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PictureRecord:
     """What made a picture."""
 
@@ -51,6 +74,12 @@ class PictureRecord:
     """Seed of this picture's own generator."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """Other arguments of the pipeline's call, as JSON values."""
+    references: tuple[Reference, ...] = ()
+    """Pictures in front of the prompt, in order."""
+    adapters: tuple[AdapterUse, ...] = ()
+    """LoRA adapters, in order."""
+    runtime: dict[str, str | int] = field(default_factory=dict)
+    """What may move a pixel by one level: number type, device, threads, library versions."""
 
 
 def encode_png(image: Image.Image, record: PictureRecord) -> bytes:
@@ -80,13 +109,49 @@ def read_record(path: Path) -> PictureRecord:
     Raises:
         Echo4oError: the file carries no record of ours.
     """
-    with Image.open(path) as image:
-        text = image.info.get(_KEY)
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            text = image.info.get(_KEY)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise Echo4oError(f"there is no picture file {path}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Echo4oError(f"{path} cannot be read as a PNG picture: {error}") from error
     if not isinstance(text, str):
         raise Echo4oError(
-            f"{path} carries no record of echo4o; it was not made by `model generate`"
+            f"{path} carries no record of echo4o; it was not made by `model generate`, or its "
+            "metadata were taken off"
         )
-    return PictureRecord(**json.loads(text))
+    try:
+        return _as_record(json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Echo4oError(f"the record in {path} is damaged: {error}") from error
+
+
+def _as_record(values: object) -> PictureRecord:
+    """The record of decoded JSON; types are checked, ranges belong to who uses it."""
+    if not isinstance(values, dict):
+        raise ValueError(f"it is a {type(values).__name__}, not an object")
+    nested = {"references": Reference, "adapters": AdapterUse}
+    parts = {key: tuple(kind(**one) for one in values.get(key, ())) for key, kind in nested.items()}
+    record = PictureRecord(**{**values, **parts})
+    kinds = (
+        ("prompt", record.prompt, str),
+        ("model", record.model, str),
+        ("revision", record.revision, str | None),
+        ("seed", record.seed, int | None),
+        ("parameters", record.parameters, dict),
+        ("runtime", record.runtime, dict),
+        *(("reference", one.name, str) for one in record.references),
+        *(("reference", one.sha256, str) for one in record.references),
+        *(("adapter", one.source, str) for one in record.adapters),
+        *(("adapter", one.sha256, str) for one in record.adapters),
+        *(("adapter", one.revision, str | None) for one in record.adapters),
+        *(("adapter", one.weight, int | float) for one in record.adapters),
+    )
+    for name, value, kind in kinds:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"`{name}` cannot be {value!r}")
+    return record
 
 
 def is_marked_machine_made(path: Path) -> bool:

@@ -5,17 +5,18 @@ a file of another kind is never opened. PEFT is imported when the first adapter 
 """
 
 import copy
-import math
 import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from ...errors import MissingExtraError
 from ...records import sha256_file
 from .checkpoint import CheckpointError, check_tensors, download, read_header, read_json
 from .configuration import BagelConfig
@@ -91,6 +92,7 @@ def lora_config(
     Raises:
         ValueError: no expert, or an unknown one.
     """
+    _require_peft()
     from peft import LoraConfig
 
     unknown = [name for name in experts if name not in EXPERTS]
@@ -105,6 +107,11 @@ def lora_config(
     )
 
 
+def _require_peft() -> None:
+    if find_spec("peft") is None:
+        raise MissingExtraError("LoRA", "lora")
+
+
 def read_adapter(
     name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None
 ) -> Adapter:
@@ -113,6 +120,7 @@ def read_adapter(
     Raises:
         CheckpointError: there is none, it is no LoRA, or it asks for something we do not do.
     """
+    _require_peft()
     folder, commit = Path(name), None
     if not folder.is_dir():
         folder = download(str(name), revision, cache_dir, [CONFIG_FILE, WEIGHTS_FILE])
@@ -181,7 +189,7 @@ def _is_rank(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e6
+    return isinstance(value, int | float) and abs(value) < 1e6
 
 
 def _is_map(value: object) -> bool:

@@ -6,6 +6,7 @@ Our layout is a diffusers folder: one folder per component, `model_index.json`, 
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from transformers import Qwen2Tokenizer
 from ...errors import Echo4oError
 from ...records import write_atomic
 from . import weights
-from .checkpoint import CheckpointError, Located, read_headers, read_json
+from .checkpoint import CheckpointError, Located, TensorFacts, read_headers, read_json
 from .configuration import BagelConfig
 from .modeling import BagelForUnifiedGeneration
 
@@ -63,7 +64,7 @@ def load_components(
     if quantization_config is not None:
         kwargs["quantization_config"] = quantization_config
     load = _load_bagel if located.layout == "bagel" else _load_echo4o
-    parts = load(located.folder, kwargs)
+    parts = load(located, kwargs)
     if device_map is not None:
         parts.vae.to(parts.model.device)
     parts.model.eval()
@@ -83,26 +84,52 @@ def _placement(device_map: str | None) -> str | None:
     return known[device_map] if torch.cuda.is_available() else None
 
 
-def _load_bagel(folder: Path, kwargs: dict[str, Any]) -> Components:
-    tokenizer = load_tokenizer(folder)
-    vae = weights.load_autoencoder(folder)
-    model = weights.load_model(folder, tokenizer, **kwargs)
-    return Components(model, vae, default_scheduler(), tokenizer)
+def _load_bagel(located: Located, kwargs: dict[str, Any]) -> Components:
+    vae, scheduler, tokenizer = load_rest(located)
+    model = weights.load_model(located.folder, tokenizer, **kwargs)
+    return Components(model, vae, scheduler, tokenizer)
 
 
-def _load_echo4o(folder: Path, kwargs: dict[str, Any]) -> Components:
-    model_folder, vae_folder = folder / "model", folder / "vae"
-    config = BagelConfig.from_dict(read_json(model_folder / "config.json"))
-    tensors = read_headers(model_folder)
-    weights.check_model_tensors(tensors, config, model_folder)
-    read_headers(vae_folder, AUTOENCODER_STEM)
+def _load_echo4o(located: Located, kwargs: dict[str, Any]) -> Components:
+    folder = located.folder / "model"
+    tensors = read_headers(folder)
+    config = read_own_config(folder, tensors)
+    weights.check_model_tensors(tensors, config, folder)
+    weights.say_what_is_missing(config, folder)
+    rest = load_rest(located)
     kwargs.setdefault("dtype", weights.main_dtype(tensors))
     model = BagelForUnifiedGeneration.from_pretrained(
-        model_folder, config=config, use_safetensors=True, **kwargs
+        folder, config=config, use_safetensors=True, **kwargs
     )
-    vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32, use_safetensors=True)
+    return Components(model, *rest)
+
+
+def read_own_config(folder: Path, tensors: Mapping[str, TensorFacts]) -> BagelConfig:
+    """The configuration in our layout; without its tensors there is no vision tower."""
+    values = read_json(folder / "config.json")
+    if not weights.has_vision(tensors):
+        values["visual_und"] = False
+    return BagelConfig.from_dict(values)
+
+
+def load_rest(
+    located: Located,
+) -> tuple[AutoencoderKL, FlowMatchEulerDiscreteScheduler, Qwen2Tokenizer]:
+    """Everything but the main model.
+
+    Raises:
+        CheckpointError: files are missing or damaged.
+    """
+    folder = located.folder
+    if located.layout == "bagel":
+        tokenizer = load_tokenizer(folder)
+        return weights.load_autoencoder(folder), default_scheduler(), tokenizer
+    read_headers(folder / "vae", AUTOENCODER_STEM)
+    vae = AutoencoderKL.from_pretrained(
+        folder / "vae", torch_dtype=torch.float32, use_safetensors=True
+    )
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
-    return Components(model, vae.eval(), scheduler, load_tokenizer(folder / "tokenizer"))
+    return vae.eval(), scheduler, load_tokenizer(folder / "tokenizer")
 
 
 def load_tokenizer(folder: Path) -> Qwen2Tokenizer:

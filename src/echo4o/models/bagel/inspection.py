@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from . import weights
-from .assembly import AUTOENCODER_STEM, load_tokenizer
-from .checkpoint import Located, TensorFacts, locate, read_header, read_headers, read_json
+from .assembly import AUTOENCODER_STEM, load_tokenizer, read_own_config
+from .checkpoint import Located, TensorFacts, locate, read_header, read_headers
 from .configuration import BagelConfig
 
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1}
@@ -21,7 +21,8 @@ def inspect(name: str | Path, *, revision: str | None = None) -> dict[str, Any]:
         CheckpointError: files are missing or damaged, or tensors do not fit the configuration.
     """
     located = locate(name, revision=revision)
-    main, autoencoder, config = _read(located)
+    main, autoencoder, config = read_facts(located)
+    weights.check_model_tensors(main, config, located.folder)
     size, vae_size = _bytes(main), _bytes(autoencoder)
     return {
         "model": str(name),
@@ -41,21 +42,22 @@ def inspect(name: str | Path, *, revision: str | None = None) -> dict[str, Any]:
     }
 
 
-def _read(
+def read_facts(
     located: Located,
 ) -> tuple[Mapping[str, TensorFacts], Mapping[str, TensorFacts], BagelConfig]:
+    """What the headers say about the main model and the autoencoder, and the configuration.
+
+    Raises:
+        CheckpointError: files are missing or damaged; whether the tensors fit is not looked at.
+    """
     folder = located.folder
     if located.layout == "bagel":
         main = read_header(folder / weights.MAIN_FILE)
         config = weights.read_config(folder, main, load_tokenizer(folder))
-        where, vae = folder / weights.MAIN_FILE, read_header(folder / weights.AUTOENCODER_FILE)
-    else:
-        where = folder / "model"
-        main = read_headers(where)
-        config = BagelConfig.from_dict(read_json(where / "config.json"))
-        vae = read_headers(folder / "vae", AUTOENCODER_STEM)
-    weights.check_model_tensors(main, config, where)
-    return main, vae, config
+        return main, read_header(folder / weights.AUTOENCODER_FILE), config
+    main = read_headers(folder / "model")
+    config = read_own_config(folder / "model", main)
+    return main, read_headers(folder / "vae", AUTOENCODER_STEM), config
 
 
 def _count(tensors: Mapping[str, TensorFacts]) -> int:

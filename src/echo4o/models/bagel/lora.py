@@ -50,6 +50,7 @@ class LoraMixin(LoraBaseMixin):
                 fit; the model is then as it was.
             ValueError: the name is taken or no name.
         """
+        adapter = adapters.read_adapter(name, revision=revision, cache_dir=cache_dir)
         chosen = get_adapter_name(self.model) if adapter_name is None else adapter_name
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", chosen):
             raise ValueError(
@@ -57,7 +58,6 @@ class LoraMixin(LoraBaseMixin):
             )
         if chosen in self._adapter_names():
             raise ValueError(f"there is an adapter {chosen!r} already; choose another name")
-        adapter = adapters.read_adapter(name, revision=revision, cache_dir=cache_dir)
         if not any_base and not is_same_base(adapter.base, self.source_id):
             raise CheckpointError(
                 f"the adapter {name} was trained on {adapter.base}, this pipeline is "

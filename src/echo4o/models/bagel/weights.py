@@ -63,7 +63,6 @@ def read_config(
         text.pop(key, None)
     text["tie_word_embeddings"] = False
     vision = dict(PUBLISHED_VISION)
-    has_vision = any(name.startswith(VISION_PREFIXES) for name in tensors)
     if (folder / VIT_FILE).is_file():
         vision |= read_json(folder / VIT_FILE)
         # The authors drop the last layer of the file in code.
@@ -80,7 +79,7 @@ def read_config(
     return BagelConfig(
         text_config=text,
         vision_config=vision,
-        visual_und=has_vision,
+        visual_und=has_vision(tensors),
         **values,
         **special_token_ids(tokenizer),
     )
@@ -141,11 +140,7 @@ def load_model(folder: Path, tokenizer: Qwen2Tokenizer, **kwargs: Any) -> BagelF
     tensors = read_header(folder / MAIN_FILE)
     config = read_config(folder, tensors, tokenizer)
     check_model_tensors(tensors, config, folder / MAIN_FILE)
-    if not config.visual_und:
-        logger.warning(
-            "%s has no vision tower: the model makes pictures from text, but takes no pictures",
-            folder,
-        )
+    say_what_is_missing(config, folder)
     # transformers reads this key to find a weight file with another name.
     config.transformers_weights = MAIN_FILE
     kwargs.setdefault("dtype", main_dtype(tensors))
@@ -158,10 +153,29 @@ def check_model_tensors(
     tensors: Mapping[str, TensorFacts], config: BagelConfig, where: Path
 ) -> None:
     """Compare a header with the tensors a model of this configuration has."""
+    check_tensors(tensors, expected_tensors(config), where)
+
+
+def expected_tensors(config: BagelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a model of this configuration."""
     with torch.device("meta"):
         model = BagelForUnifiedGeneration(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    check_tensors(tensors, expected, where)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def has_vision(tensors: Mapping[str, TensorFacts]) -> bool:
+    """Whether there is any tensor of the vision tower."""
+    return any(name.startswith(VISION_PREFIXES) for name in tensors)
+
+
+def say_what_is_missing(config: BagelConfig, folder: Path) -> None:
+    """Announce a model for generation alone."""
+    if not config.visual_und:
+        logger.warning(
+            "%s has no vision tower: the model makes pictures from text, but takes no pictures; "
+            "`echo4o model merge --base` adds it from a full model",
+            folder,
+        )
 
 
 def main_dtype(tensors: Mapping[str, TensorFacts]) -> torch.dtype:

@@ -1,0 +1,147 @@
+"""What the `model` verbs share: naming, loading and adapting a model, opening picture files."""
+
+import argparse
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import Echo4oError
+from ..pictures import MAX_BYTES, PictureError, picture_facts
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from .bagel.pipeline import Echo4oPipeline
+    from .pictures import AdapterUse
+
+logger = logging.getLogger(__name__)
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class AdapterChoice(NamedTuple):
+    """A LoRA adapter that was asked for."""
+
+    source: str
+    """Folder or Hub id."""
+    weight: float = 1.0
+    revision: str | None = None
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> argparse.Action:
+    """MODEL and how to load it; returns the action of MODEL."""
+    model = parser.add_argument("model", help="folder or Hub id, in either layout")
+    parser.add_argument("--revision", help="branch, tag or commit of the Hub repository")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the main model (default: as stored)")
+    parser.add_argument("--device", choices=("cpu", "cuda", "auto"), help="default: cuda if any")
+    return model
+
+
+def open_model(args: argparse.Namespace) -> "Echo4oPipeline":
+    """Load what `model_arguments` named."""
+    import torch
+    from transformers.utils import logging
+
+    from .bagel.pipeline import Echo4oPipeline
+
+    logger.info("loading %s", args.model)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Echo4oPipeline.from_pretrained(
+        args.model, revision=args.revision, dtype=_dtype(args.dtype), device_map=device
+    )
+
+
+def _dtype(name: str | None) -> "torch.dtype | None":
+    import torch
+
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    return named[name] if name else None
+
+
+def open_picture(path: Path) -> "Image.Image":
+    """Read a picture file that anybody may have written.
+
+    Raises:
+        Echo4oError: there is none, or it is too large, damaged or of another kind.
+    """
+    from PIL import Image
+
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise Echo4oError(f"{path} has {size} bytes; at most {MAX_BYTES} are accepted")
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise Echo4oError(f"there is no picture file {path}") from error
+    try:
+        picture_facts(data)
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF"))
+        image.load()
+    except (PictureError, OSError, SyntaxError, ValueError, EOFError) as error:
+        raise Echo4oError(f"{path} cannot be read as a picture: {error}") from error
+    return image
+
+
+def adapter_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which LoRA adapters to put into the model."""
+    parser.add_argument(
+        "--adapter",
+        type=_adapter,
+        action="append",
+        default=[],
+        metavar="NAME[=WEIGHT]",
+        help="folder or Hub id of a LoRA adapter; may be given several times",
+    )
+    parser.add_argument(
+        "--any-base", action="store_true", help="also adapters that name another base model"
+    )
+
+
+def _adapter(text: str) -> AdapterChoice:
+    source, equals, weight = text.rpartition("=")
+    if not equals:
+        return AdapterChoice(text)
+    try:
+        return AdapterChoice(source, float(weight))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{weight!r} is no weight, in {text!r}") from None
+
+
+def use_adapters(
+    pipe: "Echo4oPipeline", choices: Sequence[AdapterChoice], *, any_base: bool
+) -> "tuple[AdapterUse, ...]":
+    """Add adapters to the weights for good; returns what was added.
+
+    Raises:
+        Echo4oError: a weight is no finite number; see also `load_lora_weights`.
+    """
+    from .pictures import AdapterUse
+
+    used = []
+    for number, choice in enumerate(choices):
+        if not abs(choice.weight) < 1e6:
+            raise Echo4oError(f"the weight of {choice.source} must be finite, got {choice.weight}")
+        logger.info("adding %s with weight %g", choice.source, choice.weight)
+        adapter = pipe.load_lora_weights(
+            choice.source, f"adapter_{number}", revision=choice.revision, any_base=any_base
+        )
+        used.append(
+            AdapterUse(
+                source=choice.source,
+                weight=choice.weight,
+                sha256=adapter.sha256(),
+                revision=adapter.revision,
+            )
+        )
+    if used:
+        names = [f"adapter_{number}" for number in range(len(used))]
+        pipe.set_adapters(names, [choice.weight for choice in choices])
+        pipe.fuse_lora(safe_fusing=True)
+        pipe.unload_lora_weights()
+    return tuple(used)
