@@ -1,9 +1,11 @@
 """The BAGEL family: rows become packed samples, the loss is flow matching (spec 4, 5 and 9).
 
 A sample is, for every reference, its clean latent and its vision part, then the instruction, then
-the noised target. Every random number is keyed by (seed, row, visit, purpose).
+the noised target, in one copy or several that do not see each other. Every random number is keyed
+by (seed, row, visit, purpose).
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +92,7 @@ class BagelFamily:
             vae_rule=ResizeRule(*(config.vae_sizes or bagel.vae_transform)),
             vit_rule=ResizeRule(*rule),
             cell=bagel.latent_stride,
+            copies=config.noise_draws,
             cache_bytes=config.latent_cache_mb * 2**20,
         )
 
@@ -113,11 +116,16 @@ class BagelFamily:
             self._rows.refuse_if_none(len(self._rows) - self._rows.skipped.total())
             return None
         packed = pack([self._sample(*one) for one in found], self.model.config)
-        times = torch.tensor([draws.normal(*self._key(visit, "time")) for visit, _ in found])
+        copies = self._config.noise_draws
+        times = [
+            time
+            for visit, _ in found
+            for time in draws.spread_normals(copies, *self._key(visit, "time"))
+        ]
         return BagelBatch(
             model=self.model,
             packed=packed.to(self._device),
-            timesteps=shift_times(times.sigmoid(), self._config.timestep_shift).to(self._device),
+            timesteps=self._shifted(times).to(self._device),
             noise=self._noise(packed, [visit for visit, _ in found]).to(self._device),
             ids=tuple(example.id for _, example in found),
         )
@@ -158,7 +166,7 @@ class BagelFamily:
         dropped = draws.uniform(*self._key(visit, "drop text")) < self._config.drop_text
         segments.append(TextSegment(example.token_ids, dropped=dropped))
         target = self._encoder.sample(example.target, *self._key(visit, "latent"))
-        return [*segments, VaeSegment(target, noised=True)]
+        return [*segments, *[VaeSegment(target, noised=True)] * self._config.noise_draws]
 
     def _reference(self, visit: Visit, place: int, reference: Reference) -> list[Segment]:
         drop_vae = draws.uniform(*self._key(visit, f"drop vae {place}")) < self._config.drop_vae
@@ -170,14 +178,18 @@ class BagelFamily:
             VitSegment((pixels.float() / 255 - 0.5) / 0.5, dropped=drop_vit),
         ]
 
+    def _shifted(self, normals: Sequence[float]) -> Tensor:
+        return shift_times(torch.tensor(normals).sigmoid(), self._config.timestep_shift)
+
     def _noise(self, packed: PackedBatch, visits: Sequence[Visit]) -> Tensor:
-        """Noise of every latent token; each sample has one target, its last picture."""
+        """Noise of every latent token; the targets come in order of visits and copies."""
         width = packed.latents.shape[1]
         noise = np.zeros((len(packed.latents), width), dtype=np.float32)
-        start, targets = 0, iter(visits)
+        copies = ["noise", *(f"noise {copy}" for copy in range(1, self._config.noise_draws))]
+        start, targets = 0, itertools.product(visits, copies)
         for length, is_target in zip(packed.latent_lens, packed.latent_noised, strict=True):
             if is_target:
-                key = self._key(next(targets), "noise")
+                key = self._key(*next(targets))
                 noise[start : start + length] = draws.normals((length, width), *key)
             start += length
         return torch.from_numpy(noise)

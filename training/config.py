@@ -123,6 +123,9 @@ class TrainConfig:
     """Packs of one optimiser step over all processes; each process takes an equal share."""
 
     # ---- loss --------------------------------------------------------------------------------
+    noise_draws: int = 1
+    """Noised copies of a row's target at each visit, their times spread over the distribution. They
+    share one pass over text and references, so that small pictures cost less than a visit each."""
     timestep_shift: float = 1.0
     """t = shift*t / (1 + (shift-1)*t) on the sigmoid of a normal; 1.0 as the authors train."""
     mse_weight: float = 1.0
@@ -213,6 +216,7 @@ class TrainConfig:
             _at_least(name, getattr(self, name) or 1, 1)
         _at_least("lookahead", self.lookahead, 0)
         _at_least("packs_per_step", self.packs_per_step, 1)
+        _at_least("noise_draws", self.noise_draws, 1)
 
     def _check_optimiser(self) -> None:
         for name in ("steps", "warmup_steps", "sample_every", "seed"):

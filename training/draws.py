@@ -27,6 +27,17 @@ def normal(*key: int | str) -> float:
     return _NORMAL.inv_cdf(uniform(*key))
 
 
+def spread_normals(count: int, *key: int | str) -> list[float]:
+    """`count` standard normal numbers, one in each of as many equally likely parts of the line.
+
+    The first one is `normal(*key)`.
+    """
+    first = uniform(*key)
+    # A sum of exactly 1 has no place on the line; the smallest number stands in for it.
+    places = ((first + part / count) % 1 or 0.5 / 2**52 for part in range(count))
+    return [_NORMAL.inv_cdf(place) for place in places]
+
+
 def generator(*key: int | str) -> np.random.Generator:
     """A generator for many numbers."""
     return np.random.Generator(np.random.Philox(key=_digest(*key)))

@@ -63,6 +63,7 @@ class Examples:
         vae_rule: Resizes pictures for the autoencoder.
         vit_rule: Resizes references for the vision tower.
         cell: Pixels per latent token and side.
+        copies: Noised copies of a target.
         cache_bytes: Memory for ready rows; 0 keeps none.
     """
 
@@ -75,10 +76,12 @@ class Examples:
         vae_rule: ResizeRule,
         vit_rule: ResizeRule,
         cell: int,
+        copies: int,
         cache_bytes: int,
     ) -> None:
         self._rows, self._tokenizer, self._encoder = rows, tokenizer, encoder
         self._vae_rule, self._vit_rule, self._cell = vae_rule, vit_rule, cell
+        self._copies = copies
         self._cache_bytes = cache_bytes
         self._ready: dict[int, Example] | None = None
         self._lengths: dict[int, int | None] = {}
@@ -115,7 +118,7 @@ class Examples:
         vit, patch = self._vit_rule, self._vit_rule.stride
         total = len(self._tokenizer.encode(row.instruction)) + 2
         total += sum(tokens(data, vit, patch) for data in row.references)
-        latents = (*row.references, row.target)
+        latents = (*row.references, *[row.target] * self._copies)
         return total + sum(tokens(data, self._vae_rule, self._cell) for data in latents)
 
     def _make(self, row: TrainRow) -> Example:

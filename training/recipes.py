@@ -16,9 +16,10 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         recipe="tiny",
         tiny=TinySizes(),
-        steps=4000,
+        steps=2000,
         timestep_shift=1.7,
-        samples_per_pack=24,  # our choice; 48 was not clearly worse
+        samples_per_pack=32,
+        noise_draws=3,  # three of 32 learn more in a given time than one of 48 (README)
         learning_rate=2e-3,
         min_learning_rate=2e-5,
         schedule="cosine",

@@ -22,7 +22,7 @@ from echo4o.training.train import train
 
 STEPS = [
     *("steps=30", "checkpoint_every=5", "tokens_per_pack=150", "samples_per_pack=none"),
-    *("packs_per_step=2", "lookahead=3", "ema_decay=0.9"),
+    *("packs_per_step=2", "lookahead=3", "ema_decay=0.9", "noise_draws=2"),
 ]
 
 

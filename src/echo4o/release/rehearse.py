@@ -37,9 +37,9 @@ _GUIDANCE = 2.0
 class Scale:
     """How much of everything; the default is the full rehearsal."""
 
-    rows: int = 8000
+    rows: int = 12000
     """Rows of the dataset."""
-    steps: int = 4000
+    steps: int = 2000
     """Training steps; 0 leaves the model untrained."""
     items: int = 210
     """Benchmark items, spread evenly over the tags."""
