@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .cache import ContextCache
-from .functional import RmsNorm, gated, rotate
+from .functional import RmsNorm, gated, plus, rotate
 from .layout import Layout, PackedLayout
 
 
@@ -228,11 +228,12 @@ class BagelDecoderLayer(GradientCheckpointingLayer):
         und_added, gen_added = self.self_attn(und_normed, gen_normed, shared)
         if shared.finishes_und(self.self_attn.is_last):
             with shared.und_gradients():
-                und_UC = und_UC + und_added
-                und_UC = und_UC + self.mlp(self.post_attention_layernorm(und_UC))
+                und_UC = plus(und_UC, und_added)
+                und_UC = plus(und_UC, self.mlp(self.post_attention_layernorm(und_UC)))
         if shared.finishes_gen(self.self_attn.is_last) and runs_gen:
-            gen_GC = gen_GC + gen_added
-            gen_GC = gen_GC + self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(gen_GC))
+            gen_GC = plus(gen_GC, gen_added)
+            normed = self.post_attention_layernorm_moe_gen(gen_GC)
+            gen_GC = plus(gen_GC, self.mlp_moe_gen(normed))
         return und_UC, gen_GC
 
 
