@@ -90,6 +90,8 @@ def sigma_grid(num_steps: int) -> list[float]:
     Raises:
         ValueError: no step.
     """
+    if not isinstance(num_steps, int):
+        raise ValueError(f"`num_inference_steps` must be a whole number, got {num_steps!r}")
     if num_steps < 1:
         raise ValueError(f"`num_inference_steps` must be at least 1, got {num_steps}")
     grid: list[float] = torch.linspace(1, 0, num_steps + 1)[:-1].tolist()

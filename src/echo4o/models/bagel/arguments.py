@@ -34,6 +34,8 @@ def as_requests(
         return [list(segments)]  # type: ignore[arg-type]
     if prompt is None:
         raise ValueError('there is no prompt; give a text ("" for an unconditional picture)')
+    if not isinstance(prompt, str | Sequence):
+        raise ValueError(f"`prompt` must be a text or a list of texts, got {prompt!r}")
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     pictures = as_picture_lists(image, len(prompts))
     return [[*own, text] for own, text in zip(pictures, prompts, strict=True)]

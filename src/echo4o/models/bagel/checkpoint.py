@@ -160,7 +160,10 @@ def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorFacts]:
     if not index.is_file():
         return read_header(folder / f"{stem}.safetensors")
     tensors: dict[str, TensorFacts] = {}
-    for name in sorted(set(read_json(index)["weight_map"].values())):
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or any(Path(str(n)).name != n for n in shards.values()):
+        raise CheckpointError(f"{index} should map tensors to files beside it in `weight_map`")
+    for name in sorted(set(shards.values())):
         tensors |= read_header(folder / name)
     return tensors
 

@@ -183,8 +183,25 @@ def check_requests(requests: Sequence[Sequence[Part]]) -> None:
         if wrong or not parts:
             found = f"a {wrong[0]}" if wrong else "nothing"
             raise ValueError(f"a request is made of texts and PIL pictures, got {found}")
+        for text in (part for part in parts if isinstance(part, str)):
+            if not text.isascii() and text != text.encode("utf-8", "ignore").decode():
+                raise ValueError(f"a text has characters that are no Unicode: {text[:40]!a}")
         pictures = sum(isinstance(part, Image.Image) for part in parts)
         if pictures > MAX_REFERENCES:
             raise ValueError(
                 f"at most {MAX_REFERENCES} reference pictures are possible, got {pictures}"
             )
+
+
+def check_room(context: Context, max_new_tokens: int, config: BagelConfig) -> None:
+    """Refuse to write beyond the positions of the model.
+
+    Raises:
+        ValueError: the context and the longest text behind it do not fit.
+    """
+    limit = config.text_config.max_position_embeddings
+    if context.position + max_new_tokens > limit:
+        raise ValueError(
+            f"the request takes {context.position} positions and up to {max_new_tokens} tokens "
+            f"are to be written, the model has {limit}; shorten the text or lower the limit"
+        )

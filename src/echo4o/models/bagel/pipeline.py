@@ -3,6 +3,7 @@
 Shape letters: B pictures, N latent tokens, P values per token.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from .conditioning import (
     Conditioner,
     Part,
     check_requests,
+    check_room,
 )
 from .denoising import GuidedVelocity, denoise
 from .generation import decode_tokens, extend_context
@@ -43,6 +45,8 @@ from .lora import LoraMixin
 from .modeling import BagelForUnifiedGeneration
 from .packing import unpatchify
 from .processor import as_picture_lists, check_size, text_between
+
+logger = logging.getLogger(__name__)
 
 Callback = Callable[["Echo4oPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
@@ -125,6 +129,8 @@ class Echo4oPipeline(LoraMixin, DiffusionPipeline):
         folder = Path(save_directory)
         if layout not in ("echo4o", "bagel"):
             raise ValueError(f'`layout` must be "echo4o" or "bagel", got {layout!r}')
+        if layout == "bagel" and kwargs:
+            raise ValueError(f'layout="bagel" takes no further options, got {", ".join(kwargs)}')
         self.check_no_adapters()
         folder.mkdir(parents=True, exist_ok=True)
         if layout == "bagel":
@@ -328,6 +334,7 @@ class Echo4oPipeline(LoraMixin, DiffusionPipeline):
 
     def _write(self, context: Context, *, streamer: Any = None, **options: Any) -> str:
         config, tokens = self.model.config, []
+        check_room(context, options["max_new_tokens"], config)
         for token, _ in decode_tokens(self.model, context, **options):
             if token == config.eos_token_id:
                 break
@@ -348,6 +355,7 @@ class Echo4oPipeline(LoraMixin, DiffusionPipeline):
         """Let the model write a plan and put it behind the full context only."""
         if max_tokens < 1:
             raise ValueError(f"`max_think_tokens` must be at least 1, got {max_tokens}")
+        logger.info("planning, at most %d tokens", max_tokens)
         plan = self._write(branches.cond, max_new_tokens=max_tokens)
         cond = extend_context(self.model, branches.cond, conditioner.text(plan))
         return branches._replace(cond=cond), plan

@@ -64,8 +64,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Grey pictures with alpha lose it without compositing, as in the published preprocessing.
     """
+    if not all(image.size):
+        raise ValueError(f"a picture of {image.width} x {image.height} pixels is empty")
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I;16", "I", "F"):
+    if image.mode.startswith(("I", "F")):
         raise ValueError(
             f"a picture with mode {image.mode!r} (16 bit or more per channel) has no defined "
             "brightness range; convert it to 8 bit first"
@@ -100,6 +102,8 @@ def check_size(height: int, width: int, stride: int, table_side: int) -> None:
         ValueError: a side is no multiple of `stride` or exceeds the position table.
     """
     for name, value in (("height", height), ("width", width)):
+        if not isinstance(value, int):
+            raise ValueError(f"`{name}` must be a whole number of pixels, got {value!r}")
         if value < stride or value % stride:
             better = max(stride, value // stride * stride)
             raise ValueError(f"`{name}` must be a multiple of {stride}, got {value}; try {better}")
