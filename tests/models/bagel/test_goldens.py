@@ -5,6 +5,7 @@ Runs all cases of $ECHO4O_GOLDENS, default the development set in the shared fol
 
 import hashlib
 import math
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from recorded import Case
+from recorded_events import check_events, is_planned
 from recorded_training import check_training, close
 from torch import Tensor
 
@@ -32,13 +34,24 @@ from echo4o.models.bagel.generation import (
     predict_velocity,
     prepare_target,
 )
-from echo4o.models.bagel.packing import TextSegment, grid_position_ids, pack, patchify, unpatchify
+from echo4o.models.bagel.packing import (
+    TextSegment,
+    grid_position_ids,
+    pack,
+    patchify,
+    unpatchify,
+)
 from echo4o.models.bagel.processor import MAX_PIXELS, ResizeRule, to_pixels, to_rgb, to_uint8
 from echo4o.sampler import Guidance, sigma_grid
 
 pytestmark = pytest.mark.shared
 
 CASES = recorded.names()
+
+
+def test_a_folder_that_was_named_has_cases():
+    """Else a mistyped $ECHO4O_GOLDENS would be a run without a failure."""
+    assert CASES or "ECHO4O_GOLDENS" not in os.environ, recorded.FOLDER
 
 
 @pytest.mark.skipif(not CASES, reason=f"no recorded cases in {recorded.FOLDER}")
@@ -69,22 +82,29 @@ def check_inference(case: Case) -> None:
         with_latents=not understand,
         reference_noise=case.stacked("noise.{}"),
     )
-    check_texts(case, conditioner, branches.cond)
+    check_events(case, conditioner, [prompt, *parts] if args["think"] else parts)
     if "logits" in case.tensors:
         text = check_writing(case, branches.cond)
-        segment = conditioner.text(text)
-        if not understand:
-            cond = extend_context(case.pipe.model, branches.cond, segment)
-            branches = branches._replace(cond=cond)
+        if is_planned(case):
+            plan, before = conditioner.text(text), branches.cond
+            written = case.result["events"][-1]
+            assert (written["kv"], written["pos"][0]) == ([before.tokens], before.position)
+            assert written["ids"][1:-1] == plan.token_ids
+            branches = branches._replace(cond=extend_context(case.pipe.model, before, plan))
     if understand:
-        images = [part for part in parts if isinstance(part, Image.Image)]
-        question = next(part for part in parts if isinstance(part, str))
-        limit = args["max_think_token_n"] - 1
-        answer = case.pipe.understand(images, question, max_new_tokens=limit, think=args["think"])
-        assert [answer] == case.result["texts"]
+        check_answer(case, parts, args)
         return
     check_branches(case, branches, args)
     check_picture(case, parts, args)
+
+
+def check_answer(case: Case, parts: list[Part], args: dict) -> None:
+    """The public call takes pictures, then a question; `check_writing` has seen any order."""
+    *images, question = parts
+    if isinstance(question, str) and all(isinstance(part, Image.Image) for part in images):
+        limit = args["max_think_token_n"] - 1
+        answer = case.pipe.understand(images, question, max_new_tokens=limit, think=args["think"])
+        assert [answer] == case.result["texts"]
 
 
 def check_pictures(case: Case, conditioner: Conditioner, parts: list[Part]) -> None:
@@ -107,20 +127,6 @@ def check_pictures(case: Case, conditioner: Conditioner, parts: list[Part]) -> N
         assert torch.equal(ids, case.tensors[f"vit{index}.position_ids"])
 
 
-def check_texts(case: Case, conditioner: Conditioner, cond: Context) -> None:
-    """Token ids and positions of every text that was appended."""
-    texts = [event for event in case.result["events"] if event["op"] == "text"]
-    given = [part["text"] for part in case.request["inputs"] if "text" in part]
-    config = case.pipe.model.config
-    for text in given:
-        ids = [config.bos_token_id, *conditioner.text(text).token_ids, config.eos_token_id]
-        same = [event for event in texts if event["ids"] == ids]
-        assert len(same) >= 2, f"{text!r} should be in the full context and without pictures"
-        assert all(len(event["pos"]) == len(ids) for event in same)
-    if "text_start" in case.result:
-        assert case.result["text_start"] == {"pos": [cond.position], "kv": [cond.tokens]}
-
-
 def check_context(case: Case, name: str, context: Context) -> None:
     keys, values = case.tensors[f"ctx.{name}.key"], case.tensors[f"ctx.{name}.value"]
     for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
@@ -132,6 +138,7 @@ def check_context(case: Case, name: str, context: Context) -> None:
 def check_writing(case: Case, cond: Context) -> str:
     """Logits and tokens of a decoded text; the recorded run fed its last prediction to nobody."""
     check_context(case, "text", cond)
+    assert case.result["text_start"] == {"pos": [cond.position], "kv": [cond.tokens]}
     logits = case.tensors["logits"]
     written = list(decode_tokens(case.pipe.model, cond, max_new_tokens=len(logits)))
     close(torch.stack([row for _, row in written]), logits)
@@ -155,6 +162,9 @@ def check_branches(case: Case, branches: Branches, args: dict) -> None:
                 check_context(case, name, context)
     height, width = case.tensors["decode.image"].shape[2:]
     grid = height // 16, width // 16
+    config = case.pipe.model.config
+    places = grid_position_ids(*grid, config.max_latent_size, interpolate=config.interpolate_pos)
+    assert places.tolist() == case.result["gen"]["latent_position_ids"]
     targets = {name: prepare_target(case.pipe.model, [c], *grid) for name, c in contexts.items()}
     guidance = guidance_of(args)
     times = case.result["timesteps"]
@@ -170,6 +180,8 @@ def check_branches(case: Case, branches: Branches, args: dict) -> None:
             if f"steps.{step}.v_{name}" in case.tensors:
                 close(velocity[0], case.tensors[f"steps.{step}.v_{name}"])
         text, image = guidance.branches(time)
+        needed = {"cond"} | ({"cfg_text"} if text else set()) | ({"cfg_img"} if image else set())
+        assert needed <= set(case.result["branches"][step])
         guided = guidance.combine(
             raw["cond"], raw["cfg_text"] if text else None, raw["cfg_img"] if image else None
         )
