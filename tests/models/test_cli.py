@@ -326,15 +326,34 @@ def test_merge_puts_an_adapter_into_the_weights(ours, adapter, tmp_path, capsys)
     assert "is not empty" in refused(capsys, "merge", ours, tmp_path / "merged", "--base", "x")
 
 
-def test_push_publishes_a_checked_folder_that_loads_from_the_hub(ours, tmp_path, sandbox):
-    """In one child process: client libraries read their environment when they are imported."""
-    repo = "echo4o-sandbox/pushed-model"
+def test_push_publishes_what_loads_from_the_hub_in_every_way(ours, adapter, tmp_path, sandbox):
+    """In one child process: client libraries read their environment when they are imported.
+
+    By our verbs, by diffusers with trust through the shim, from an inner folder, with an adapter.
+    """
+    repo, inner, lora = (f"echo4o-sandbox/{name}" for name in ("pushed", "pushed-inner", "lora"))
+    shutil.copytree(ours, tmp_path / "outer" / "Echo-4o")
     verbs = [
         ["push", str(ours), repo, "--dry-run"],
         ["push", str(ours), repo, "--tag", "v1"],
+        ["push", str(tmp_path / "outer"), inner],
         ["generate", repo, "a cat", "--revision", "v1", *QUICK],
+        ["generate", inner, "inner", *QUICK],
+        ["generate", repo, "tuned", "--adapter", f"{lora}=0.5", *QUICK],
+        ["generate", "--again", "pictures/tuned-0.png"],
     ]
-    code = f"from echo4o import cli\nfor verb in {verbs!r}: cli.main(['model', *verb])"
+    code = (
+        "from pathlib import Path\n"
+        "from echo4o import cli, hub\n"
+        f"folder = Path({str(adapter)!r})\n"
+        f"hub.publish_folder(folder, {lora!r}, repo_type='model', message='adapter')\n"
+        f"for verb in {verbs!r}: cli.main(['model', *verb])\n"
+        "from diffusers import DiffusionPipeline\n"
+        f"pipe = DiffusionPipeline.from_pretrained({repo!r}, trust_remote_code=True)\n"
+        "print('loaded', type(pipe).__name__, pipe.model.num_parameters())\n"
+        f"try: DiffusionPipeline.from_pretrained({repo!r})\n"
+        "except ValueError as error: print('untrusted', 'trust_remote_code' in str(error))\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -350,6 +369,11 @@ def test_push_publishes_a_checked_folder_that_loads_from_the_hub(ours, tmp_path,
     assert record.model == repo
     assert record.revision is not None
     assert f"{repo} at {record.revision} as v1" in done.stdout
+    assert "loaded Echo4oPipeline" in done.stdout
+    assert "untrusted True" in done.stdout
+    assert "all pixels equal" in done.stderr
+    (use,) = read_record(tmp_path / "pictures" / "tuned-0-again.png").adapters
+    assert (use.source, use.weight, len(use.revision or "")) == (lora, 0.5, 40)
 
 
 def test_a_damaged_folder_is_not_published(ours, tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,18 @@ def test_full_size_names_and_shapes_equal_the_manifest(shared):
     assert ours == recorded_shapes(manifest["ae"])
 
 
+@pytest.mark.shared
+def test_the_vision_tower_is_426_names_of_the_manifest(shared):
+    """425 of the tower and the connector, and the position table: what fine-tuning leaves out."""
+    manifest = json.loads((shared / "goldens" / "bagel" / "param_manifest_7b.json").read_text())
+    names = [n for n in manifest["model"]["tensors"] if n.startswith(weights.VISION_PREFIXES)]
+    tower = [name for name in names if name != "vit_pos_embed.pos_embed"]
+    assert (len(names), len(tower)) == (426, 425)
+    with torch.device("meta"):
+        model = BagelForUnifiedGeneration(BagelConfig(visual_und=False))
+    assert set(manifest["model"]["tensors"]) - set(model.state_dict()) == set(names)
+
+
 def test_a_checkpoint_in_an_inner_folder_is_found(authors, tmp_path):
     shutil.copytree(authors, tmp_path / "outer" / "Echo-4o")
     assert locate(tmp_path / "outer").folder == tmp_path / "outer" / "Echo-4o"
@@ -112,22 +126,58 @@ def test_diffusers_loads_a_saved_folder_with_trust(ours, pipe):
     index = json.loads((ours / "model_index.json").read_text())
     # Published repositories name these: changing one breaks every saved model.
     assert index["_class_name"] == ["pipeline", "Echo4oPipeline"]
-    assert index["model"] == ["echo4o.models.bagel.modeling", "BagelForUnifiedGeneration"]
+    assert index["model"] == ["modeling_echo4o_bagel", "BagelForUnifiedGeneration"]
+    shims = {
+        ours / "pipeline.py": "pipeline",
+        ours / "model" / f"{index['model'][0]}.py": "modeling",
+    }
+    for path, module in shims.items():
+        assert path.read_text().startswith(f"from echo4o.models.bagel.{module} import ")
+        assert path.read_text().count("\n") == 1
     loaded = DiffusionPipeline.from_pretrained(ours, trust_remote_code=True)
     assert type(loaded) is Echo4oPipeline
     same_weights(pipe.model, loaded.model)
 
 
-def test_auto_classes_know_the_model(ours):
+def test_auto_classes_know_the_model(ours, pipe):
     config = AutoConfig.from_pretrained(ours / "model")
     assert isinstance(config, BagelConfig)
-    assert isinstance(AutoModel.from_pretrained(ours / "model"), BagelForUnifiedGeneration)
+    assert isinstance(AutoModel.from_config(config), BagelForUnifiedGeneration)
+    model = AutoModel.from_pretrained(ours / "model")
+    assert isinstance(model, BagelForUnifiedGeneration)
+    same_weights(pipe.model, model)
 
 
-def test_large_models_are_saved_in_shards_and_load(pipe, tmp_path):
-    pipe.save_pretrained(tmp_path, max_shard_size="100KB")
-    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
-    same_weights(pipe.model, Echo4oPipeline.from_pretrained(tmp_path).model)
+def test_importing_the_model_is_what_teaches_the_auto_classes(ours):
+    code = (
+        "import sys, echo4o\n"
+        "assert 'torch' not in sys.modules\n"
+        "from transformers import AutoConfig\n"
+        "try: AutoConfig.from_pretrained(sys.argv[1])\n"
+        "except ValueError as error: assert 'echo4o_bagel' in str(error)\n"
+        "else: sys.exit('known too early')\n"
+        "import echo4o.models.bagel\n"
+        "print(type(AutoConfig.from_pretrained(sys.argv[1])).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ours / "model")], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "BagelConfig", done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_models_are_saved_in_shards_and_load(ours, tmp_path, dtype):
+    pipe = Echo4oPipeline.from_pretrained(ours, dtype=dtype)
+    pipe.save_pretrained(tmp_path, max_shard_size="60KB")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 3
+    loaded = Echo4oPipeline.from_pretrained(tmp_path)
+    same_weights(pipe.model, loaded.model)
+    same_weights(pipe.vae, loaded.vae)
+    loaded.save_pretrained(tmp_path / "whole", layout="bagel")
+    same_weights(pipe.model, Echo4oPipeline.from_pretrained(tmp_path / "whole").model)
+    with pytest.raises(ValueError, match="takes no further options, got max_shard_size"):
+        pipe.save_pretrained(tmp_path / "never", layout="bagel", max_shard_size="1GB")
+    assert not (tmp_path / "never").exists()
 
 
 # ------------------------------------------------------------------------ what is refused
@@ -145,18 +195,53 @@ def edit_tensors(folder: Path, change) -> None:
     save_file(tensors, folder / "ema.safetensors")
 
 
-def test_without_vision_tower_it_loads_for_generation_and_says_so(copy, caplog):
-    def drop(tensors):
-        for name in [n for n in tensors if n.startswith(weights.VISION_PREFIXES)]:
-            del tensors[name]
+def without_vision(tensors) -> None:
+    for name in [n for n in tensors if n.startswith(weights.VISION_PREFIXES)]:
+        del tensors[name]
 
-    edit_tensors(copy, drop)
-    loaded = Echo4oPipeline.from_pretrained(copy)
+
+def generates_only(folder: Path, caplog) -> Echo4oPipeline:
+    """Loads with a notice, paints from text, and says why it takes no picture."""
+    caplog.clear()
+    loaded = Echo4oPipeline.from_pretrained(folder)
     loaded.set_progress_bar_config(disable=True)
-    assert "no vision tower" in caplog.text
-    assert loaded("a cat", height=32, width=32, num_inference_steps=1).images[0].size == (32, 32)
+    assert "no vision tower: the model makes pictures from text" in caplog.text
+    assert "model merge --base" in caplog.text
+    (image,) = loaded("a cat", height=32, width=32, num_inference_steps=1).images
+    assert image.size == (32, 32)
     with pytest.raises(ValueError, match="no vision tower"):
-        loaded.understand(loaded("a", height=32, width=32, num_inference_steps=1).images, "what?")
+        loaded.understand([image], "what?")
+    with pytest.raises(ValueError, match="no vision tower"):
+        loaded("a hat", image, num_inference_steps=1)
+    assert inspect(folder)["missing"].startswith("vision tower")
+    return loaded
+
+
+def test_without_vision_tower_it_loads_for_generation_and_says_so(copy, tmp_path, caplog):
+    """In the authors' layout, and after saving in either."""
+    edit_tensors(copy, without_vision)
+    loaded = generates_only(copy, caplog)
+    for layout in ("echo4o", "bagel"):
+        loaded.save_pretrained(tmp_path / layout, layout=layout)
+        same_weights(loaded.model, generates_only(tmp_path / layout, caplog).model)
+
+
+def test_without_vision_tower_in_our_layout_whatever_the_configuration_says(ours, tmp_path, caplog):
+    shutil.copytree(ours, tmp_path / "copy")
+    path = tmp_path / "copy" / "model" / "model.safetensors"
+    tensors = load_file(path)
+    without_vision(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+    generates_only(tmp_path / "copy", caplog)
+    save_file({k: v for k, v in tensors.items() if k != "vae2llm.weight"}, path)
+    with pytest.raises(CheckpointError, match="1 missing: vae2llm.weight"):
+        Echo4oPipeline.from_pretrained(tmp_path / "copy")
+
+
+def test_half_a_vision_tower_is_an_error(copy):
+    edit_tensors(copy, lambda tensors: tensors.pop("vit_pos_embed.pos_embed"))
+    with pytest.raises(CheckpointError, match="1 missing: vit_pos_embed.pos_embed"):
+        Echo4oPipeline.from_pretrained(copy)
 
 
 @pytest.mark.parametrize("name", ["connector.fc1.weight", "vae2llm.weight"])

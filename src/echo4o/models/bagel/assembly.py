@@ -1,7 +1,8 @@
 """Loading and saving the components of a pipeline, in our layout and the authors'.
 
-Our layout is a diffusers folder: one folder per component, `model_index.json`, and a one-line
-`pipeline.py` for people who load it through diffusers with `trust_remote_code=True`.
+Our layout is a diffusers folder: one folder per component, `model_index.json`, and two one-line
+files for people who load it through diffusers with `trust_remote_code=True`. From the Hub diffusers
+takes a component only from a library it knows or from a file beside it, so the model needs its own.
 """
 
 import json
@@ -25,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 PIPELINE_SHIM = "from echo4o.models.bagel.pipeline import Echo4oPipeline as Echo4oPipeline\n"
 CLASS_NAME = ["pipeline", "Echo4oPipeline"]
+MODEL_SHIM = (
+    "from echo4o.models.bagel.modeling import BagelForUnifiedGeneration as "
+    "BagelForUnifiedGeneration\n"
+)
+MODEL_CLASS = ["modeling_echo4o_bagel", "BagelForUnifiedGeneration"]
 DEFAULT_SHIFT = 3.0
 AUTOENCODER_STEM = "diffusion_pytorch_model"
 
@@ -62,13 +68,22 @@ def load_components(
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
     if quantization_config is not None:
-        kwargs["quantization_config"] = quantization_config
+        kwargs["quantization_config"] = _wrapped(quantization_config)
     load = _load_bagel if located.layout == "bagel" else _load_echo4o
     parts = load(located, kwargs)
     if device_map is not None:
         parts.vae.to(parts.model.device)
     parts.model.eval()
     return parts
+
+
+def _wrapped(quantization_config: Any) -> Any:
+    """A bare configuration of torchao in the form that transformers takes."""
+    if type(quantization_config).__module__.startswith("torchao."):
+        from transformers import TorchAoConfig
+
+        return TorchAoConfig(quantization_config)
+    return quantization_config
 
 
 def _placement(device_map: str | None) -> str | None:
@@ -97,11 +112,7 @@ def _load_echo4o(located: Located, kwargs: dict[str, Any]) -> Components:
     weights.check_model_tensors(tensors, config, folder)
     weights.say_what_is_missing(config, folder)
     rest = load_rest(located)
-    kwargs.setdefault("dtype", weights.main_dtype(tensors))
-    model = BagelForUnifiedGeneration.from_pretrained(
-        folder, config=config, use_safetensors=True, **kwargs
-    )
-    return Components(model, *rest)
+    return Components(weights.read_model(tensors, config, **kwargs), *rest)
 
 
 def read_own_config(folder: Path, tensors: Mapping[str, TensorFacts]) -> BagelConfig:
@@ -157,6 +168,7 @@ def save_bagel(folder: Path, parts: Components) -> None:
 def finish_echo4o(folder: Path) -> None:
     """Make a folder that diffusers has written loadable by diffusers with trust."""
     index = read_json(folder / "model_index.json")
-    index["_class_name"] = CLASS_NAME
+    index["_class_name"], index["model"] = CLASS_NAME, MODEL_CLASS
+    write_atomic(folder / "model" / f"{MODEL_CLASS[0]}.py", MODEL_SHIM)
     write_atomic(folder / "pipeline.py", PIPELINE_SHIM)
     write_atomic(folder / "model_index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
