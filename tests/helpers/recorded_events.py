@@ -9,6 +9,8 @@ from echo4o.models.bagel.conditioning import Conditioner, Part
 from echo4o.models.bagel.packing import Segment, TextSegment, VaeSegment, VitSegment, pack
 from echo4o.models.bagel.processor import to_pixels, to_rgb
 
+OPERATIONS = {TextSegment: "text", VaeSegment: "vae", VitSegment: "vit"}
+
 
 def check_events(case: Case, conditioner: Conditioner, parts: list[Part]) -> None:
     """What was appended, in order: tokens and positions of every segment, and what stood before.
@@ -35,6 +37,7 @@ def check_events(case: Case, conditioner: Conditioner, parts: list[Part]) -> Non
         before, start = sum(lens[:index]), sum(batch.sample_lens[:row])
         places = batch.position_ids[start + before : start + before + lens[index]]
         assert (event["kv"], event["pos"]) == ([before], places.unique().tolist())
+        assert event["op"] == OPERATIONS[type(segment)]
         if isinstance(segment, TextSegment):
             assert event["ids"] == [config.bos_token_id, *segment.token_ids, config.eos_token_id]
         elif isinstance(segment, VaeSegment):

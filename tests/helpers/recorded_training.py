@@ -86,6 +86,14 @@ def check_packing(case: Case, batch) -> None:
     for number, facts in enumerate(case.result["splits"]):
         assert batch.split_lens[number] == facts["split_lens"]
         assert batch.attention_modes[number] == facts["attn_modes"]
+    # The recorded flexible mask has the same segments and one more that pads.
+    flex = {
+        "flex_split_lens": batch.split_lens,
+        "flex_attn_modes": batch.attention_modes,
+        "flex_sample_lens": [[length] for length in batch.sample_lens],
+    }
+    for name, ours in flex.items():
+        assert [one for sample in ours for one in sample] == case.result[name][:-1], name
     shapes = case.result["patchified_vae_latent_shapes"]
     assert batch.latent_lens == [rows * columns for rows, columns in shapes]
     allowed = torch.zeros(batch.num_tokens, batch.num_tokens, dtype=torch.bool)

@@ -88,6 +88,7 @@ def check_inference(case: Case) -> None:
         if is_planned(case):
             plan, before = conditioner.text(text), branches.cond
             written = case.result["events"][-1]
+            assert written["op"] == "text"
             assert (written["kv"], written["pos"][0]) == ([before.tokens], before.position)
             assert written["ids"][1:-1] == plan.token_ids
             branches = branches._replace(cond=extend_context(case.pipe.model, before, plan))
@@ -160,6 +161,9 @@ def check_branches(case: Case, branches: Branches, args: dict) -> None:
             assert (facts["kv"], facts["pos"]) == ([context.tokens], [context.position])
             if f"ctx.{name}.key" in case.tensors:
                 check_context(case, name, context)
+    draws = case.stacked("noise.{}")
+    assert [list(noise.shape) for noise in draws] == case.result["noise_order"]
+    assert torch.equal(draws[-1], case.tensors["init_noise"])
     height, width = case.tensors["decode.image"].shape[2:]
     grid = height // 16, width // 16
     config = case.pipe.model.config
