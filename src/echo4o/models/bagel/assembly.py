@@ -21,6 +21,7 @@ from . import weights
 from .checkpoint import CheckpointError, Located, TensorFacts, read_headers, read_json
 from .configuration import BagelConfig
 from .modeling import BagelForUnifiedGeneration
+from .reading import read_model
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ def _load_echo4o(located: Located, kwargs: dict[str, Any]) -> Components:
     weights.check_model_tensors(tensors, config, folder)
     weights.say_what_is_missing(config, folder)
     rest = load_rest(located)
-    return Components(weights.read_model(tensors, config, **kwargs), *rest)
+    kwargs.setdefault("dtype", weights.main_dtype(tensors))
+    return Components(read_model(tensors, config, **kwargs), *rest)
 
 
 def read_own_config(folder: Path, tensors: Mapping[str, TensorFacts]) -> BagelConfig:

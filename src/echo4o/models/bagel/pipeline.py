@@ -101,7 +101,8 @@ class Echo4oPipeline(LoraMixin, DiffusionPipeline):
             dtype: of the main model, default as stored; the autoencoder stays fp32.
             device_map: "cpu", "cuda", "balanced" or "auto" (the same as "balanced").
             attn_implementation: "sdpa" (default) or "eager".
-            quantization_config: a transformers quantisation configuration for the main model.
+            quantization_config: for the main model: one of transformers, or a bare one of torchao
+                (`pip install "echo4o[quantize]"`), for example `Int8WeightOnlyConfig()`.
             cache_dir: where downloads are kept.
 
         Raises:

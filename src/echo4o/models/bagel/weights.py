@@ -20,6 +20,7 @@ from transformers import Qwen2Tokenizer
 from .checkpoint import CheckpointError, TensorFacts, check_tensors, read_header, read_json
 from .configuration import PUBLISHED_VISION, BagelConfig
 from .modeling import BagelForUnifiedGeneration
+from .reading import read_model
 
 logger = logging.getLogger(__name__)
 
@@ -141,12 +142,8 @@ def load_model(folder: Path, tokenizer: Qwen2Tokenizer, **kwargs: Any) -> BagelF
     config = read_config(folder, tensors, tokenizer)
     check_model_tensors(tensors, config, folder / MAIN_FILE)
     say_what_is_missing(config, folder)
-    # transformers reads this key to find a weight file with another name.
-    config.transformers_weights = MAIN_FILE
     kwargs.setdefault("dtype", main_dtype(tensors))
-    return BagelForUnifiedGeneration.from_pretrained(
-        folder, config=config, use_safetensors=True, **kwargs
-    )
+    return read_model(tensors, config, **kwargs)
 
 
 def check_model_tensors(
@@ -263,7 +260,7 @@ def load_autoencoder(folder: Path, dtype: torch.dtype = torch.float32) -> Autoen
         for ours, theirs in autoencoder_names(vae).items()
     }
     check_tensors(facts, expected, path)
-    stored = load_file(path)
+    stored = load_file(path, backend="pread")
     shapes = {name: parameter.shape for name, parameter in vae.named_parameters()}
     state = {
         theirs: stored[ours].reshape(shapes[theirs]).to(dtype)
