@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pipeline import make_pipeline
 
 from echo4o import cli
-from echo4o.models.bagel.adapter import lora_config, save_adapter
+from echo4o.models.bagel.adapter import WEIGHTS_FILE, lora_config, save_adapter
 from echo4o.models.bagel.weights import VISION_PREFIXES
 from echo4o.models.pictures import is_marked_machine_made, read_record
 from echo4o.records import RunRecord
@@ -107,6 +107,31 @@ def test_repeating_says_when_the_pixels_changed(ours, authors, tmp_path, capsys)
     words = ["model", "generate", other, "--again", tmp_path / "a-0.png", "--out", tmp_path]
     cli.main([*map(str, words), "--dtype", "bfloat16"])
     assert "changed since: dtype float32 -> bfloat16" in capsys.readouterr().err
+
+
+def test_repeating_needs_the_same_adapter(ours, adapter, tmp_path, capsys):
+    copy = tmp_path / "adapter"
+    shutil.copytree(adapter, copy)
+    for weight, out in (("0.5", "half"), ("1", "full")):
+        words = ("--adapter", f"{copy}={weight}", *QUICK, "--out", tmp_path / out)
+        run(capsys, "generate", ours, "a", *words)
+    assert not same_pixels(tmp_path / "half" / "a-0.png", tmp_path / "full" / "a-0.png")
+    weights = load_file(copy / WEIGHTS_FILE)
+    save_file({name: tensor * 2 for name, tensor in weights.items()}, copy / WEIGHTS_FILE)
+    said = refused(capsys, "generate", "--again", tmp_path / "half" / "a-0.png")
+    assert f"the adapter {copy} has other weights than then" in said
+
+
+def test_repeating_uses_as_many_threads_as_then(ours, tmp_path, capsys):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run(capsys, "generate", ours, "a", *QUICK, "--out", tmp_path)
+        torch.set_num_threads(2)
+        run(capsys, "generate", "--again", tmp_path / "a-0.png", "--out", tmp_path)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_repeating_needs_the_same_references(ours, reference, tmp_path, capsys):

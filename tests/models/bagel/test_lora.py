@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.hooks import apply_group_offloading
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -204,6 +205,26 @@ def test_an_adapter_takes_the_type_of_the_model(generation):
     kinds = {p.dtype for n, p in pipe.model.named_parameters() if "lora_" in n}
     assert kinds == {torch.bfloat16}
     assert torch.isfinite(picture(pipe)).all()
+
+
+def test_layers_of_an_adapter_are_offloaded_with_the_others(generation):
+    pipe, plain = make_pipeline(), make_pipeline()
+    for one in (pipe, plain):
+        if one is pipe:
+            cpu = torch.device("cpu")
+            apply_group_offloading(
+                pipe.model, onload_device=cpu, offload_device=cpu, offload_type="leaf_level"
+            )
+        one.load_lora_weights(generation, "style")
+    hooked = {
+        name.split(".")[-2:][0]
+        for name, module in pipe.model.named_modules()
+        if isinstance(module, torch.nn.Linear) and "_diffusers_hook" in vars(module)
+    }
+    assert {"lora_A", "lora_B"} <= hooked
+    assert torch.equal(picture(pipe), picture(plain))
+    pipe.unload_lora_weights()
+    assert picture(pipe).isfinite().all()
 
 
 # ------------------------------------------------------------------------ what is refused

@@ -1,10 +1,12 @@
 """The pipeline's LoRA methods, named as in diffusers, whose mixin does what needs no checking."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils.peft_utils import get_adapter_name, unscale_lora_layers
 
@@ -64,7 +66,8 @@ class LoraMixin(LoraBaseMixin):
                 f"{self.source_id}; load that model, or say any_base=True (--any-base) if you "
                 "know that it fits"
             )
-        adapters.load_adapter(self.model, adapter, chosen)
+        with self._offloading_paused():
+            adapters.load_adapter(self.model, adapter, chosen)
         return adapter
 
     def save_lora_weights(self, folder: str | Path, adapter_name: str | None = None) -> None:
@@ -107,6 +110,11 @@ class LoraMixin(LoraBaseMixin):
         unscale_lora_layers(self.model, self._fused_scale)
         self._fused_scale = 1.0
 
+    def unload_lora_weights(self) -> None:
+        """Take all adapters off; what was fused stays in the weights."""
+        with self._offloading_paused():
+            super().unload_lora_weights()
+
     def check_no_adapters(self) -> None:
         """Refuse to save a model whose layers are wrapped.
 
@@ -118,6 +126,18 @@ class LoraMixin(LoraBaseMixin):
                 f"the adapters {', '.join(self._adapter_names())} are loaded: call fuse_lora() and "
                 "unload_lora_weights() to save one model, or save_lora_weights() for the adapter"
             )
+
+    @contextmanager
+    def _offloading_paused(self) -> Iterator[None]:
+        """Hooks that move layers between devices must know which layers there are."""
+        by_model, by_layer, by_group = self._optionally_disable_offloading(self)
+        yield
+        if by_model:
+            self.enable_model_cpu_offload()
+        elif by_layer:
+            self.enable_sequential_cpu_offload()
+        elif by_group:
+            _maybe_remove_and_reapply_group_offloading(self.model)
 
     def _adapter_names(self) -> list[str]:
         # Not get_list_adapters: saving a model must work without PEFT.
