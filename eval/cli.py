@@ -1,14 +1,36 @@
-"""`echo4o eval run|judge|report`."""
+"""`echo4o eval fetch|run|judge|report`."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .intervals import Score
     from .judging import JudgeConfig
     from .runs import Run
 
 PICTURES = "pictures"
+
+
+def fetch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `echo4o eval fetch`."""
+    parser.add_argument("tasks", nargs="*", help="which benchmarks; all of them if absent")
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        help="folder or address that holds the authors' repository; GitHub if absent",
+    )
+
+
+def fetch(args: argparse.Namespace) -> None:
+    """Get the authors' items and judge wording onto this machine, hashes checked."""
+    from .fetch import fetch_task
+    from .tasks import get_task, task_names
+
+    for name in args.tasks or task_names():
+        got = fetch_task(get_task(name).name, args.origin)
+        print(f"{name:20}{got.items:4d} items  {got.items_file}")
+        print(f"{'':20}wording     {got.wording_file}")
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +57,12 @@ def run(args: argparse.Namespace) -> None:
     from .items import select
     from .judging import check_judge
     from .runs import LEDGER, judge_run
-    from .tasks import get_task
+    from .tasks import default_protocol, get_task
 
     # Everything that can be wrong with the command and its surroundings is found before any work.
     task, judge_config = get_task(args.task), _judge_config(args)
-    task.protocol(args.protocol)
+    protocol = args.protocol or default_protocol(args.items)
+    task.protocol(protocol)
     source = task.items(args.items)
     items = select(source.items, args.limit)
     config = GenerateConfig(
@@ -59,11 +82,11 @@ def run(args: argparse.Namespace) -> None:
         items,
         pictures=pictures,
         out=args.out,
-        protocol=args.protocol,
+        protocol=protocol,
         config=judge_config,
         progress=True,
     )
-    _tell(finished, args.out)
+    _tell(finished, args.out, explained=args.explain)
 
 
 def judge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +103,7 @@ def judge(args: argparse.Namespace) -> None:
     """Judge pictures that exist, and score them."""
     from .items import select
     from .runs import judge_run
-    from .tasks import get_task
+    from .tasks import default_protocol, get_task
 
     task = get_task(args.task)
     source = task.items(args.items)
@@ -90,11 +113,11 @@ def judge(args: argparse.Namespace) -> None:
         select(source.items, args.limit),
         pictures=args.images,
         out=args.out,
-        protocol=args.protocol,
+        protocol=args.protocol or default_protocol(args.items),
         config=_judge_config(args),
         progress=True,
     )
-    _tell(finished, args.out)
+    _tell(finished, args.out, explained=args.explain)
 
 
 def report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,12 +139,21 @@ def report(args: argparse.Namespace) -> None:
 
 
 def _task_arguments(parser: argparse.ArgumentParser) -> None:
-    from .items import KIT
-
-    parser.add_argument("task", help="which benchmark: geneval_plus_plus")
-    parser.add_argument("--items", default=KIT, help="`kit` for our own items, or a JSONL file")
+    parser.add_argument("task", help="which benchmark: geneval_plus_plus or imagine_bench")
+    parser.add_argument(
+        "--items",
+        default="kit",
+        help="`kit` for our own items, `authors` for fetched ones, or a JSONL file",
+    )
     parser.add_argument("--limit", type=int, help="only so many items, spread over the tags")
-    parser.add_argument("--protocol", default="kit", help="how the judge is asked and read")
+    parser.add_argument(
+        "--protocol",
+        help="how the judge is asked and read: paper, released, strict (the authors' wording) or "
+        "kit (ours); if absent kit for our own items, else paper",
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="say which items the authors' readings tell apart"
+    )
 
 
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,15 +181,28 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _tell(finished: "Run", out: Path) -> None:
+def _tell(finished: "Run", out: Path, *, explained: bool) -> None:
+    from .explain import explain
+
     scores = finished.scores()
     lines = [("overall", scores.overall), ("one or two objects", scores.one_or_two_objects)]
-    for name, score in [*lines, *scores.by_tag.items()]:
+    for name, score in [*lines, *scores.by_group.items(), *scores.by_tag.items()]:
         if score is not None:
-            print(
-                f"{name:26}{100 * score.score:5.1f} %  [{100 * score.low:4.1f}, "
-                f"{100 * score.high:4.1f}]  {score.items:4d} items"
-            )
+            print(f"{name:26}{_score(score, scores.scale)}  {score.items:4d} items")
     counts = ", ".join(f"{count} {name}" for name, count in scores.outcomes.items() if count)
     print(f"verdicts: {counts}; {finished.calls} calls now, {finished.spent_usd:.4f} USD in all")
+    smallest = 100 * scores.smallest_clear / scores.scale
+    print(
+        f"protocol {finished.protocol['name']}; two runs of so many items are told apart from "
+        f"{smallest:.1f} % of the scale on (80 % power)"
+    )
+    if explained:
+        print("\n".join(explain(finished)))
     print(f"run     {out / 'run.json'}")
+
+
+def _score(score: "Score", scale: float) -> str:
+    if scale == 1:
+        share, low, high = (100 * end for end in (score.score, score.low, score.high))
+        return f"{share:5.1f} %  [{low:4.1f}, {high:4.1f}]"
+    return f"{score.score:7.3f}  [{score.low:4.2f}, {score.high:4.2f}]"

@@ -6,18 +6,24 @@ the tags' shares (Echo-4o paper, section 5; Ye et al. 2025).
 
 from functools import partial
 
+from .authors_flags import AuthorsFlags, StrictFlags
 from .make_kit_items import KIT_ITEMS
-from .protocols import AUTHORS_READINGS, KitProtocol, authors_protocol
-from .scores import score_shares
+from .protocols import JudgeProtocol, KitProtocol
 from .tasks import Task
+from .wording import load_wording
+
+NAME = "geneval_plus_plus"
+_READINGS = {"released": AuthorsFlags, "paper": AuthorsFlags, "strict": StrictFlags}
+
+
+def _ask(reading: str) -> JudgeProtocol:
+    return _READINGS[reading](reading, load_wording(NAME))
+
 
 TASK = Task(
-    name="geneval_plus_plus",
+    name=NAME,
     title="GenEval++",
     kit_items=KIT_ITEMS,
-    protocols={
-        "kit": KitProtocol,
-        **{name: partial(authors_protocol, name) for name in AUTHORS_READINGS},
-    },
-    score=score_shares,
+    protocols={"kit": KitProtocol, **{name: partial(_ask, name) for name in _READINGS}},
+    readings={name: reading(name, None) for name, reading in _READINGS.items()},
 )

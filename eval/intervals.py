@@ -1,7 +1,8 @@
-"""Confidence intervals for shares of right items, and for the difference of two runs.
+"""Confidence intervals for shares of right items and for mean points, and for two runs.
 
-Wilson for one group; a stratified bootstrap for groups together; a paired bootstrap for two runs
-over the same items. Always 95 %, always seeded: the same verdicts give the same interval.
+Wilson for the share of one group, Student's t for its mean points; a stratified bootstrap for
+groups together; a paired bootstrap for two runs over the same items. Always 95 %, always seeded:
+the same verdicts give the same interval.
 """
 
 import math
@@ -14,16 +15,20 @@ from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 _Z = 1.959963984540054  # the 97.5 % point of the normal distribution
+_POWER = 0.8416212335729143  # the 80 % point
+_NOTHING = 1e-9
 _SEED = 20250813
 _TAILS = (2.5, 97.5)
+_FEW = 6
+"""Below so many items a spread says too little; Wilson's interval, the widest, is used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """A share of right items with its 95 % interval."""
+    """A share of right items, or mean points, with its 95 % interval."""
 
     score: float
-    """Between 0 and 1."""
+    """Between 0 and 1, or on the task's scale of points."""
     low: float
     """Lower end of the interval."""
     high: float
@@ -38,10 +43,10 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """How much better the second run is, in shares; positive means better."""
+    """How much better the second run is; positive means better."""
 
     difference: float
-    """Second minus first, between -1 and 1."""
+    """Second minus first, in shares or points."""
     low: float
     """Lower end of the 95 % interval."""
     high: float
@@ -133,4 +138,103 @@ def paired(groups: Mapping[str, Sequence[tuple[bool, bool]]], *, macro: bool) ->
 def smallest_clear_difference(items: int, share: float) -> float:
     """Return the difference between two runs that would be found with 80 % power, unpaired."""
     spread = math.sqrt(2 * max(share * (1 - share), 0.25 / items) / items)
-    return (_Z + 0.8416212335729143) * spread
+    return (_Z + _POWER) * spread
+
+
+def mean_points(points: Sequence[float], scale: float) -> Score:
+    """Return the mean of one group, with its t interval, clipped to where points can be.
+
+    No points of so many items spread more than all or nothing does: where there is no spread to
+    measure, Wilson's interval of the share of `scale` is used.
+    """
+    values = np.asarray(points, dtype=np.float64)
+    mean, items = sum(points) / len(points), len(points)
+    spread = float(values.std(ddof=1)) if items >= _FEW else 0.0
+    if spread == 0:
+        low, high = (scale * end for end in wilson(_inside(mean / scale) * items, items))
+    else:
+        half = _t(items - 1) * spread / math.sqrt(items)
+        low, high = mean - half, mean + half
+    low, high = max(low, min(0.0, float(values.min()))), min(high, scale)
+    return Score(score=mean, low=min(low, mean), high=max(high, mean), items=items)
+
+
+def weighted_points(
+    groups: Mapping[str, Sequence[float]], weights: Mapping[str, float], scale: float
+) -> Score:
+    """Return the weighted mean of the groups' means, with a stratified bootstrap interval.
+
+    Groups that are empty or have no weight are left out; without any, the score is 0 of 0 items.
+    """
+    score, low, high, items = _weighted(groups, weights)
+    if not items:
+        return Score(score=0.0, low=0.0, high=scale, items=0)
+    if high - low < _NOTHING:
+        low, high = (scale * end for end in wilson(_inside(score / scale) * items, items))
+    return Score(score=score, low=min(low, score), high=max(high, score), items=items)
+
+
+def paired_points(
+    groups: Mapping[str, Sequence[tuple[float, float]]], weights: Mapping[str, float], scale: float
+) -> Difference:
+    """Return second minus first over items that both runs have, with a paired bootstrap interval.
+
+    Where every item differs by as much, the interval is what so many items can exclude.
+    """
+    steps = {name: [second - first for first, second in group] for name, group in groups.items()}
+    difference, low, high, items = _weighted(steps, weights)
+    if high - low < _NOTHING:
+        limit = scale * wilson(0, max(items, 1))[1]
+        low, high = difference - limit, difference + limit
+    return Difference(difference=difference, low=low, high=high, items=items)
+
+
+def smallest_clear_points(
+    groups: Mapping[str, Sequence[float]], weights: Mapping[str, float]
+) -> float:
+    """Return the difference of weighted means that is found with 80 % power, unpaired."""
+    used = {name: group for name, group in groups.items() if len(group) > 1 and weights.get(name)}
+    total = sum(weights[name] for name in used) or 1.0
+    variance = sum(
+        (weights[name] / total) ** 2 * float(np.var(group, ddof=1)) / len(group)
+        for name, group in used.items()
+    )
+    return (_Z + _POWER) * math.sqrt(2 * variance)
+
+
+def _weighted(
+    groups: Mapping[str, Sequence[float]], weights: Mapping[str, float]
+) -> tuple[float, float, float, int]:
+    """Return the weighted mean, both ends of its bootstrap interval and the items behind it."""
+    used = {name: group for name, group in groups.items() if len(group) and weights.get(name)}
+    if not used:
+        return 0.0, 0.0, 0.0, 0
+    total = sum(weights[name] for name in used)
+    score = sum(weights[name] * (sum(used[name]) / len(used[name])) for name in used) / total
+    drawn: NDArray[np.float64] = np.zeros(RESAMPLES)
+    for place, (name, group) in enumerate(used.items()):
+        drawn += weights[name] / total * _resampled(np.asarray(group, dtype=np.float64), place)
+    low, high = np.percentile(drawn, _TAILS)
+    return score, float(low), float(high), sum(map(len, used.values()))
+
+
+def _resampled(values: NDArray[np.float64], place: int) -> NDArray[np.float64]:
+    draw = np.random.default_rng([_SEED, place])
+    chosen = draw.integers(0, len(values), size=(RESAMPLES, len(values)))
+    means: NDArray[np.float64] = values[chosen].mean(axis=1)
+    return means
+
+
+def _inside(share: float) -> float:
+    return min(max(share, 0.0), 1.0)
+
+
+def _t(freedom: int) -> float:
+    """Return the 97.5 % point of Student's t (Cornish-Fisher, within 0.002 from 5 degrees on)."""
+    z = _Z
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )

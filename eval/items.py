@@ -1,13 +1,14 @@
-"""Benchmark items: one prompt with the constraints that a picture of it must meet.
+"""Benchmark items: one prompt with what a picture of it is held against.
 
-Items are read from JSONL in the form of GenEval++: {tag, include, exclude?, prompt}. Blank lines
-are skipped; the number of an item is its running index among the others, from 1.
+Items are read from JSONL, one object a line, blank lines skipped. Each task has its own form of
+row; the one here is that of GenEval++, {tag, include, exclude?, prompt}, whose items are numbered
+by their running index from 1.
 """
 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Constraint:
             raise ValueError(
                 f"unknown key {unknown[0]!r}; known: {', '.join(sorted(_OBJECT_KEYS))}"
             )
-        name = _text(value, "class")
+        name = text(value, "class")
         if name is None:
             raise ValueError("`class` must be a non-empty text")
         count = value.get("count", 1)
@@ -57,15 +58,15 @@ class Constraint:
             raise ValueError(
                 f"`count` must be a whole number from 1 to {_MAX_COUNT}, got {count!r}"
             )
-        region = _text(value, "region")
+        region = text(value, "region")
         if region is not None and region not in REGIONS:
             raise ValueError(f"`region` must be one of {', '.join(REGIONS)}, got {region!r}")
         return cls(
             name=name,
             count=count,
-            color=_text(value, "color"),
+            color=text(value, "color"),
             region=region,
-            size=_text(value, "size"),
+            size=text(value, "size"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -90,10 +91,12 @@ class Item:
     """The kind of item; scores are given per tag."""
     prompt: str
     """What the model is asked for."""
-    include: tuple[Constraint, ...]
+    include: tuple[Constraint, ...] = ()
     """Everything that must be there."""
     exclude: tuple[Constraint, ...] = ()
     """Counts that must not be reached."""
+    note: str = ""
+    """What the picture should show and keep, in words for the judge; instead of constraints."""
 
     @property
     def objects(self) -> int:
@@ -112,10 +115,13 @@ class Item:
             sorted(json.dumps(part.to_json(), sort_keys=True) for part in side)
             for side in (self.include, self.exclude)
         )
-        return json.dumps(list(sides))
+        return json.dumps([*sides, self.note])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSONL object of this item."""
+        """Return the JSONL object of this item, in the form of its benchmark."""
+        if not self.include:
+            named = {"id": self.number, "instruction": self.prompt}
+            return {**named, "note": self.note, "type": self.tag}
         value: dict[str, Any] = {
             "tag": self.tag,
             "include": [part.to_json() for part in self.include],
@@ -129,7 +135,7 @@ class Item:
         """Read one row; ValueError says what is wrong with it."""
         if not isinstance(value, Mapping):
             raise ValueError(f"an item must be a JSON object, got {value!r:.80}")
-        tag, prompt = _text(value, "tag"), _text(value, "prompt")
+        tag, prompt = text(value, "tag"), text(value, "prompt")
         if tag is None or prompt is None:
             raise ValueError("`tag` and `prompt` must be non-empty texts")
         include = _constraints(value, "include")
@@ -156,20 +162,30 @@ class ItemSet:
     """In file order."""
 
 
-def read_items(path: Path, *, source: str | None = None) -> ItemSet:
+def read_items(
+    path: Path,
+    *,
+    source: str | None = None,
+    read_row: Callable[[object, int], Item] = Item.from_json,
+) -> ItemSet:
     """Read an items file (UTF-8, with or without BOM, any line ending).
+
+    Args:
+        path: The file.
+        source: What to call it; its name if not given.
+        read_row: Makes an item of a row and its running index; ValueError says what is wrong.
 
     Raises:
         ItemsError: the file does not exist, a line is malformed, or an item is there twice.
     """
     try:
         data = path.read_bytes()
-        text = data.decode("utf-8-sig")
+        content = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ItemsError(f"no items file {path}; give `kit` or a JSONL file") from error
     except UnicodeDecodeError as error:
         raise ItemsError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    items = _parse_lines(text.split("\n"), path)
+    items = _parse_lines(content.split("\n"), path, read_row)
     if not items:
         raise ItemsError(f"{path} holds no item")
     return ItemSet(
@@ -196,24 +212,36 @@ def tags(items: Iterable[Item]) -> list[str]:
     return list(Counter(item.tag for item in items))
 
 
-def _parse_lines(lines: Sequence[str], path: Path) -> list[Item]:
+def _parse_lines(
+    lines: Sequence[str], path: Path, read_row: Callable[[object, int], Item]
+) -> list[Item]:
     items: list[Item] = []
-    seen: dict[tuple[str, str], int] = {}
+    same: dict[tuple[str, str], int] = {}
+    numbers: dict[int, int] = {}
     for line_number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            item = Item.from_json(json.loads(line), number=len(items) + 1)
+            item = read_row(json.loads(line), len(items) + 1)
+        except RecursionError as error:
+            raise ItemsError(f"{path}, line {line_number}: nested too deeply") from error
         except ValueError as error:  # JSONDecodeError is one
             raise ItemsError(f"{path}, line {line_number}: {error}") from error
-        first = seen.setdefault((item.prompt, item.key), line_number)
+        first = same.setdefault((item.prompt, item.key), line_number)
         if first != line_number:
             raise ItemsError(f"{path}, line {line_number}: the same item stands in line {first}")
+        first = numbers.setdefault(item.number, line_number)
+        if first != line_number:
+            raise ItemsError(
+                f"{path}, line {line_number}: id {item.number} stands in line {first} already; "
+                "pictures are named after it, so give every item its own"
+            )
         items.append(item)
     return items
 
 
-def _text(value: Mapping[Any, Any], key: str) -> str | None:
+def text(value: Mapping[Any, Any], key: str) -> str | None:
+    """Return a row's text without surrounding blanks; None when absent or empty."""
     part = value.get(key)
     if part is None:
         return None

@@ -13,22 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from echo4o.client import ApiClient, ChatRequest, Reply
+from echo4o.client import ApiClient, ChatRequest
 from echo4o.errors import Echo4oError
 from echo4o.ledger import Ledger
 from echo4o.pictures import PictureError
 from echo4o.prices import PriceTable
 
+from .cases import Case, chat_request, unasked
 from .items import Item
-from .pictures import load_picture
-from .protocols import Finding, JudgeProtocol, UnreadableReply
-from .verdicts import Outcome, Verdict
+from .protocols import JudgeProtocol
+from .verdicts import Verdict
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_LONGEST_RAW_REPLY = 20_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,23 +64,6 @@ class Judged:
     """HTTP requests made now; 0 when everything was known."""
     spent_usd: float
     """Everything this ledger ever paid."""
-
-
-@dataclass(slots=True)
-class _Case:
-    """An item while its verdict is found."""
-
-    item: Item
-    path: Path
-    sha256: str | None = None
-    """Of the bytes that are sent."""
-    cost_usd: float = 0.0
-    replies: int = 0
-    reply: Reply | None = None
-    """The last one."""
-    key: str | None = None
-    problem: str = ""
-    """Why the last reply could not be read."""
 
 
 def check_judge(config: JudgeConfig, ledger: Path) -> None:
@@ -157,12 +138,13 @@ async def judge_async(
 ) -> Judged:
     """Judge as `judge` does, inside a running event loop."""
     settled: dict[int, Verdict] = {}
-    cases: list[_Case] = []
+    cases: list[Case] = []
     for item in items:
         if item.number in pictures:
-            cases.append(_Case(item=item, path=pictures[item.number]))
+            cases.append(Case(item=item, path=pictures[item.number], protocol=protocol))
         else:
-            settled[item.number] = _unasked(item, "missing", "there is no picture for this item")
+            reason = "there is no picture for this item"
+            settled[item.number] = unasked(item, protocol, "missing", reason)
     with Ledger(ledger, budget_usd=config.budget_usd) as book:
         async with _client(config, book) as client:
             judging = _Judging(client, protocol, config.model, progress)
@@ -196,41 +178,30 @@ class _Judging:
         self._model = model
         self._progress = progress
 
-    async def settle(self, cases: Sequence[_Case]) -> dict[int, Verdict]:
+    async def settle(self, cases: Sequence[Case]) -> dict[int, Verdict]:
         """Return a verdict for every case."""
         settled: dict[int, Verdict] = {}
         waiting = list(cases)
         for attempt in range(self._protocol.attempts):
             if not waiting:
                 break
+            if attempt:
+                await asyncio.sleep(self._protocol.pause_s)
             name = "judge" if attempt == 0 else f"judge, attempt {attempt + 1}"
             asked = _Requests(waiting, self._protocol, self._model, attempt)
             async for request, reply in self._client.run(
                 asked, progress=name if self._progress else None
             ):
                 case, is_first = asked.take(request.key)
-                verdict = self._read(case, reply, request.key, is_paid=is_first)
+                verdict = case.take(reply, request.key, is_paid=is_first)
                 if verdict is not None:
                     settled[case.item.number] = verdict
             settled |= asked.damaged
             waiting = [case for case in waiting if case.item.number not in settled]
-        for case in waiting:
-            logger.warning("item %d: no readable reply (%s)", case.item.number, case.problem)
-            settled[case.item.number] = _verdict(case, "unreadable", reason=case.problem)
+        for number, verdict in settled.items():
+            if verdict.outcome == "unreadable":
+                logger.warning("item %d: no readable reply (%s)", number, verdict.reason)
         return settled
-
-    def _read(self, case: _Case, reply: Reply, key: str, *, is_paid: bool) -> Verdict | None:
-        case.reply, case.key = reply, key
-        case.cost_usd += reply.cost_usd if is_paid else 0.0
-        case.replies += 1
-        if reply.outcome != "done":
-            return _verdict(case, reply.outcome, reason=reply.reason or "no reason given")
-        try:
-            findings = self._protocol.read(case.item, reply.text or "")
-        except UnreadableReply as error:
-            case.problem = str(error)
-            return None
-        return _verdict(case, "judged", findings=findings)
 
 
 class _Requests:
@@ -241,9 +212,9 @@ class _Requests:
     """
 
     def __init__(
-        self, cases: Sequence[_Case], protocol: JudgeProtocol, model: str, attempt: int
+        self, cases: Sequence[Case], protocol: JudgeProtocol, model: str, attempt: int
     ) -> None:
-        self._by_key: dict[str, list[_Case]] = {}
+        self._by_key: dict[str, list[Case]] = {}
         self._answered: Counter[str] = Counter()
         self.damaged: dict[int, Verdict] = {}
         self._cases = cases
@@ -257,69 +228,23 @@ class _Requests:
     def __iter__(self) -> Iterator[ChatRequest]:
         for case in self._cases:
             try:
-                picture = load_picture(case.path)
+                picture = self._protocol.load(case.path)
             except PictureError as error:
-                blank = _unasked(case.item, "damaged", str(error))
+                blank = unasked(case.item, self._protocol, "damaged", str(error))
                 self.damaged[case.item.number] = replace(blank, picture=case.path.name)
                 continue
             case.sha256 = picture.sha256
-            request = self._request(case.item, picture.data)
+            request = chat_request(
+                self._protocol, case.item, picture.data, self._model, self._attempt
+            )
             self._by_key.setdefault(request.key, []).append(case)
             yield request
 
-    def take(self, key: str) -> tuple[_Case, bool]:
+    def take(self, key: str) -> tuple[Case, bool]:
         """Return the next case that waits for a reply to `key`, and whether it is the first."""
         number = self._answered[key]
         self._answered[key] += 1
         return self._by_key[key][number], number == 0
-
-    def _request(self, item: Item, picture: bytes) -> ChatRequest:
-        question = self._protocol.question(item, self._attempt)
-        return ChatRequest(
-            model=self._model,
-            system=question.system,
-            user=(question.text, picture),
-            max_tokens=question.max_tokens,
-            json_schema=question.schema,
-        )
-
-
-def _unasked(item: Item, outcome: Outcome, reason: str) -> Verdict:
-    return Verdict(
-        number=item.number,
-        tag=item.tag,
-        prompt=item.prompt,
-        objects=item.objects,
-        outcome=outcome,
-        correct=False,
-        reason=reason,
-    )
-
-
-def _verdict(
-    case: _Case, outcome: Outcome, *, findings: tuple[Finding, ...] = (), reason: str | None = None
-) -> Verdict:
-    reply = case.reply
-    assert reply is not None
-    return Verdict(
-        number=case.item.number,
-        tag=case.item.tag,
-        prompt=case.item.prompt,
-        objects=case.item.objects,
-        outcome=outcome,
-        correct=bool(findings) and all(finding.satisfied for finding in findings),
-        findings=findings,
-        reason=reason,
-        raw_reply=None if reply.text is None else reply.text[:_LONGEST_RAW_REPLY],
-        picture=case.path.name,
-        picture_sha256=case.sha256,
-        judge_model=reply.model,
-        request_id=reply.request_id,
-        key=case.key,
-        cost_usd=case.cost_usd,
-        calls=case.replies,
-        created=reply.created,
-    )
 
 
 def _refuse_silence(verdicts: Sequence[Verdict], model: str) -> None:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from echo4o.errors import Echo4oError
 
 from .items import Item
 from .judging import JudgeConfig, judge
-from .tasks import get_task
+from .tasks import Task, get_task
 
 _NAMES = "{number}.bin"
 
@@ -41,7 +42,7 @@ def compute(
     if len(pictures) != len(items):
         raise Echo4oError(f"there are {len(pictures)} pictures for {len(items)} items")
     task = get_task(task_name)
-    asked = [_item(row, number) for number, row in enumerate(items, start=1)]
+    asked = [_item(task, row, number) for number, row in enumerate(items, start=1)]
     with tempfile.TemporaryDirectory() as folder:
         judged = judge(
             asked,
@@ -55,16 +56,17 @@ def compute(
             progress=progress,
         )
     return {
-        **task.score(judged.verdicts).to_json(),
+        **task.score(judged.verdicts, protocol).to_json(),
         "verdicts": [verdict.to_json() for verdict in judged.verdicts],
         "calls": judged.calls,
         "cost_usd": sum(verdict.cost_usd for verdict in judged.verdicts),
     }
 
 
-def _item(row: Mapping[str, Any], number: int) -> Item:
+def _item(task: Task, row: Mapping[str, Any], number: int) -> Item:
     try:
-        return Item.from_json(row, number)
+        # Pictures belong to rows by their place in the list, whatever the rows' own ids are.
+        return replace(task.read_row(row, number), number=number)
     except ValueError as error:
         raise Echo4oError(f"item {number}: {error}") from error
 

@@ -4,6 +4,8 @@ import hashlib
 import io
 import re
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +59,37 @@ def find_pictures(folder: Path) -> dict[int, Path]:
     return found
 
 
+def find_named(folder: Path, extensions: Sequence[str]) -> dict[int, Path]:
+    """Return the pictures that the authors' scripts find: `7.jpg`, the first ending that exists.
+
+    Raises:
+        Echo4oError: no such folder.
+    """
+    if not folder.is_dir():
+        raise Echo4oError(f"there is no picture folder {folder}")
+    names = {path.name for path in folder.iterdir()}
+    found: dict[int, Path] = {}
+    for extension in reversed(extensions):
+        suffix = f".{extension}"
+        for name in names:
+            stem = name.removesuffix(suffix)
+            if name != stem and re.fullmatch(r"[1-9]\d*", stem, re.ASCII):
+                found[int(stem)] = folder / name
+    return found
+
+
+def load_reencoded(path: Path) -> Picture:
+    """Read a picture as the authors' scripts do: RGB, JPEG again at Pillow's quality, not turned.
+
+    Raises:
+        PictureError: it does not decode, is cut off, or is too large.
+    """
+    with _decoded(path.read_bytes(), path.name) as image:
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, format="JPEG")
+        return Picture(name=path.name, data=buffer.getvalue())
+
+
 def load_picture(path: Path) -> Picture:
     """Read a picture for the judge.
 
@@ -71,22 +104,29 @@ def load_picture(path: Path) -> Picture:
 
 def prepare(data: bytes, name: str) -> Picture:
     """Prepare encoded bytes as `load_picture` does."""
+    with _decoded(data, name) as image:
+        return Picture(name=name, data=_as_sent(image, data))
+
+
+def name_of(item: Item) -> str:
+    """Return the file name that generation gives the picture of `item`."""
+    return f"{item.number}.png"
+
+
+@contextmanager
+def _decoded(data: bytes, name: str) -> Iterator[Image.Image]:
+    """Give a loaded picture; whatever is wrong with its bytes is a PictureError."""
     picture_facts(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
-                return Picture(name=name, data=_as_sent(image, data))
+                yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PictureError(f"{name} does not decode ({error})") from error
     except Image.DecompressionBombWarning as error:
         raise PictureError(f"{name} is too large to decode safely ({error})") from error
-
-
-def name_of(item: Item) -> str:
-    """Return the file name that generation gives the picture of `item`."""
-    return f"{item.number}.png"
 
 
 def _as_sent(image: Image.Image, data: bytes) -> bytes:

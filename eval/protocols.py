@@ -5,25 +5,22 @@ no call and knows no client. `kit` is the project's own wording; the authors' is
 """
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
-
-from echo4o.errors import Echo4oError
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from .english import plural
 from .items import Constraint, Item
+from .pictures import Picture, find_pictures, load_picture
 
-AUTHORS_READINGS = ("released", "paper", "strict")
 NOTHING_ELSE = "no objects besides these"
 """Last line of every kit checklist: a picture with surplus objects is not right."""
 _LONGEST_REPLY = 100_000
 _HALVES = {"above": "upper", "below": "lower"}
 
 JsonSchema: TypeAlias = dict[str, Any]
-
-
-class ProtocolError(Echo4oError):
-    """An unknown protocol, or one whose wording is not on this machine."""
 
 
 class UnreadableReply(ValueError):
@@ -37,9 +34,11 @@ class Finding:
     expectation: str
     """The line that was asked, in our words."""
     satisfied: bool
-    """Whether the judge saw it in the picture."""
+    """Whether the judge saw it in the picture; full marks where it gives points."""
     reason: str
     """What the judge says it saw."""
+    points: float | None = None
+    """Points from 0 to 10 where a task gives them, -1 where the reply gave none that was read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,27 +49,60 @@ class Question:
     """The judge's task."""
     text: str
     """This item's question."""
-    schema: JsonSchema
-    """JSON schema that the reply must follow."""
     max_tokens: int
     """Longest reply."""
+    schema: JsonSchema | None = None
+    """JSON schema that the reply must follow; None where the wording asks for a form itself."""
+    repeat: int = 0
+    """Tells the same question, asked again, from the first time."""
+    image_mime: str | None = None
+    """Media type to declare for the picture; None declares the true one."""
+    system_as_parts: bool = False
+    """Send the task as a list of one text part."""
 
 
-class JudgeProtocol(Protocol):
-    """The seam that a task's protocols share."""
+class JudgeProtocol(ABC):
+    """How one task's pictures are found, shown, asked about and judged."""
 
     name: str
     version: str
-    attempts: int
+    attempts: ClassVar[int] = 3
+    """Times an unreadable reply is asked for, the first one included."""
+    asks_again: ClassVar[frozenset[Literal["failed", "refused"]]] = frozenset()
+    """What besides an unreadable reply is asked again by this protocol's own rule; the client
+    itself goes on after rate limits and server errors in any case."""
+    pause_s: ClassVar[float] = 0.0
+    """Wait before asking again."""
+    no_text: ClassVar[str] = "the reply holds no text"
+    """What is said of a reply without content."""
+    leaves_out_missing: ClassVar[bool] = False
+    """Whether an item without a picture is left out of every mean."""
 
+    @abstractmethod
     def question(self, item: Item, attempt: int = 0) -> Question:
         """Return what to ask about a picture of `item`, for the `attempt`-th time from 0."""
 
+    @abstractmethod
     def read(self, item: Item, reply: str) -> tuple[Finding, ...]:
         """Return one finding per line asked, or raise UnreadableReply."""
 
+    def points(self, findings: Sequence[Finding]) -> float | None:
+        """Return what an item with these findings counts; None where it is right or wrong.
 
-class KitProtocol:
+        Without findings it is what an item counts about which the judge said nothing.
+        """
+        return None
+
+    def find(self, folder: Path) -> dict[int, Path]:
+        """Return the picture files of a folder by item number."""
+        return find_pictures(folder)
+
+    def load(self, path: Path) -> Picture:
+        """Return a picture as the judge gets it; PictureError when it does not decode."""
+        return load_picture(path)
+
+
+class KitProtocol(JudgeProtocol):
     """Our wording: what was asked, one line per constraint and one against surplus, a JSON reply.
 
     A reply counts only when it is one JSON object (a Markdown fence around it is taken off) with
@@ -79,8 +111,6 @@ class KitProtocol:
 
     name = "kit"
     version = "2"
-    attempts = 3
-    """Times an unreadable reply is asked for, the first one included."""
 
     def question(self, item: Item, attempt: int = 0) -> Question:
         """Return the question; its text names nothing but the item.
@@ -109,7 +139,7 @@ class KitProtocol:
         Raises:
             UnreadableReply: not one JSON object, or not the answers to these lines.
         """
-        value = _one_object(reply)
+        value = one_object(reply)
         if set(value) != {"findings", "correct"} or type(value["correct"]) is not bool:
             raise UnreadableReply(
                 "the reply is not an object of `findings` and a boolean `correct`"
@@ -129,19 +159,6 @@ def checklist(item: Item) -> list[str]:
         *(f"fewer than {_objects(part)}" for part in item.exclude),
         NOTHING_ELSE,
     ]
-
-
-def authors_protocol(name: str) -> JudgeProtocol:
-    """Refuse a reading of the authors' protocol whose wording was never fetched.
-
-    Raises:
-        ProtocolError: always; the project ships no wording of the authors.
-    """
-    raise ProtocolError(
-        f"protocol {name!r} needs the judge wording of the benchmark's authors, which is not part "
-        "of this project and not on this machine; it will come from `echo4o eval fetch`, which "
-        "this version does not have yet. Use --protocol kit for our own wording"
-    )
 
 
 _SYSTEM = """\
@@ -186,7 +203,12 @@ def _schema(lines: int) -> JsonSchema:
     }
 
 
-def _one_object(reply: str) -> dict[str, Any]:
+def one_object(reply: str) -> dict[str, Any]:
+    """Return the one JSON object that `reply` is, a Markdown fence around it taken off.
+
+    Raises:
+        UnreadableReply: it is anything else, has a key twice, or a number that JSON has not.
+    """
     if len(reply) > _LONGEST_REPLY:
         raise UnreadableReply(f"the reply has {len(reply)} characters, at most {_LONGEST_REPLY}")
     try:

@@ -25,7 +25,7 @@ from .charts import intervals, loss_curve, read_loss
 from .intervals import Difference, Score
 from .pictures import load_picture
 from .runs import Run, load_run
-from .scores import Comparison, Scores, compare
+from .scores import Comparison, Scores
 from .tasks import get_task
 from .verdicts import OUTCOMES, Verdict
 
@@ -98,9 +98,12 @@ def write_report(
     if len({run.task for run in runs}) > 1:
         tasks = ", ".join(sorted({run.task for run in runs}))
         raise Echo4oError(f"these runs are of different tasks ({tasks}); report one task at a time")
-    comparison = compare(runs[0].verdicts, runs[-1].verdicts) if len(runs) > 1 else None
-    scores = [run.scores() for run in runs]
     task, cards = get_task(runs[0].task), _cards(runs, progress)
+    comparison = None
+    if len(runs) > 1:
+        protocol = runs[-1].protocol["name"]
+        comparison = task.compare(runs[0].verdicts, runs[-1].verdicts, protocol)
+    scores = [run.scores() for run in runs]
     html = _render(
         title=title or f"{task.title} report",
         task=task.title,

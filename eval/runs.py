@@ -18,8 +18,8 @@ from echo4o.records import Input, RunRecord, environment, sha256_file, write_ato
 from .generate import read_manifest
 from .items import Item, ItemSet
 from .judging import JudgeConfig, Judged, judge
-from .pictures import find_pictures
-from .scores import Scores
+from .released import write_released
+from .scores import RELEASED, Scores
 from .tasks import Task, get_task
 from .verdicts import Verdict
 
@@ -67,7 +67,7 @@ class Run:
 
     def scores(self) -> Scores:
         """Return the scores of the verdicts, as the task defines them."""
-        return get_task(self.task).score(self.verdicts)
+        return get_task(self.task).score(self.verdicts, self.protocol["name"])
 
 
 def judge_run(
@@ -83,6 +83,8 @@ def judge_run(
 ) -> Run:
     """Judge a folder of pictures and write run.json, items.jsonl and record.json into `out`.
 
+    Under `released` the published script's own result files go into a folder of that name.
+
     Raises:
         Echo4oError: as `judging.judge`, or the wording of the protocol is not here.
     """
@@ -90,7 +92,7 @@ def judge_run(
     asked = task.protocol(protocol)
     judged = judge(
         items,
-        find_pictures(pictures),
+        asked.find(pictures),
         protocol=asked,
         config=config,
         ledger=out / LEDGER,
@@ -111,6 +113,8 @@ def judge_run(
     )
     write_atomic(out / ITEMS_FILE, "".join(json.dumps(item.to_json()) + "\n" for item in items))
     save_run(run, out)
+    if protocol == RELEASED:
+        write_released(task.name, items, run.verdicts, run.scores(), out / RELEASED)
     _record(run, out)
     return run
 

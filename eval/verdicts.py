@@ -19,21 +19,27 @@ OUTCOMES: dict[Outcome, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """One judged item. Only `judged` ones can be right; all others count as wrong."""
+    """One judged item. Only `judged` ones can be right; what others count is in `points`."""
 
     number: int
     """The item."""
     tag: str
     prompt: str
     objects: int
-    """Object instances asked for."""
+    """Object instances asked for; 0 where a task does not count them."""
     outcome: Outcome
     correct: bool
     """True only when judged and every finding is satisfied."""
+    points: float | None = None
+    """What the item counts where its task gives points; None where it is right or wrong."""
+    is_left_out: bool = False
+    """Whether the protocol leaves it out of every mean."""
     findings: tuple[Finding, ...] = ()
     """One per line of the checklist, when judged."""
     reason: str | None = None
-    """Why there are no findings; None when judged."""
+    """Why the reply does not count as an answer; None when judged."""
+    problems: tuple[str, ...] = ()
+    """Why each reply that did not answer was put aside, in the order they came."""
     raw_reply: str | None = None
     """The judge's text as received, also when it is unreadable."""
     picture: str | None = None
@@ -57,6 +63,11 @@ class Verdict:
         if self.correct != (right and bool(self.findings)):
             raise ValueError(f"item {self.number}: `correct` does not follow from its findings")
 
+    @property
+    def value(self) -> float:
+        """What the item counts: its points, else 1 when right and 0 when wrong."""
+        return float(self.correct) if self.points is None else self.points
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object kept in run.json."""
         return asdict(self)
@@ -65,4 +76,5 @@ class Verdict:
     def from_json(cls, value: Mapping[str, Any]) -> "Verdict":
         """Read what `to_json` wrote; TypeError or ValueError when it is something else."""
         findings = tuple(Finding(**finding) for finding in value["findings"])
-        return cls(**{**value, "findings": findings})
+        problems = tuple(value.get("problems", ()))
+        return cls(**{**value, "findings": findings, "problems": problems})

@@ -48,6 +48,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "plan": ("echo4o.training.cli:plan", "what a recipe will need"),
     },
     "eval": {
+        "fetch": ("echo4o.eval.cli:fetch", "get the authors' items and judge wording"),
         "run": ("echo4o.eval.cli:run", "generate, judge and score a task"),
         "judge": ("echo4o.eval.cli:judge", "judge pictures that exist"),
         "report": ("echo4o.eval.cli:report", "write an HTML report of one or more runs"),

@@ -4,6 +4,14 @@ import pytest
 from eval_tools import KIT
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_fetched(tmp_path_factory):
+    """Whatever this machine has fetched, a test has only what it names itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ECHO4O_BENCHMARKS", str(tmp_path_factory.mktemp("empty") / "none"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """Random weights; a folder that `Echo4oPipeline.from_pretrained` loads."""

@@ -7,6 +7,7 @@ from eval_tools import KIT, paint_into
 from tests_sandbox import image_api
 
 from echo4o.cli import main
+from echo4o.eval.tasks import get_task
 
 
 def status(*words):
@@ -58,11 +59,30 @@ def test_run_generates_judges_and_scores_and_resumes(model_folder, tmp_path, mon
     assert run["scores"]["overall"]["score"] < 0.2  # random weights
 
 
+def test_imagine_bench_is_told_in_points_and_only_the_authors_words_are_explained(
+    tmp_path, monkeypatch, capsys
+):
+    pictures = paint_into(tmp_path / "pictures", get_task("imagine_bench").items("kit").items[:9])
+    words = ["eval", "judge", "imagine_bench", "--images", pictures, "--out", tmp_path / "run"]
+    words += ["--judge", "sandbox-judge", "--limit", "9"]
+    with image_api(tmp_path / "sandbox") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        main([str(word) for word in words])
+        said = capsys.readouterr().out
+        assert status(*words, "--explain") == 1
+    assert "Attribute shift" in said
+    assert "10.000  [" in said
+    assert "protocol kit; two runs of so many items are told apart from" in said
+    assert "--explain needs one of: released, paper, strict" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (("eval", "judge", "mmlu"), "there is no task 'mmlu'"),
         (("eval", "judge", "geneval_plus_plus", "--protocol", "paper"), "echo4o eval fetch"),
+        (("eval", "judge", "imagine_bench", "--items", "authors"), "eval fetch imagine_bench"),
         (("eval", "judge", "geneval_plus_plus", "--items", "none.jsonl"), "no items file"),
         (("eval", "judge", "geneval_plus_plus", "--limit", "0"), "`limit` must be at least 1"),
         (("eval", "judge", "geneval_plus_plus", "--concurrency", "0"), "`concurrency`"),

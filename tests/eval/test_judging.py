@@ -227,6 +227,7 @@ def test_killed_runs_go_on_and_pay_nothing_twice(tmp_path):
         items = tmp_path / "items.jsonl"
         items.write_text("".join(json.dumps(item.to_json()) + "\n" for item in KIT.items[:60]))
         command += ["--items", str(items), "--judge", "sandbox-judge", "--concurrency", "4"]
+        command += ["--protocol", "kit"]
         for number in (3, 17, 40):
             child = subprocess.Popen(command, env={**os.environ, **variables}, stderr=-3)
             wait_for_verdicts(tmp_path / "run" / "judge" / "ledger.sqlite", number)

@@ -1,0 +1,120 @@
+"""An item on the way to its verdict: what a reply means under a protocol, and whether to ask again.
+
+No call is made here; judging.py brings the replies, and so does a test with recorded ones.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from echo4o.client import ChatRequest, Reply
+
+from .items import Item
+from .protocols import Finding, JudgeProtocol, UnreadableReply
+from .verdicts import Outcome, Verdict
+
+_LONGEST_RAW_REPLY = 20_000
+
+
+@dataclass(slots=True)
+class Case:
+    """An item while its verdict is found."""
+
+    item: Item
+    path: Path
+    """Its picture."""
+    protocol: JudgeProtocol
+    sha256: str | None = None
+    """Of the bytes that are sent."""
+    cost_usd: float = 0.0
+    problems: list[str] = field(default_factory=list)
+    """Why each reply so far was not the last one."""
+    replies: int = 0
+
+    def take(self, reply: Reply, key: str = "", *, is_paid: bool = True) -> Verdict | None:
+        """Return the verdict that follows from `reply`; None when it has to be asked again."""
+        self.cost_usd += reply.cost_usd if is_paid else 0.0
+        self.replies += 1
+        outcome, findings, problem = self._understand(reply)
+        if problem is not None and not findings:
+            self.problems.append(problem)
+            asks_again = outcome == "unreadable" or outcome in self.protocol.asks_again
+            if asks_again and self.replies < self.protocol.attempts:
+                return None
+        return self._verdict(reply, key, outcome, findings, problem)
+
+    def _understand(self, reply: Reply) -> tuple[Outcome, tuple[Finding, ...], str | None]:
+        if reply.outcome != "done":
+            return reply.outcome, (), reply.reason or "no reason given"
+        try:
+            if reply.text is None:
+                raise UnreadableReply(self.protocol.no_text)
+            findings = self.protocol.read(self.item, reply.text)
+        except UnreadableReply as error:
+            return "unreadable", (), str(error)
+        unread = [one.expectation for one in findings if one.points is not None and one.points < 0]
+        if unread:
+            return "unreadable", findings, f"no mark was read for {', '.join(unread)}"
+        return "judged", findings, None
+
+    def _verdict(
+        self,
+        reply: Reply,
+        key: str,
+        outcome: Outcome,
+        findings: tuple[Finding, ...],
+        problem: str | None,
+    ) -> Verdict:
+        right = outcome == "judged" and all(one.satisfied for one in findings)
+        return Verdict(
+            number=self.item.number,
+            tag=self.item.tag,
+            prompt=self.item.prompt,
+            objects=self.item.objects,
+            outcome=outcome,
+            correct=right,
+            points=self.protocol.points(findings),
+            findings=findings,
+            reason=problem,
+            problems=tuple(self.problems),
+            raw_reply=None if reply.text is None else reply.text[:_LONGEST_RAW_REPLY],
+            picture=self.path.name,
+            picture_sha256=self.sha256,
+            judge_model=reply.model,
+            request_id=reply.request_id,
+            key=key or None,
+            cost_usd=self.cost_usd,
+            calls=self.replies,
+            created=reply.created,
+        )
+
+
+def unasked(item: Item, protocol: JudgeProtocol, outcome: Outcome, reason: str) -> Verdict:
+    """Return the verdict on an item about which no judge was asked."""
+    return Verdict(
+        number=item.number,
+        tag=item.tag,
+        prompt=item.prompt,
+        objects=item.objects,
+        outcome=outcome,
+        correct=False,
+        points=protocol.points(()),
+        is_left_out=outcome == "missing" and protocol.leaves_out_missing,
+        reason=reason,
+    )
+
+
+def chat_request(
+    protocol: JudgeProtocol, item: Item, picture: bytes, model: str, attempt: int = 0
+) -> ChatRequest:
+    """Return the request that asks `model` about `picture`."""
+    question = protocol.question(item, attempt)
+    return ChatRequest(
+        model=model,
+        system=question.system,
+        user=(question.text, picture),
+        max_tokens=question.max_tokens,
+        json_schema=question.schema,
+        image_mime=question.image_mime,
+        system_as_parts=question.system_as_parts,
+        repeat=question.repeat,
+    )

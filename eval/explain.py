@@ -1,0 +1,134 @@
+"""Says what the three readings of the authors' protocol make of one run, and where they differ.
+
+Nobody is asked anything: the replies that the run kept are read again, and its pictures looked at.
+A reply to other words than the authors' says nothing about the readings, so `kit` runs are refused.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from echo4o.client import Reply
+from echo4o.errors import Echo4oError
+
+from .cases import Case, unasked
+from .items import Item
+from .protocols import JudgeProtocol
+from .runs import Run
+from .tasks import Task, get_task
+from .verdicts import Verdict
+
+_ORIENTATION = 0x0112
+_LEFT_OUT = "left out"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """One item that does not count the same in every reading."""
+
+    number: int
+    tag: str
+    counts: dict[str, str]
+    """What it counts, by reading."""
+    why: tuple[str, ...]
+    """Reasons, those that are known."""
+
+
+def explain(run: Run) -> list[str]:
+    """Return lines for people: overall under each reading, then each item that changes, and why.
+
+    Raises:
+        Echo4oError: the run was judged with another wording than the authors'.
+    """
+    task = get_task(run.task)
+    if run.protocol["name"] not in task.readings:
+        raise Echo4oError(
+            f"this run was judged with protocol {run.protocol['name']!r}, whose replies cannot be "
+            f"read another way; --explain needs one of: {', '.join(task.readings)}"
+        )
+    lines = ["Readings of these replies:"]
+    read = read_all(task, run)
+    for name, verdicts in read.items():
+        score = task.score(verdicts, name).overall
+        lines.append(f"  {name:10}{score.score:.4f} over {score.items} items")
+    if task.grading is not None:
+        dropped = set(task.grading.weights) - set(task.grading.released_weights)
+        lines.append(f"  released gives no weight to {', '.join(sorted(dropped))}")
+    found = list(differences(task, run, read))
+    lines.append(f"{len(found)} of {len(run.verdicts)} items count differently:")
+    for one in found:
+        counts = ", ".join(f"{name} {count}" for name, count in one.counts.items())
+        lines.append(f"  {one.number} ({one.tag}): {counts}: {'; '.join(one.why) or 'see reply'}")
+    return lines
+
+
+def read_all(task: Task, run: Run) -> dict[str, list[Verdict]]:
+    """Return the run's verdicts as each reading has them, from the replies that it kept."""
+    return {
+        name: [_read_again(verdict, protocol, run.pictures) for verdict in run.verdicts]
+        for name, protocol in task.readings.items()
+    }
+
+
+def differences(task: Task, run: Run, read: Mapping[str, list[Verdict]]) -> Iterator[Difference]:
+    """Yield the items that do not count the same in every reading, in item order."""
+    for place, verdict in enumerate(run.verdicts):
+        each = {name: verdicts[place] for name, verdicts in read.items()}
+        counts = {
+            name: _LEFT_OUT if one.is_left_out else f"{one.value:g}" for name, one in each.items()
+        }
+        turned = _turned(run.pictures, verdict)
+        if len(set(counts.values())) == 1 and turned is None:
+            continue
+        why = [f"{name}: {one.reason}" for name, one in each.items() if one.reason is not None]
+        yield Difference(
+            number=verdict.number,
+            tag=verdict.tag,
+            counts=counts,
+            why=tuple(why if turned is None else [*why, turned]),
+        )
+
+
+def _read_again(verdict: Verdict, protocol: JudgeProtocol, folder: Path) -> Verdict:
+    item = Item(number=verdict.number, tag=verdict.tag, prompt=verdict.prompt)
+    if verdict.picture is None or verdict.outcome == "missing":
+        read = unasked(item, protocol, "missing", "there is no picture")
+    elif verdict.outcome == "damaged":
+        read = unasked(item, protocol, "damaged", "the picture does not decode")
+    elif folder.is_dir() and verdict.number not in protocol.find(folder):
+        read = unasked(item, protocol, "missing", f"does not look for {verdict.picture}")
+    else:
+        read = _reply_again(verdict, item, protocol)
+    return replace(read, objects=verdict.objects)
+
+
+def _reply_again(verdict: Verdict, item: Item, protocol: JudgeProtocol) -> Verdict:
+    reply = Reply(
+        outcome=verdict.outcome if verdict.outcome in ("refused", "failed") else "done",
+        reason=verdict.reason,
+        text=verdict.raw_reply,
+        model=verdict.judge_model or "unknown",
+    )
+    case = Case(item=item, path=Path(verdict.picture or ""), protocol=protocol)
+    # The reply that the run kept is its last: no reading would ask again after it.
+    for _ in range(protocol.attempts):
+        read = case.take(reply)
+        if read is not None:
+            return read
+    raise AssertionError("a protocol asks no more often than it says")
+
+
+def _turned(folder: Path, verdict: Verdict) -> str | None:
+    """What to say about a picture that the strict reading shows turned or flattened."""
+    if verdict.picture is None or verdict.outcome == "damaged":
+        return None
+    try:
+        with Image.open(folder / verdict.picture) as image:
+            turned = image.getexif().get(_ORIENTATION, 1)
+    except OSError:
+        return None
+    if turned == 1:
+        return None
+    return f"strict shows the picture turned upright (EXIF orientation {turned}), the others do not"

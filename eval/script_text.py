@@ -1,0 +1,297 @@
+"""Reads the words that a judging script sends out of its syntax tree; nothing of it is executed.
+
+Understands how such scripts put text together: constants, f-strings, `+`, `%`, `.format`,
+`.replace`, `.join`, `.strip`, `textwrap.dedent`, names given earlier, and functions that return
+text. What is only known when the script runs is a hole.
+"""
+
+import ast
+import re
+import string
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from .wording import Wording, WordingError
+
+_DEEPEST = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Hole:
+    """A place for a value that only a run knows."""
+
+    expression: str
+
+
+_Text = list["str | _Hole"]
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def read_wording(script: str, holes: Sequence[str]) -> Wording:
+    """Return what `script` says to its judge, its holes named `holes` in order of appearance.
+
+    Raises:
+        WordingError: it is no Python, or holds no system and user message of that form.
+    """
+    try:
+        tree = ast.parse(script)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise WordingError(f"the authors' script is not readable Python ({error})") from error
+    reader = _Reader(tree)
+    # A name stands for a hole first; only where that gives too few or too many, for its text.
+    for is_eager in (False, True):
+        system = reader.message("system", (), is_eager)
+        user = reader.message("user", holes, is_eager)
+        if system is not None and user is not None:
+            return Wording(system=system, user=user)
+    raise WordingError(
+        "the authors' script has no system and user message with places for "
+        f"{' and '.join(holes)}; is it another version?"
+    )
+
+
+class _Reader:
+    """One script: its functions, and what its names stand for."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self._tree = tree
+        self._functions = {
+            node.name: node for node in ast.walk(tree) if isinstance(node, _Function)
+        }
+        self._is_eager = False
+
+    def message(self, role: str, holes: Sequence[str], is_eager: bool) -> str | None:
+        """Return the first message of a role that has exactly these holes, as a template."""
+        self._is_eager = is_eager
+        for fields, scope in self._dictionaries():
+            named = fields.get("role")
+            if not (isinstance(named, ast.Constant) and named.value == role):
+                continue
+            if "content" not in fields:
+                continue
+            for node in self._texts(fields["content"], scope):
+                text = self._text(node, scope, 0, is_outer=True)
+                template = _name_holes(text, holes)
+                if template is not None:
+                    return template
+        return None
+
+    def _dictionaries(self) -> Iterator[tuple[dict[str, ast.expr], _Function | None]]:
+        for node, scope in _with_scope(self._tree, None):
+            if isinstance(node, ast.Dict):
+                yield _fields(node), scope
+            elif isinstance(node, ast.Call) and _called(node) == "dict":
+                yield {one.arg: one.value for one in node.keywords if one.arg}, scope
+
+    def _texts(self, content: ast.expr, scope: _Function | None) -> Iterator[ast.expr]:
+        """Yield the texts of a message: the content itself, or its text parts."""
+        if isinstance(content, ast.Name):
+            content = self._given(content, scope) or content
+        if not isinstance(content, ast.List | ast.Tuple):
+            yield content
+            return
+        for part in content.elts:
+            if isinstance(part, ast.Dict) and "text" in (fields := _fields(part)):
+                yield fields["text"]
+
+    def _text(
+        self, node: ast.expr, scope: _Function | None, depth: int, *, is_outer: bool = False
+    ) -> _Text:
+        """Return the text that an expression stands for; a hole where it is not known."""
+        hole: _Text = [_Hole(ast.unparse(node))]
+        if depth > _DEEPEST:
+            return hole
+        if isinstance(node, ast.Constant):
+            return [str(node.value)]
+        if isinstance(node, ast.JoinedStr):
+            return [part for value in node.values for part in self._text(value, scope, depth + 1)]
+        if isinstance(node, ast.FormattedValue):
+            return self._text(node.value, scope, depth + 1)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return [
+                *self._text(node.left, scope, depth + 1),
+                *self._text(node.right, scope, depth + 1),
+            ]
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
+            return self._percent(node, scope, depth)
+        if isinstance(node, ast.Name):
+            return self._named(node, scope, depth, is_outer) or hole
+        if isinstance(node, ast.Call):
+            return self._call(node, scope, depth, is_outer) or hole
+        return hole
+
+    def _named(
+        self, node: ast.Name, scope: _Function | None, depth: int, is_outer: bool
+    ) -> _Text | None:
+        given = self._given(node, scope)
+        if given is None:
+            return None
+        is_local = scope is not None and given in _values(scope, node.id, node.lineno)
+        if is_local and not is_outer and not self._is_eager:
+            return None
+        return self._text(given, scope if is_local else None, depth + 1, is_outer=is_outer)
+
+    def _given(self, node: ast.Name, scope: _Function | None) -> ast.expr | None:
+        """Return the last value that a name was given above, in its function or in the module."""
+        if scope is not None:
+            if node.id in {one.arg for one in ast.walk(scope.args) if isinstance(one, ast.arg)}:
+                return None
+            if values := _values(scope, node.id, node.lineno):
+                return values[-1]
+        values = _values(self._tree, node.id, None)
+        return values[-1] if values else None
+
+    def _call(
+        self, node: ast.Call, scope: _Function | None, depth: int, is_outer: bool
+    ) -> _Text | None:
+        name = _called(node)
+        if name == "dedent" and len(node.args) == 1:
+            text = _plain(self._text(node.args[0], scope, depth + 1, is_outer=is_outer))
+            return None if text is None else [textwrap.dedent(text)]
+        if isinstance(node.func, ast.Attribute):
+            text_before = self._text(node.func.value, scope, depth + 1, is_outer=is_outer)
+            return self._method(node, node.func.attr, text_before, scope, depth)
+        function = self._functions.get(name)
+        if function is None or not (is_outer or self._is_eager):
+            return None
+        returned = [one.value for one in ast.walk(function) if isinstance(one, ast.Return)]
+        if len(returned) != 1 or returned[0] is None:
+            return None
+        return self._text(returned[0], function, depth + 1, is_outer=True)
+
+    def _method(
+        self, node: ast.Call, method: str, text: _Text, scope: _Function | None, depth: int
+    ) -> _Text | None:
+        if all(isinstance(part, _Hole) for part in text) and text:
+            return None
+        arguments = [self._text(one, scope, depth + 1) for one in node.args]
+        if method in ("strip", "lstrip", "rstrip"):
+            return _strip(text, method, _plain(arguments[0]) if arguments else None)
+        if method == "replace" and len(arguments) == 2:
+            return _replace(text, _plain(arguments[0]), arguments[1])
+        if method == "format":
+            named = {
+                one.arg: self._text(one.value, scope, depth + 1) for one in node.keywords if one.arg
+            }
+            return _format(_plain(text), arguments, named)
+        if method == "join" and isinstance(node.args[0], ast.List | ast.Tuple):
+            parts = [self._text(one, scope, depth + 1) for one in node.args[0].elts]
+            return [
+                one for place, part in enumerate(parts) for one in (*(text * (place > 0)), *part)
+            ]
+        return None
+
+    def _percent(self, node: ast.BinOp, scope: _Function | None, depth: int) -> _Text:
+        pattern = _plain(self._text(node.left, scope, depth + 1, is_outer=True))
+        values = node.right.elts if isinstance(node.right, ast.Tuple) else [node.right]
+        pieces = re.split(r"%(?:\(\w+\))?s", pattern or "")
+        if pattern is None or len(pieces) != len(values) + 1:
+            return [_Hole(ast.unparse(node))]
+        text: _Text = [pieces[0].replace("%%", "%")]
+        for value, piece in zip(values, pieces[1:], strict=True):
+            text += [*self._text(value, scope, depth + 1), piece.replace("%%", "%")]
+        return text
+
+
+def _with_scope(
+    node: ast.AST, scope: _Function | None
+) -> Iterator[tuple[ast.AST, _Function | None]]:
+    for child in ast.iter_child_nodes(node):
+        yield child, scope
+        yield from _with_scope(child, child if isinstance(child, _Function) else scope)
+
+
+def _values(place: ast.Module | _Function, name: str, above: int | None) -> list[ast.expr]:
+    """Return what `name` is set to in a module's or function's own statements, in order."""
+    found: list[ast.expr] = []
+    for node, scope in _with_scope(place, None):
+        if scope is not None or not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if not any(isinstance(one, ast.Name) and one.id == name for one in targets):
+            continue
+        if node.value is None or (above is not None and node.lineno > above):
+            continue
+        if isinstance(node, ast.AugAssign):
+            if found:
+                found.append(ast.BinOp(found[-1], node.op, node.value))
+            continue
+        found.append(node.value)
+    return found
+
+
+def _fields(node: ast.Dict) -> dict[str, ast.expr]:
+    pairs = zip(node.keys, node.values, strict=True)
+    return {str(key.value): value for key, value in pairs if isinstance(key, ast.Constant)}
+
+
+def _called(node: ast.Call) -> str:
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    return node.func.id if isinstance(node.func, ast.Name) else ""
+
+
+def _plain(text: _Text) -> str | None:
+    """Return a text without holes, None when it has any."""
+    if any(isinstance(part, _Hole) for part in text):
+        return None
+    return "".join(str(part) for part in text)
+
+
+def _strip(text: _Text, method: str, characters: str | None) -> _Text:
+    text = list(text)
+    if method != "rstrip" and text and isinstance(text[0], str):
+        text[0] = text[0].lstrip(characters)
+    if method != "lstrip" and text and isinstance(text[-1], str):
+        text[-1] = text[-1].rstrip(characters)
+    return text
+
+
+def _replace(text: _Text, old: str | None, new: _Text) -> _Text | None:
+    if not old:
+        return None
+    replaced: _Text = []
+    for part in text:
+        if isinstance(part, _Hole):
+            replaced.append(part)
+            continue
+        first, *rest = part.split(old)
+        replaced.append(first)
+        for piece in rest:
+            replaced += [*new, piece]
+    return replaced
+
+
+def _format(
+    pattern: str | None, values: Sequence[_Text], named: Mapping[str, _Text]
+) -> _Text | None:
+    if pattern is None:
+        return None
+    text: _Text = []
+    try:
+        pieces = list(string.Formatter().parse(pattern))
+    except ValueError:
+        return None
+    places = iter(range(len(values)))
+    for literal, name, _, _ in pieces:
+        text.append(literal)
+        if name is None:
+            continue
+        place = next(places, -1) if not name else int(name) if name.isdecimal() else -1
+        if 0 <= place < len(values):
+            text += values[place]
+        else:
+            text += named.get(name, [_Hole(name)])
+    return text
+
+
+def _name_holes(text: _Text, names: Sequence[str]) -> str | None:
+    """Return the template with its holes named in order; None when they are not as many."""
+    order = list(dict.fromkeys(part.expression for part in text if isinstance(part, _Hole)))
+    if len(order) != len(names):
+        return None
+    of = dict(zip(order, names, strict=True))
+    return "".join(
+        part if isinstance(part, str) else "{" + of[part.expression] + "}" for part in text
+    )
