@@ -225,7 +225,7 @@ def check_adapter(adapter: Adapter, config: BagelConfig) -> None:
     state = get_peft_model_state_dict(model, adapter_name="trial", save_embedding_layers=False)
     expected = {PREFIX + name: tuple(tensor.shape) for name, tensor in state.items()}
     path = adapter.folder / WEIGHTS_FILE
-    check_tensors(read_header(path), expected, path)
+    check_tensors(read_header(path), expected, path, "use an adapter that was made for this model")
 
 
 def load_adapter(model: BagelForUnifiedGeneration, adapter: Adapter, name: str) -> None:

@@ -169,9 +169,12 @@ def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorFacts]:
 
 
 def check_tensors(
-    found: Mapping[str, TensorFacts], expected: Mapping[str, tuple[int, ...]], where: Path
+    found: Mapping[str, TensorFacts],
+    expected: Mapping[str, tuple[int, ...]],
+    where: Path,
+    advice: str = "download it again",
 ) -> None:
-    """Compare names and shapes.
+    """Compare names and shapes; `advice` ends the error.
 
     Raises:
         CheckpointError: names the tensors that are missing, unexpected or of another shape.
@@ -193,7 +196,9 @@ def check_tensors(
         if names
     ]
     if problems:
-        raise CheckpointError(f"the tensors in {where} do not fit the model: {'; '.join(problems)}")
+        raise CheckpointError(
+            f"the tensors in {where} do not fit the model: {'; '.join(problems)}; {advice}"
+        )
 
 
 def _some(names: list[str], limit: int = 8) -> str:

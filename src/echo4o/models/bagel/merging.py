@@ -40,7 +40,7 @@ def complete(located: Located, base: str | Path) -> assembly.Components:
     if not missing:
         raise CheckpointError(f"{located.folder} lacks no tensor; leave the base out")
     taken = {name: others[name] for name in missing if name in others}
-    check_tensors({**own, **taken}, expected, located.folder)
+    check_tensors({**own, **taken}, expected, located.folder, "choose a base that has all of them")
     logger.info("taking %d of %d tensors from %s", len(taken), len(expected), base)
     dtype = weights.main_dtype(own)
     state = _read(own) | {name: tensor.to(dtype) for name, tensor in _read(taken).items()}

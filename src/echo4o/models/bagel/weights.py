@@ -150,7 +150,8 @@ def check_model_tensors(
     tensors: Mapping[str, TensorFacts], config: BagelConfig, where: Path
 ) -> None:
     """Compare a header with the tensors a model of this configuration has."""
-    check_tensors(tensors, expected_tensors(config), where)
+    advice = "`echo4o model merge --base` takes missing ones from a full model"
+    check_tensors(tensors, expected_tensors(config), where, advice)
 
 
 def expected_tensors(config: BagelConfig) -> dict[str, tuple[int, ...]]:
