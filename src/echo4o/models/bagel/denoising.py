@@ -1,6 +1,6 @@
 """The denoising loop of one group of equally large pictures, with its guidance branches."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -10,6 +10,7 @@ from ...sampler import Guidance
 from .conditioning import Branches
 from .generation import Target, predict_velocity, prepare_target
 from .modeling import BagelForUnifiedGeneration
+from .step_cache import Forecast, StepCache
 
 StepEnd = Callable[[int, Tensor, Tensor], Tensor]
 """Called after each step with its number, the scheduler's timestep and the latents."""
@@ -28,9 +29,11 @@ class GuidedVelocity:
         branches: Sequence[Branches],
         grid: tuple[int, int],
         guidance: Guidance,
-        times: Iterable[float],
+        times: Sequence[float],
+        step_cache: StepCache | None = None,
     ) -> None:
         self.model, self.guidance, self.count = model, guidance, len(branches)
+        self._forecast = Forecast(step_cache or StepCache(interval=1), len(times))
         wanted = [guidance.branches(time) for time in times]
         self.has_text = any(text for text, _ in wanted) and not all(
             b.text.same_as(b.cond) for b in branches
@@ -45,18 +48,22 @@ class GuidedVelocity:
         self._parts: dict[int, Target] = {}
 
     def __call__(self, latents_BNP: Tensor, time: float) -> Tensor:
-        """The guided velocity (B, N, P) in fp32 at flow time `time`."""
+        """The guided velocity (B, N, P) in fp32 at flow time `time`, that of the next step."""
         text, image = self.guidance.branches(time)
         run_text, run_image = text and self.has_text, image and self.has_image
-        number = 1 + run_text + run_image
-        if number not in self._parts:
-            self._parts[number] = self._whole.first_rows(number * self.count)
-        rows = predict_velocity(self.model, latents_BNP, time, self._parts[number])
-        velocities = rows.chunk(number)
+        names = ["cond"] + ["text"] * run_text + ["image"] * run_image
+        velocities = self._forecast(names, time, lambda: self._run(latents_BNP, time, len(names)))
         cond = velocities[0]
         v_text = velocities[1] if run_text else cond
         v_image = velocities[-1] if run_image else cond
         return self.guidance.combine(cond, v_text if text else None, v_image if image else None)
+
+    def _run(self, latents_BNP: Tensor, time: float, number: int) -> Sequence[Tensor]:
+        """Compute the velocities of the first branches."""
+        if number not in self._parts:
+            self._parts[number] = self._whole.first_rows(number * self.count)
+        rows = predict_velocity(self.model, latents_BNP, time, self._parts[number])
+        return rows.chunk(number)
 
 
 def denoise(

@@ -45,6 +45,7 @@ from .lora import LoraMixin
 from .modeling import BagelForUnifiedGeneration
 from .packing import unpatchify
 from .processor import as_picture_lists, check_size, text_between
+from .step_cache import StepCacheMixin
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Echo4oPipelineOutput(BaseOutput):
     """With `think=True` the plan of every prompt."""
 
 
-class Echo4oPipeline(LoraMixin, DiffusionPipeline):
+class Echo4oPipeline(LoraMixin, StepCacheMixin, DiffusionPipeline):
     """Text to image, editing, several references, and understanding, with one model."""
 
     model_cpu_offload_seq = "model->vae"
@@ -100,9 +101,8 @@ class Echo4oPipeline(LoraMixin, DiffusionPipeline):
             revision: branch, tag or commit of the Hub repository.
             dtype: of the main model, default as stored; the autoencoder stays fp32.
             device_map: "cpu", "cuda", "balanced" or "auto" (the same as "balanced").
-            attn_implementation: "sdpa" (default) or "eager".
-            quantization_config: for the main model: one of transformers, or a bare one of torchao
-                (`pip install "echo4o[quantize]"`), for example `Int8WeightOnlyConfig()`.
+            attn_implementation: "sdpa" (default), "eager" or "flex_attention".
+            quantization_config: of transformers, or a bare one of torchao, for the main model.
             cache_dir: where downloads are kept.
 
         Raises:
@@ -254,6 +254,7 @@ class Echo4oPipeline(LoraMixin, DiffusionPipeline):
                 grid,
                 guidance,
                 self.scheduler.sigmas[:-1].tolist(),
+                self.step_cache,
             )
             with self.progress_bar(total=num_inference_steps) as bar:
 
@@ -369,12 +370,11 @@ class Echo4oPipeline(LoraMixin, DiffusionPipeline):
             check_size(height, width, config.latent_stride, config.max_latent_size)
 
     def _size(self, branches: Branches, height: int | None, width: int | None) -> tuple[int, int]:
-        config = self.model.config
         if height is not None and width is not None:
             return height, width
         if branches.size is not None:
             return branches.size
-        side = min(1024, config.max_latent_size * config.latent_stride)
+        side = min(1024, self.model.config.max_latent_size * self.model.config.latent_stride)
         return side, side
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
