@@ -83,8 +83,9 @@ class Case:
 
 
 def names() -> list[str]:
-    """All cases of the folder."""
-    return sorted(path.stem for path in FOLDER.glob("*.json"))
+    """All cases of the folder; a file that holds no case may lie beside them."""
+    files = sorted(FOLDER.glob("*.json"))
+    return [path.stem for path in files if "case" in json.loads(path.read_text())]
 
 
 @functools.cache

@@ -146,6 +146,8 @@ def test_repeating_needs_the_same_references(ours, reference, tmp_path, capsys):
     assert "black.png is not the reference 'cat.png'" in wrong
     assert "1 references, got 2" in refused(capsys, *again, "--image", moved, moved)
     assert "leave it out" in refused(capsys, "generate", ours, "text", "--again", picture)
+    said = refused(capsys, *again, "--steps", 5, "--image-guidance", 2)
+    assert "--again takes --steps, --image-guidance from the picture" in said
 
 
 GOOD = {

@@ -26,16 +26,36 @@ if TYPE_CHECKING:
     from .pictures import PictureRecord
 
 
+_SETTINGS = (
+    "num",
+    "seed",
+    "size",
+    "height",
+    "width",
+    "steps",
+    "guidance",
+    "image_guidance",
+    "shift",
+    "think",
+    "adapter",
+    "any_base",
+)
+"""Options that a repeated picture brings along."""
+
+
 def generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `generate`."""
     model = model_arguments(parser)
     prompt = parser.add_argument("prompt", help='what to paint; "" is an unconditional picture')
 
     class Again(argparse.Action):
-        """A picture brings its own model and prompt."""
+        """A picture brings its own model, prompt and settings."""
 
-        def __call__(self, parser: object, namespace: argparse.Namespace, *args: Any) -> None:
+        def __call__(
+            self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *args: Any
+        ) -> None:
             namespace.again = args[0]
+            namespace.untouched = {name: parser.get_default(name) for name in _SETTINGS}
             for action in (model, prompt):
                 action.nargs, action.required = "?", False
 
@@ -120,6 +140,10 @@ def _repeat(args: argparse.Namespace) -> None:
 
     if args.prompt is not None:
         raise Echo4oError("--again takes the prompt from the picture; leave it out")
+    given = [name for name, value in args.untouched.items() if getattr(args, name) != value]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise Echo4oError(f"--again takes {names} from the picture; leave it out")
     record = read_request(args.again)
     pictures = [
         open_picture(path) for path in find_references(record, args.image, args.again.parent)
