@@ -238,6 +238,22 @@ def test_without_vision_tower_in_our_layout_whatever_the_configuration_says(ours
         Echo4oPipeline.from_pretrained(tmp_path / "copy")
 
 
+@pytest.mark.parametrize("size", ["100KB", "1GB"])
+def test_the_authors_layout_is_read_from_shards_too(copy, pipe, size):
+    """Named as transformers names them, as some training checkpoints are."""
+    (copy / "ema.safetensors").unlink()
+    (copy / "model.safetensors.index.json").unlink()
+    pipe.model.save_pretrained(copy / "aside", max_shard_size=size)
+    for path in (copy / "aside").glob("model*"):
+        path.rename(copy / path.name)
+    loaded = Echo4oPipeline.from_pretrained(copy)
+    same_weights(pipe.model, loaded.model)
+    assert inspect(copy)["tensors"] == len(pipe.model.state_dict())
+    next(copy.glob("model*.safetensors")).unlink()
+    with pytest.raises(CheckpointError, match=r"\.safetensors is missing"):
+        Echo4oPipeline.from_pretrained(copy)
+
+
 def test_half_a_vision_tower_is_an_error(copy):
     edit_tensors(copy, lambda tensors: tensors.pop("vit_pos_embed.pos_embed"))
     with pytest.raises(CheckpointError, match="1 missing: vit_pos_embed.pos_embed"):

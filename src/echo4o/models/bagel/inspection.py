@@ -52,7 +52,7 @@ def read_facts(
     """
     folder = located.folder
     if located.layout == "bagel":
-        main = read_header(folder / weights.MAIN_FILE)
+        main = weights.read_main_headers(folder)
         config = weights.read_config(folder, main, load_tokenizer(folder))
         return main, read_header(folder / weights.AUTOENCODER_FILE), config
     main = read_headers(folder / "model")

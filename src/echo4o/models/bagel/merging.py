@@ -5,19 +5,13 @@ they started from has it.
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
-
 from . import assembly, weights
-from .checkpoint import CheckpointError, Located, TensorFacts, check_tensors, locate
+from .checkpoint import CheckpointError, Located, check_tensors, locate
 from .configuration import BagelConfig
 from .inspection import read_facts
-from .modeling import BagelForUnifiedGeneration
+from .reading import read_model
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +36,7 @@ def complete(located: Located, base: str | Path) -> assembly.Components:
     taken = {name: others[name] for name in missing if name in others}
     check_tensors({**own, **taken}, expected, located.folder, "choose a base that has all of them")
     logger.info("taking %d of %d tensors from %s", len(taken), len(expected), base)
-    dtype = weights.main_dtype(own)
-    state = _read(own) | {name: tensor.to(dtype) for name, tensor in _read(taken).items()}
-    with torch.device("meta"):
-        model = BagelForUnifiedGeneration(config)
-    model.load_state_dict(state, assign=True)
+    model = read_model({**own, **taken}, config, dtype=weights.main_dtype(own))
     return assembly.Components(model.eval(), *assembly.load_rest(located))
 
 
@@ -56,15 +46,3 @@ def _with_vision_of(config: BagelConfig, base: BagelConfig) -> BagelConfig:
         return config
     values = {name: getattr(base, name) for name in _OF_VISION}
     return BagelConfig.from_dict(config.to_dict() | values | {"visual_und": True})
-
-
-def _read(tensors: Mapping[str, TensorFacts]) -> dict[str, Tensor]:
-    """The tensors themselves, file by file."""
-    by_file: dict[Path, list[str]] = defaultdict(list)
-    for name, facts in tensors.items():
-        by_file[facts.file].append(name)
-    state: dict[str, Tensor] = {}
-    for path, names in by_file.items():
-        with safe_open(path, framework="pt") as file:
-            state |= {name: file.get_tensor(name) for name in names}
-    return state

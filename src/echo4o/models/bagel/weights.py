@@ -17,7 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from .checkpoint import CheckpointError, TensorFacts, check_tensors, read_header, read_json
+from .checkpoint import (
+    CheckpointError,
+    TensorFacts,
+    check_tensors,
+    read_header,
+    read_headers,
+    read_json,
+)
 from .configuration import PUBLISHED_VISION, BagelConfig
 from .modeling import BagelForUnifiedGeneration
 from .reading import read_model
@@ -132,18 +139,30 @@ def write_config(folder: Path, config: BagelConfig, vae: AutoencoderKL) -> None:
 
 
 def load_model(folder: Path, tokenizer: Qwen2Tokenizer, **kwargs: Any) -> BagelForUnifiedGeneration:
-    """Load `ema.safetensors`; `kwargs` go to transformers' `from_pretrained`.
+    """Load the main model; `kwargs` go to transformers' `from_pretrained`.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or misshapen. A checkpoint without the
             whole vision tower is allowed and announced.
     """
-    tensors = read_header(folder / MAIN_FILE)
+    tensors = read_main_headers(folder)
     config = read_config(folder, tensors, tokenizer)
-    check_model_tensors(tensors, config, folder / MAIN_FILE)
+    check_model_tensors(tensors, config, folder)
     say_what_is_missing(config, folder)
     kwargs.setdefault("dtype", main_dtype(tensors))
     return read_model(tensors, config, **kwargs)
+
+
+def read_main_headers(folder: Path) -> dict[str, TensorFacts]:
+    """What `ema.safetensors` holds, or without it the file or shards under transformers' names.
+
+    Raises:
+        CheckpointError: there are none, or one is damaged.
+    """
+    others = ("model.safetensors", "model.safetensors.index.json")
+    if (folder / MAIN_FILE).is_file() or not any((folder / name).is_file() for name in others):
+        return read_header(folder / MAIN_FILE)
+    return read_headers(folder)
 
 
 def check_model_tensors(
