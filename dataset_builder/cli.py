@@ -2,21 +2,24 @@
 
 import argparse
 import json
-import time
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from echo4o.errors import Echo4oError
-from echo4o.records import RunRecord, write_atomic
+from echo4o.records import RunRecord
+
+if TYPE_CHECKING:
+    from .estimate import Estimator
 
 
 def plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `data plan`."""
-    parser.add_argument("recipe", choices=["shapes"], help="which rows to plan")
+    from .drafts import RECIPES
+
+    parser.add_argument("recipe", choices=["shapes", *RECIPES], help="which rows to plan")
     parser.add_argument("--out", type=Path, required=True, help="folder of the plan")
-    parser.add_argument("--rows", type=int, default=6000, help="number of rows")
+    parser.add_argument("--rows", type=int, help="number of rows; default: the recipe's own")
     parser.add_argument("--seed", type=int, default=0, help="the same seed plans the same rows")
-    parser.add_argument("--mix", help="subset=share,... instead of the recipe's shares")
+    parser.add_argument("--mix", help="subset=share,... instead of the shares of recipe shapes")
     parser.add_argument(
         "--against",
         type=Path,
@@ -24,48 +27,63 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="benchmark items (JSON lines) that no row may ask for",
+        help="benchmark items (JSON lines) that no row may ask for, or benchmark pictures",
     )
+    parser.add_argument(
+        "--references",
+        metavar="SOURCE",
+        help="pool of reference pictures, a folder or ORG/NAME[:CONFIG]; default: they are made",
+    )
+    parser.add_argument("--references-license", help="of pictures whose metadata names none")
+    parser.add_argument("--dry-run", action="store_true", help="only count and estimate")
+    parser.add_argument("--model", help="image model to estimate the price for")
+    _price_arguments(parser)
+
+
+def _price_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", default="1024x1024", help="WIDTHxHEIGHT of every picture")
+    parser.add_argument("--quality", default="auto", help="as the API names it")
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="price table, else built in")
+    parser.add_argument("--requests-per-minute", type=float, help="rate limit of the account")
+    parser.add_argument("--tokens-per-minute", type=float, help="rate limit, for the estimate")
 
 
 def plan(args: argparse.Namespace) -> None:
     """Write plan.jsonl, what was dropped, and the record."""
-    from .decontaminate import Blocklist
-    from .plan import PLAN_NAME, parse_mix
-    from .shapes import plan_shapes
+    from .planning import Request, write
 
-    started, clock = datetime.now(UTC), time.monotonic()
-    block = Blocklist(args.against)
-    mix = None if args.mix is None else parse_mix(args.mix)
-    made = plan_shapes(rows=args.rows, seed=args.seed, mix=mix, block=block)
-    text = made.to_text()
-    _refuse_other_plan(args.out, text)
-    coverage = made.coverage()
-    write_atomic(args.out / "plan.dropped.jsonl", block.report())
-    write_atomic(args.out / PLAN_NAME, text)
-    RunRecord(
-        name="plan",
-        command="echo4o data plan",
-        inputs=block.inputs,
-        parameters={"recipe": args.recipe, "rows": args.rows, "mix": args.mix},
+    request = Request(
+        recipe=args.recipe,
+        rows=args.rows,
         seed=args.seed,
-        metrics=coverage | {"blocked_items": len(block), "dropped": len(block.dropped)},
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - clock, 3),
-    ).save(args.out / "plan.record.json")
-    print(
-        f"planned {len(made.rows)} rows and {len(made.references)} references in {args.out}; "
-        f"{len(block.dropped)} different rows were dropped as benchmark items"
+        mix=args.mix,
+        against=tuple(args.against),
+        references=args.references,
+        references_license=args.references_license,
     )
+    done = write(request, args.out, estimator=_estimator(args), dry_run=args.dry_run, progress=True)
+    verb = "would plan" if args.dry_run else "planned"
+    print(
+        f"{verb} {done.rows} rows and {done.references} references in {args.out}; "
+        f"{done.dropped} different rows or pictures were dropped as benchmark items"
+    )
+    if done.estimate is not None:
+        print(*done.estimate.lines(), sep="\n")
 
 
-def _refuse_other_plan(folder: Path, text: str) -> None:
-    from .generate import LEDGER_NAME
-    from .plan import PLAN_NAME
+def _estimator(args: argparse.Namespace) -> "Estimator | None":
+    if args.model is None:
+        return None
+    from echo4o.client import PriceTable
 
-    path = folder / PLAN_NAME
-    if (folder / LEDGER_NAME).exists() and path.exists() and path.read_text() != text:
-        raise Echo4oError(f"{folder} holds another plan and its pictures; plan in a new folder")
+    from .estimate import Estimator, Limits
+    from .generate import Settings
+
+    settings = Settings(model=args.model, size=args.size, quality=args.quality)
+    limits = Limits(
+        requests_per_minute=args.requests_per_minute, tokens_per_minute=args.tokens_per_minute
+    )
+    return Estimator(settings, PriceTable.load(args.prices), limits)
 
 
 def generate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,35 +93,41 @@ def generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-url", help="address of the API; default: $OPENAI_BASE_URL")
     parser.add_argument("--budget", type=float, metavar="USD", help="never spend more than this")
     parser.add_argument("--concurrency", type=int, default=8, help="most calls in flight")
-    parser.add_argument("--requests-per-minute", type=float, help="slow down to this")
-    parser.add_argument("--size", default="1024x1024", help="WIDTHxHEIGHT of every picture")
-    parser.add_argument("--quality", default="auto", help="as the API names it")
     parser.add_argument("--output-format", choices=["png", "jpeg", "webp"], default="png")
     parser.add_argument("--dry-run", action="store_true", help="only estimate calls and price")
+    _price_arguments(parser)
 
 
 def generate(args: argparse.Namespace) -> None:
     """Buy the pictures that the plan still lacks."""
-    from .generate import Settings, estimate_usd
+    from echo4o.client import PriceTable
+
+    from .generate import Settings
     from .generate import generate as buy
 
-    settings = Settings(
-        model=args.model,
-        size=args.size,
-        quality=args.quality,
-        output_format=args.output_format,
-    )
     if args.dry_run:
-        calls, price = estimate_usd(args.folder, settings)
-        print(f"{calls} calls, about {price:.2f} USD; nothing was called")
+        from .plan import iterate_plan
+
+        estimator = _estimator(args)
+        assert estimator is not None
+        for entry in iterate_plan(args.folder):
+            estimator.add(entry)
+        print(*estimator.total.lines(), sep="\n")
+        print("for the whole plan, bought pictures included; nothing was called")
         return
     summary = buy(
         args.folder,
-        settings,
+        Settings(
+            model=args.model,
+            size=args.size,
+            quality=args.quality,
+            output_format=args.output_format,
+        ),
         base_url=args.base_url,
         budget_usd=args.budget,
         concurrency=args.concurrency,
         requests_per_minute=args.requests_per_minute,
+        prices=PriceTable.load(args.prices),
         progress=True,
     )
     counted = ", ".join(f"{count} {name}" for name, count in summary.outcomes.items())

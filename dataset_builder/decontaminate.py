@@ -1,19 +1,37 @@
 """Keeps benchmark items out of a plan.
 
-Rows with constraints are compared by their key (multiset of class, count, colour, region, size),
-because text similarity is useless on template instructions; items without constraints by their
-normalised text.
+Rows with facts are compared by their key (multiset of class, count, colour, region, size): the same
+key is dropped, the same classes in the same relation are reported. Text similarity would be useless
+there: one changed colour leaves the sentence nearly as it was. Surreal rows are compared with items
+that name the same object, by the words they share; reference pictures by their hashes.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from echo4o.errors import Echo4oError
-from echo4o.records import Input, JsonValue, sha256_file
+from echo4o.pictures import PictureError
+from echo4o.records import Input, JsonValue, sha256_bytes, sha256_file
 from echo4o.schema import check_constraints, constraint_key, dump_json
+
+from .picture_hash import difference_hash, distance
+from .similarity import TextIndex
+
+DROPPED_NAME = "plan.dropped.jsonl"
+SIMILAR_NAME = "plan.similar.jsonl"
+DROPPED_FROM = 0.75
+"""Similarity from which a surreal row is the item in other words."""
+REPORTED_FROM = 0.5
+SAME_PICTURE_BITS = 16
+"""Re-encoded and scaled pictures differ in fewer of the 256 bits than this, others in more."""
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+_FACING = {"left of": ("left", "right"), "right of": ("right", "left")}
+_FACING |= {"above": ("above", "below"), "below": ("below", "above")}
+_EXAMPLES = 3
 
 
 class _Item(NamedTuple):
@@ -24,63 +42,187 @@ class _Item(NamedTuple):
 class Blocklist:
     """Benchmark items that no planned row may ask for; remembers what it refused."""
 
-    def __init__(self, files: Sequence[Path] = ()) -> None:
+    def __init__(self, paths: Sequence[Path] = ()) -> None:
         """Read JSON lines with `include` (GenEval++) or `prompt` / `instruction` (Imagine-Bench).
+
+        A picture, or a folder of pictures, keeps those pictures from being references.
 
         Raises:
             Echo4oError: a file cannot be read, or a line is no item.
         """
-        self.inputs = tuple(_input(path) for path in files)
+        self.inputs = tuple(_input(path) for path in paths)
         self._keys: dict[str, _Item] = {}
+        self._skeletons: dict[str, _Item] = {}
         self._texts: dict[str, _Item] = {}
+        self._words = TextIndex()
+        self._worded: list[_Item] = []
+        self._pictures: dict[str, _Item] = {}
+        self._looks: list[tuple[int, _Item]] = []
         self._refused: dict[str, dict[str, JsonValue]] = {}
-        for path in files:
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                if line.strip():
-                    self._add(path, number, line)
+        self._similar: dict[tuple[_Item, str], dict[str, JsonValue]] = {}
+        for path in paths:
+            self._read(path)
 
     def __len__(self) -> int:
-        return len(self._keys) + len(self._texts)
+        return len(self._keys) + len(self._texts) + len(self._pictures)
 
     def allows(self, instruction: str, constraints: Mapping[str, JsonValue]) -> bool:
-        """False for a row that asks exactly what an item asks; such a row is remembered."""
-        key = constraint_key(constraints)
+        """False for a row that asks what an item asks; such a row is remembered."""
+        if not len(self):
+            return True
+        key = _key(constraints)
         item = self._keys.get(key) or self._texts.get(normalised(instruction))
+        if item is not None:
+            self._refuse(key, instruction, item, "same facts or text")
+            return False
+        if "deflected" in constraints:
+            return self._allows_surreal(instruction, constraints)
+        item = self._skeletons.get(_skeleton(constraints))
+        if item is not None:
+            self._report(item, "same classes and relation", instruction)
+        return True
+
+    def allows_picture(self, data: bytes, name: str) -> bool:
+        """False for a picture that is one of the benchmark's, also re-encoded or scaled.
+
+        Raises:
+            PictureError: the picture does not decode.
+        """
+        if not self._pictures:
+            return True
+        digest, look = sha256_bytes(data), difference_hash(data)
+        item = self._pictures.get(digest)
+        item = item or next(
+            (i for o, i in self._looks if distance(look, o) < SAME_PICTURE_BITS), None
+        )
         if item is None:
             return True
-        entry = self._refused.setdefault(
-            key,
-            {"instruction": instruction, "key": key, "against": item.file, "line": item.line},
-        )
-        times = entry.get("times", 0)
-        entry["times"] = (times if isinstance(times, int) else 0) + 1
+        self._refuse(digest, name, item, "same picture")
         return False
 
     @property
     def dropped(self) -> list[dict[str, JsonValue]]:
-        """What was refused: instruction, key, the item's file and line, how often."""
+        """What was refused: instruction, key, the item's file and line, why, how often."""
         return list(self._refused.values())
+
+    @property
+    def similar(self) -> list[dict[str, JsonValue]]:
+        """What stayed although it is close to an item: file, line, how, how many rows, examples."""
+        return list(self._similar.values())
 
     def report(self) -> str:
         """The list of refused rows as JSON lines."""
         return "".join(dump_json(entry) + "\n" for entry in self.dropped)
 
-    def _add(self, path: Path, number: int, line: str) -> None:
+    def report_similar(self) -> str:
+        """The list of close rows that stayed, as JSON lines."""
+        return "".join(dump_json(entry) + "\n" for entry in self.similar)
+
+    def _allows_surreal(self, instruction: str, constraints: Mapping[str, JsonValue]) -> bool:
+        # "x and y" has the words of both objects: an item must name both.
+        named = str(constraints["object"])
+        number, score = self._words.nearest(instruction, named)
+        if score >= DROPPED_FROM:
+            self._refuse(normalised(instruction), instruction, self._worded[number], "same words")
+            return False
+        if score >= REPORTED_FROM:
+            self._report(self._worded[number], "similar words", instruction)
+        return True
+
+    def _refuse(self, key: str, instruction: str, item: _Item, why: str) -> None:
+        new: dict[str, JsonValue] = {"instruction": instruction, "key": key, "why": why}
+        new |= {"against": item.file, "line": item.line, "times": 0}
+        entry = self._refused.setdefault(key, new)
+        entry["times"] = cast(int, entry["times"]) + 1
+
+    def _report(self, item: _Item, how: str, instruction: str) -> None:
+        new: dict[str, JsonValue] = {"against": item.file, "line": item.line, "how": how}
+        new |= {"rows": 0, "examples": []}
+        entry = self._similar.setdefault((item, how), new)
+        entry["rows"] = cast(int, entry["rows"]) + 1
+        examples = cast(list[JsonValue], entry["examples"])
+        if len(examples) < _EXAMPLES:
+            examples.append(instruction)
+
+    def _read(self, path: Path) -> None:
+        if path.is_dir() or path.suffix.lower() in _PICTURES:
+            for picture in _pictures(path):
+                self._add_picture(picture)
+            return
+        for number, line in enumerate(_text(path).splitlines(), 1):
+            if line.strip():
+                self._add(path, number, line)
+
+    def _add_picture(self, path: Path) -> None:
+        data = path.read_bytes()
+        item = _Item(path.name, 0)
         try:
-            item = json.loads(line)
-            if "include" in item:
-                check_constraints(item, str(number))
-                self._keys.setdefault(constraint_key(item), _Item(path.name, number))
+            self._looks.append((difference_hash(data), item))
+        except PictureError as error:
+            raise Echo4oError(f"--against {path} is no picture: {error}") from None
+        self._pictures.setdefault(sha256_bytes(data), item)
+
+    def _add(self, path: Path, number: int, line: str) -> None:
+        item = _Item(path.name, number)
+        try:
+            found = json.loads(line)
+            if "include" in found:
+                check_constraints(found, str(number))
+                self._keys.setdefault(_key(found), item)
+                self._skeletons.setdefault(_skeleton(found), item)
             else:
-                text = item["prompt"] if "prompt" in item else item["instruction"]
-                self._texts.setdefault(normalised(text), _Item(path.name, number))
+                text = found["prompt"] if "prompt" in found else found["instruction"]
+                self._texts.setdefault(normalised(text), item)
+                self._words.add(text)
+                self._worded.append(item)
         except (ValueError, KeyError, TypeError, AttributeError, Echo4oError) as error:
             raise Echo4oError(
                 f"--against {path} line {number} is no benchmark item ({error})"
             ) from None
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Echo4oError(f"--against {path} is no UTF-8 text ({error.reason})") from None
+
+
+def _pictures(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+        return
+    found = sorted(one for one in path.rglob("*") if one.suffix.lower() in _PICTURES)
+    if not found:
+        raise Echo4oError(f"--against {path} holds no pictures; give a file or another folder")
+    yield from found
+
+
+def _placed(constraints: Mapping[str, JsonValue]) -> list[dict[str, JsonValue]]:
+    """The facts, with a relation of two groups read as their places, as benchmarks write it."""
+    facts = [dict(one) for one in cast(list[dict[str, JsonValue]], constraints.get("include", []))]
+    for relation in cast(list[dict[str, JsonValue]], constraints.get("relations", [])):
+        regions = _FACING.get(str(relation["relation"]))
+        for side, region in zip(("subject", "object"), regions or (), strict=False):
+            facts[cast(int, relation[side])]["region"] = region
+    return facts
+
+
+def _key(constraints: Mapping[str, JsonValue]) -> str:
+    facts: list[JsonValue] = [*_placed(constraints)]
+    return constraint_key({"include": facts})
+
+
+def _skeleton(constraints: Mapping[str, JsonValue]) -> str:
+    """What stays of the key without counts, colours and sizes: classes and their places."""
+    facts = _placed(constraints)
+    bare: list[JsonValue] = [{"class": one["class"], "region": one.get("region")} for one in facts]
+    return constraint_key({"include": bare})
+
+
 def _input(path: Path) -> Input:
+    if path.is_dir():
+        return Input(kind="pictures", id=path.name)
     if not path.is_file():
         raise Echo4oError(f"--against {path}: no such file")
     return Input(kind="items", id=path.name, sha256=sha256_file(path))
@@ -89,3 +231,17 @@ def _input(path: Path) -> Input:
 def normalised(text: str) -> str:
     """Lower case, letters and digits only, single spaces."""
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def summary(block: Blocklist) -> dict[str, JsonValue]:
+    """Counts for the plan's record."""
+    reasons = Counter(str(entry["why"]) for entry in block.dropped)
+    close: Counter[str] = Counter()
+    for entry in block.similar:
+        close[str(entry["how"])] += cast(int, entry["rows"])
+    return {
+        "blocked_items": len(block),
+        "dropped": len(block.dropped),
+        "dropped_by_reason": dict(sorted(reasons.items())),
+        "similar_rows": dict(sorted(close.items())),
+    }

@@ -7,18 +7,19 @@ by the next run, and nothing is paid twice.
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from echo4o.client import ApiClient, ImageRequest, PriceTable
 from echo4o.errors import Echo4oError
 from echo4o.ledger import Entry as LedgerEntry
 from echo4o.ledger import Ledger
-from echo4o.records import write_atomic
+from echo4o.records import JsonValue, sha256_bytes, write_atomic
 
 from .plan import Entry, Plan, read_plan
+from .reference_pool import FOLDER_NAME
 
 LEDGER_NAME = "ledger.sqlite"
 SETTINGS_NAME = "generate.json"
@@ -91,6 +92,16 @@ class Summary(NamedTuple):
     """All settled calls of the ledger."""
 
 
+class Given(NamedTuple):
+    """A reference that was given with the plan, not bought."""
+
+    picture: str
+    """SHA-256 of the bytes."""
+    extension: str
+    register: Mapping[str, JsonValue]
+    """source, licence, attribution, depicts_person, consent."""
+
+
 class Purchases:
     """Plan entries and what the ledger holds for them."""
 
@@ -100,17 +111,27 @@ class Purchases:
         self.ledger = ledger
         self._references = {entry.id: entry for entry in plan.references}
 
-    def reference(self, name: str) -> LedgerEntry | None:
-        """The finished purchase of a reference, None when there is none."""
-        return self.finished(self.settings.request(self._references[name]))
+    def reference(self, name: str) -> LedgerEntry | Given | None:
+        """A reference that was bought or given, None when it is not there."""
+        entry = self._references[name]
+        if entry.source is None:
+            return self.finished(self.settings.request(entry))
+        given = Given(
+            str(entry.source["sha256"]),
+            str(entry.source["extension"]),
+            cast(Mapping[str, JsonValue], entry.source["register"]),
+        )
+        return given if self._given_path(given).is_file() else None
 
     def finished(self, request: ImageRequest) -> LedgerEntry | None:
         """The finished purchase of a request, None when it failed, was refused or not made."""
         found = self.ledger.find(request.key)
         return found if found is not None and found.state == "done" else None
 
-    def picture(self, bought: LedgerEntry) -> bytes:
-        """Bytes of a finished purchase, checked against their hash."""
+    def picture(self, bought: LedgerEntry | Given) -> bytes:
+        """Bytes of a finished purchase or of a given reference, checked against their hash."""
+        if isinstance(bought, Given):
+            return self._read_given(bought)
         if bought.picture is None or bought.extension is None:
             raise Echo4oError(f"call {bought.key[:12]} is done but has no picture; restore a copy")
         return self.ledger.read_picture(bought.picture, bought.extension)
@@ -124,6 +145,16 @@ class Purchases:
                 return None
             pictures.append(self.picture(bought))
         return self.settings.request(row, pictures)
+
+    def _given_path(self, given: Given) -> Path:
+        return self.ledger.path.parent / FOLDER_NAME / f"{given.picture}.{given.extension}"
+
+    def _read_given(self, given: Given) -> bytes:
+        path = self._given_path(given)
+        data = path.read_bytes()
+        if sha256_bytes(data) != given.picture:
+            raise Echo4oError(f"reference {path} does not match its hash; plan again to restore it")
+        return data
 
 
 class _Rows:
@@ -153,6 +184,7 @@ def generate(
     budget_usd: float | None = None,
     concurrency: int = 8,
     requests_per_minute: float | None = None,
+    prices: PriceTable | None = None,
     progress: bool = False,
 ) -> Summary:
     """Buy what the plan in `folder` still lacks.
@@ -173,6 +205,7 @@ def generate(
             base_url=base_url,
             concurrency=concurrency,
             requests_per_minute=requests_per_minute,
+            prices=prices,
         )
         outcomes = asyncio.run(_buy(client, purchases, progress))
         return Summary(dict(sorted(outcomes.items())), client.calls_made, ledger.spent_usd)
@@ -180,7 +213,11 @@ def generate(
 
 async def _buy(client: ApiClient, purchases: Purchases, progress: bool) -> Counter[str]:
     outcomes: Counter[str] = Counter()
-    references = [purchases.settings.request(entry) for entry in purchases.plan.references]
+    references = [
+        purchases.settings.request(entry)
+        for entry in purchases.plan.references
+        if entry.source is None
+    ]
     rows = _Rows(purchases)
     async with client:
         if references:
@@ -191,32 +228,3 @@ async def _buy(client: ApiClient, purchases: Purchases, progress: bool) -> Count
     if rows.without_reference:
         outcomes["no reference"] = rows.without_reference
     return outcomes
-
-
-def estimate_usd(folder: Path, settings: Settings) -> tuple[int, float]:
-    """Number of calls of the whole plan and their expected price; nothing is called.
-
-    Raises:
-        PriceError: the model is not in the price table.
-    """
-    plan, _ = read_plan(folder)
-    prices = PriceTable.load()
-    blank = _blank_picture(settings.size)
-    total = 0.0
-    for entry in (*plan.references, *plan.rows):
-        request = settings.request(entry, [blank] * len(entry.references))
-        total += request.estimate(prices).cost_usd
-    return len(plan.references) + len(plan.rows), total
-
-
-def _blank_picture(size: str) -> bytes:
-    """A stand-in of the right size for a reference that is not made yet."""
-    import io
-
-    from PIL import Image
-
-    from echo4o.prices import parse_size
-
-    buffer = io.BytesIO()
-    Image.new("1", (1024, 1024) if size == "auto" else parse_size(size)).save(buffer, "PNG")
-    return buffer.getvalue()

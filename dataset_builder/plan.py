@@ -1,18 +1,23 @@
 """The plan: which rows are to be made, with their constraints, before a single call is paid.
 
-A plan is a text file that follows from recipe, rows, seed and mix alone, so that it can be read,
-compared and made again byte for byte.
+A plan is a text file that follows from recipe, rows, seed, mix and reference pool alone, so that it
+can be read, compared and made again byte for byte.
 """
 
+import contextlib
+import hashlib
 import json
+import os
+import re
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 from echo4o.errors import Echo4oError
-from echo4o.records import JsonValue, sha256_bytes
+from echo4o.records import JsonValue, sha256_file, sync_folder
 from echo4o.schema import SUBSETS, check_constraints, check_instruction, dump_json
 
 PLAN_NAME = "plan.jsonl"
@@ -42,10 +47,15 @@ class Entry:
     """Ids of reference entries, in the order the prompt counts them."""
     repeat: int = 0
     """0 for the first entry with this prompt and these references, then 1, 2, ..."""
+    source: Mapping[str, JsonValue] | None = None
+    """For a reference that is given, not made: sha256, extension, width, height, register."""
 
     def to_line(self) -> str:
         """The entry's line in the plan file."""
-        return dump_json(cast(JsonValue, asdict(self))) + "\n"
+        value = asdict(self)
+        if self.source is None:
+            del value["source"]
+        return dump_json(cast(JsonValue, value)) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,26 +73,57 @@ class Plan:
         entries = "".join(entry.to_line() for entry in (*self.references, *self.rows))
         return dump_json(cast(JsonValue, header)) + "\n" + entries
 
-    def coverage(self) -> dict[str, JsonValue]:
-        """How often each subset, category and fact is planned."""
-        tags = Counter(str(row.constraints.get("tag", "none")) for row in self.rows)
-        categories = Counter(f"{row.subset}/{row.category}" for row in self.rows)
-        facts: dict[str, Counter[str]] = {}
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """A plan whose rows are made as they are written, so that it never lies in memory."""
+
+    recipe: str
+    seed: int
+    references: tuple[Entry, ...]
+    rows: Iterable[Entry]
+    """Can be read once."""
+    count: int
+    """Number of rows."""
+
+    def lines(self, seen: Callable[[Entry], None]) -> Iterator[str]:
+        """The plan file; `seen` is called with every row."""
+        yield from (
+            Plan(recipe=self.recipe, seed=self.seed, references=self.references, rows=())
+            .to_text()
+            .splitlines(keepends=True)
+        )
         for row in self.rows:
-            for group in cast(list[Mapping[str, JsonValue]], row.constraints["include"]):
-                for name, value in group.items():
-                    facts.setdefault(name, Counter())[str(value)] += 1
-        return {
-            "rows": len(self.rows),
-            "references": len(self.references),
-            "categories": _sorted(categories),
-            "tags": _sorted(tags),
-            "facts": {name: _sorted(counts) for name, counts in sorted(facts.items())},
-        }
+            seen(row)
+            yield row.to_line()
 
 
-def _sorted(counts: Counter[str]) -> dict[str, JsonValue]:
-    return dict(sorted(counts.items()))
+def write_plan(folder: Path, lines: Iterable[str], *, may_replace: bool) -> None:
+    """Write the plan file whole or not at all, line by line.
+
+    Raises:
+        PlanError: there is another plan, and `may_replace` is False.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{PLAN_NAME}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            for line in lines:
+                digest.update(line.encode())
+                file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        path = folder / PLAN_NAME
+        if not may_replace and path.exists() and sha256_file(path) != digest.hexdigest():
+            raise PlanError(f"{folder} holds another plan and its pictures; plan in a new folder")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_folder(folder)
 
 
 def read_plan(folder: Path) -> tuple[Plan, str]:
@@ -92,17 +133,9 @@ def read_plan(folder: Path) -> tuple[Plan, str]:
         PlanError: it is missing, damaged, or of another format.
     """
     path = folder / PLAN_NAME
-    if not path.is_file():
-        raise PlanError(f"there is no {PLAN_NAME} in {folder}; run `echo4o data plan` first")
-    data = path.read_bytes()
-    lines = data.decode(errors="replace").splitlines()
-    header = _object(path, 1, lines[0] if lines else "")
-    if header.get("kind") != "plan" or header.get("format") != PLAN_FORMAT:
-        raise PlanError(
-            f"{path} has plan format {header.get('format')!r}, this echo4o reads {PLAN_FORMAT}; "
-            "plan again in a new folder"
-        )
-    entries = [_entry(path, number, line) for number, line in enumerate(lines[1:], 2)]
+    entries = list(iterate_plan(folder))
+    with path.open(encoding="utf-8") as file:
+        header = _object(path, 1, file.readline())
     plan = Plan(
         recipe=str(header["recipe"]),
         seed=cast(int, header["seed"]),
@@ -110,7 +143,27 @@ def read_plan(folder: Path) -> tuple[Plan, str]:
         rows=tuple(entry for entry in entries if entry.kind == "row"),
     )
     _check_links(path, plan)
-    return plan, sha256_bytes(data)
+    return plan, sha256_file(path)
+
+
+def iterate_plan(folder: Path) -> Iterator[Entry]:
+    """References and rows of a folder's plan one at a time, without the links being checked.
+
+    Raises:
+        PlanError: it is missing, damaged, or of another format.
+    """
+    path = folder / PLAN_NAME
+    if not path.is_file():
+        raise PlanError(f"there is no {PLAN_NAME} in {folder}; run `echo4o data plan` first")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = _object(path, 1, file.readline())
+        if header.get("kind") != "plan" or header.get("format") != PLAN_FORMAT:
+            raise PlanError(
+                f"{path} has plan format {header.get('format')!r}, this echo4o reads "
+                f"{PLAN_FORMAT}; plan again in a new folder"
+            )
+        for number, line in enumerate(file, 2):
+            yield _entry(path, number, line)
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, JsonValue]:
@@ -128,11 +181,21 @@ def _entry(path: Path, number: int, line: str) -> Entry:
     try:
         value["references"] = tuple(cast(list[str], value["references"]))
         entry = Entry(**value)  # type: ignore[arg-type]
+        _check_source(entry)
         check_instruction(entry.instruction, entry.id)
         check_constraints(entry.constraints, entry.id)
     except (KeyError, TypeError, AttributeError, Echo4oError) as error:
         raise PlanError(f"{path} line {number} is no plan entry ({error}); plan again") from None
     return entry
+
+
+def _check_source(entry: Entry) -> None:
+    """The names become a path: nothing but a hash and a known ending may be in them."""
+    if entry.source is None:
+        return
+    digest, extension = str(entry.source["sha256"]), entry.source["extension"]
+    if not re.fullmatch("[0-9a-f]{64}", digest) or extension not in ("png", "jpg", "webp", "gif"):
+        raise PlanError(f"its picture is {digest[:80]!r}.{extension!r}")
 
 
 def _check_links(path: Path, plan: Plan) -> None:
@@ -147,14 +210,26 @@ def _check_links(path: Path, plan: Plan) -> None:
                 raise PlanError(f"{path}: row {row.id} needs {name!r}, which is not planned")
 
 
-def number_repeats(entries: Iterable[Entry]) -> list[int]:
-    """For each entry, how many earlier ones ask the same of the same references."""
-    seen: Counter[tuple[str, tuple[str, ...]]] = Counter()
-    repeats = []
-    for entry in entries:
-        repeats.append(seen[entry.prompt, entry.references])
-        seen[entry.prompt, entry.references] += 1
-    return repeats
+class Repeats:
+    """Counts how often the same was asked of the same references; keeps hashes, not texts."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+
+    def count(self, entry: Entry) -> int:
+        """How many entries that were taken ask what this one asks."""
+        return self._seen.get(self._key(entry), 0)
+
+    def take(self, entry: Entry) -> int:
+        """Take an entry; returns how many earlier ones asked the same."""
+        key = self._key(entry)
+        earlier = self._seen.get(key, 0)
+        self._seen[key] = earlier + 1
+        return earlier
+
+    def _key(self, entry: Entry) -> bytes:
+        text = "\0".join((entry.prompt, *entry.references))
+        return hashlib.blake2b(text.encode(), digest_size=12).digest()
 
 
 def quotas(total: int, weights: Mapping[str, float]) -> dict[str, int]:
@@ -192,10 +267,3 @@ def parse_mix(text: str) -> dict[str, float]:
                 f"--mix: the share of {name} must be a number, got {share!r}"
             ) from None
     return shares
-
-
-def join(phrases: Sequence[str]) -> str:
-    """English list: "x", "x and y", "x, y, and z"."""
-    if len(phrases) < 3:
-        return " and ".join(phrases)
-    return ", ".join(phrases[:-1]) + f", and {phrases[-1]}"

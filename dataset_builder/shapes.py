@@ -13,8 +13,9 @@ from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue
 
 from .decontaminate import Blocklist
-from .plan import Entry, Plan, join, number_repeats, quotas
-from .vocabulary import REGIONS, Deck, Group, Kind, Thing, article, difficulty, vocabulary
+from .language import article, join
+from .plan import Entry, Plan, Repeats, quotas
+from .vocabulary import REGIONS, Deck, Group, Kind, Thing, difficulty, vocabulary
 
 NAME = "shapes"
 _ATTEMPTS = 1_000
@@ -41,10 +42,8 @@ def plan_shapes(
     random.Random(f"order {seed}").shuffle(entries)
     both = (*painter.references, *entries)
     # Counted together: a reference must not be the very picture that some row has for its target.
-    numbered = [
-        replace(entry, repeat=repeat)
-        for entry, repeat in zip(both, number_repeats(both), strict=True)
-    ]
+    repeats = Repeats()
+    numbered = [replace(entry, repeat=repeats.take(entry)) for entry in both]
     count = len(painter.references)
     return Plan(
         recipe=NAME,

@@ -10,7 +10,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 from echo4o.records import JsonValue
 
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
+from .language import NUMBERS, article, plural
+
 REGIONS = {"left": "left", "right": "right", "top": "above", "bottom": "below"}
 T = TypeVar("T")
 
@@ -126,20 +127,10 @@ class Group:
         """The group in words: "three red circles on the left", "a small bar"."""
         noun = self.shape if self.count == 1 else plural(self.shape)
         words = " ".join(word for word in (self.size, self.color, noun) if word)
-        words = f"{WORDS[self.count]} {words}" if counted or self.count > 1 else article(words)
+        words = f"{NUMBERS[self.count]} {words}" if counted or self.count > 1 else article(words)
         return words if self.place is None else f"{words} on the {self.place}"
 
 
 def difficulty(attributes: int) -> str:
     """The paper's band for a number of constrained attributes (1-3, 3-5, 6 or more)."""
     return "easy" if attributes <= 3 else "medium" if attributes <= 5 else "hard"
-
-
-def plural(noun: str) -> str:
-    """Several of `noun`."""
-    return noun + ("es" if noun.endswith(("s", "sh", "ch", "x")) else "s")
-
-
-def article(words: str) -> str:
-    """`words` with "a" or "an" before them."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -15,9 +15,11 @@ from datasets import load_dataset
 from tests_sandbox import image_api
 
 from echo4o.cli import main
+from echo4o.client import PriceTable
 from echo4o.dataset_builder import Echo4oImage
-from echo4o.dataset_builder.generate import Settings, estimate_usd
-from echo4o.dataset_builder.plan import read_plan
+from echo4o.dataset_builder.estimate import Estimator
+from echo4o.dataset_builder.generate import Settings
+from echo4o.dataset_builder.plan import iterate_plan, read_plan
 from echo4o.errors import Echo4oError
 from echo4o.ledger import Ledger
 from echo4o.records import RunRecord, sha256_bytes
@@ -72,10 +74,13 @@ def whole(tmp_path_factory):
 
 def test_dry_run_estimate_is_close_to_the_bill(whole):
     root, _, _ = whole
-    count, price = estimate_usd(root / "work", Settings(model="sandbox-image", size="64x64"))
+    settings = Settings(model="sandbox-image", size="64x64")
+    estimator = Estimator(settings, PriceTable.load())
+    for entry in iterate_plan(root / "work"):
+        estimator.add(entry)
     with Ledger(root / "work" / "ledger.sqlite", read_only=True) as ledger:
-        assert ledger.counts()["done"] == count
-        assert price == pytest.approx(ledger.spent_usd, rel=0.03)
+        assert ledger.counts()["done"] == estimator.total.calls
+        assert estimator.total.usd == pytest.approx(ledger.spent_usd, rel=0.03)
 
 
 def test_again_calls_nothing_and_builds_the_same_bytes(whole, use, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from echo4o.cli import main
+from echo4o.dataset_builder.coverage import Coverage
 from echo4o.dataset_builder.decontaminate import Blocklist, normalised
 from echo4o.dataset_builder.plan import PlanError, parse_mix, quotas, read_plan
 from echo4o.dataset_builder.shapes import plan_shapes
@@ -45,7 +46,10 @@ def test_no_row_and_no_reference_asks_for_a_benchmark_item(plan):
 def test_shares_tags_and_balance(plan):
     rows = Counter(row.subset for row in plan.rows)
     assert rows == {"instruction_following": 1700, "surreal_fantasy": 200, "multi_reference": 100}
-    coverage = plan.coverage()
+    counted = Coverage()
+    for row in plan.rows:
+        counted.add(row)
+    coverage = counted.to_dict(len(plan.references))
     assert set(coverage["tags"]) >= TAGS
     assert {name.split("/")[1] for name in coverage["categories"]} >= {"easy", "medium", "hard"}
     facts = coverage["facts"]

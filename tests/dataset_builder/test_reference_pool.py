@@ -1,0 +1,226 @@
+"""Given reference pictures: classified, registered, refused, used; what a plan will cost."""
+
+import io
+import json
+
+import authors_layout as layout
+import pytest
+from datasets import Dataset, Features, Image, Value, load_dataset
+from PIL import Image as Pictures
+from tests_sandbox import image_api
+
+from echo4o.cli import main
+from echo4o.dataset_builder.generate import SettingsError
+from echo4o.dataset_builder.plan import read_plan
+from echo4o.dataset_builder.reference_pool import read_pool
+from echo4o.errors import Echo4oError
+from echo4o.ledger import Ledger
+from echo4o.records import sha256_bytes
+
+SETTINGS = ["--model", "sandbox-image", "--size", "64x64"]
+CONSENT = {"consent": "model release", "licence": "cc-by-4.0"}
+
+
+def picture(number, size=(96, 64)):
+    buffer = io.BytesIO()
+    color = (number * 5 % 256, number * 11 % 256, number * 17 % 256)
+    Pictures.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_folder(root, counts=(8, 8, 4), facts=None):
+    """A pool of humans, objects and scenes, all with consent, labels on all but the scenes."""
+    lines = []
+    for kind, name, count in zip(("human", "object", "sence"), "hos", counts, strict=True):
+        (root / kind).mkdir(parents=True)
+        for number in range(count):
+            path = root / kind / f"{name}{number}.png"
+            path.write_bytes(picture(100 * "hos".index(name) + number, (96 + 32 * number, 64)))
+            known = {"label": f"a {kind} called {name}{number}"} if name != "s" else {}
+            entry = {"file_name": f"{kind}/{path.name}", **known, **CONSENT}
+            lines.append(entry | (facts or {}).get(path.name, {}))
+    (root / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+def test_folder_is_classified_labelled_and_registered(tmp_path):
+    pool = read_pool(str(write_folder(tmp_path / "pool")), tmp_path / "plan")
+    kinds = [entry.category for entry in pool.entries]
+    assert [kinds.count(kind) for kind in ("human", "object", "scene")] == [8, 8, 4]
+    assert not pool.refused
+    first = pool.entries[0]
+    assert first.constraints["label"] == "human called h0"
+    assert first.source["register"] == {
+        "source": "human/h0.png",
+        "licence": "cc-by-4.0",
+        "attribution": None,
+        "depicts_person": True,
+        "consent": "model release",
+    }
+    kept = tmp_path / "plan" / "references" / f"{first.source['sha256']}.png"
+    assert sha256_bytes(kept.read_bytes()) == first.source["sha256"]
+
+
+def test_unusable_pictures_are_refused_by_name(tmp_path):
+    facts = {
+        "h0.png": {"consent": None},
+        "h1.png": {"minor": True},
+        "o0.png": {"licence": None},
+        "o1.png": {"depicts_person": True, "consent": None},
+        "o2.png": {"kind": "dream"},
+    }
+    root = write_folder(tmp_path / "pool", facts=facts)
+    (root / "object" / "o3.png").write_bytes(picture(103)[:-20])
+    (root / "object" / "o4.png").write_bytes((root / "object" / "o5.png").read_bytes())
+    (root / "object" / "bomb.png").write_bytes(layout.bomb())
+    (root / "stray.png").write_bytes(picture(7))
+    (root / "object" / "link.png").symlink_to("/etc/hostname")
+    pool = read_pool(str(root), tmp_path / "plan", licence=None)
+    reasons = {one["picture"]: one["reason"] for one in pool.refused}
+    assert set(reasons) == {
+        *("human/h0.png", "human/h1.png", "object/o0.png", "object/o1.png", "object/o2.png"),
+        *("object/o3.png", "object/o5.png", "object/bomb.png", "stray.png"),
+    }
+    assert "consent" in reasons["human/h0.png"]
+    assert "minor" in reasons["human/h1.png"]
+    assert "licence" in reasons["object/o0.png"]
+    assert "kind is unknown" in reasons["object/o2.png"]
+    assert "cut off" in reasons["object/o3.png"]
+    assert "there already" in reasons["object/o5.png"]
+    assert "no licence" in reasons["object/bomb.png"]
+    wider = read_pool(str(root), tmp_path / "wide", licence="cc0-1.0")
+    bombs = [one["reason"] for one in wider.refused if one["picture"] == "object/bomb.png"]
+    assert "40000" in bombs[0]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"label": "x"}'])
+def test_damaged_metadata_is_one_sentence(tmp_path, damage):
+    root = write_folder(tmp_path / "pool")
+    (root / "metadata.jsonl").write_text(damage + "\n")
+    with pytest.raises(Echo4oError, match="line 1 is no object with `file_name`"):
+        read_pool(str(root), tmp_path / "plan")
+
+
+def test_too_small_pools_say_what_is_missing(tmp_path, capsys):
+    root = write_folder(tmp_path / "pool", counts=(8, 2, 4))
+    words = ["data", "plan", "ablation_multi_reference", "--out", str(tmp_path / "plan")]
+    with pytest.raises(SystemExit):
+        main([*words, "--rows", "20", "--references", str(root)])
+    assert "2 object pictures, and rows need 4" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--references", str(tmp_path)])
+    assert "not one picture can be used" in capsys.readouterr().err
+
+
+def test_a_datasets_repository_is_a_pool(tmp_path):
+    """The same through `load_dataset`: a folder of Parquet stands for a Hub id."""
+    cells = {"image": [], "kind": [], "label": [], "license": [], "consent": []}
+    for number in range(12):
+        cells["image"].append({"bytes": picture(number), "path": None})
+        cells["kind"].append(("human", "object", "scene")[number % 3])
+        cells["label"].append(f"an item {number}")
+        cells["license"].append("cc0-1.0")
+        cells["consent"].append("release")
+    text = {name: Value("string") for name in cells if name != "image"}
+    repo = tmp_path / "org" / "refs"
+    repo.mkdir(parents=True)
+    features = Features({"image": Image(), **text})
+    Dataset.from_dict(cells, features=features).to_parquet(str(repo / "train.parquet"))
+    assert load_dataset(str(repo), split="train")[0]["kind"] == "human"
+    from echo4o.dataset_builder import reference_pool
+
+    candidates = list(reference_pool._of_dataset(str(repo)))
+    assert [one.facts["label"] for one in candidates[:2]] == ["an item 0", "an item 1"]
+    pool = reference_pool.Pool()
+    for one in candidates:
+        block = reference_pool.Blocklist()
+        assert reference_pool._take(one, pool, tmp_path / "plan", None, block, set()) is None
+    assert pool.entries[1].constraints["label"] == "item 1"
+    assert len(list((tmp_path / "plan" / "references").iterdir())) == 12
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    with image_api(tmp_path / "api") as api:
+        monkeypatch.setenv("OPENAI_BASE_URL", api.openai)
+        monkeypatch.setenv("OPENAI_API_KEY", api.api_key)
+        yield api
+
+
+def bill(api):
+    lines = (api.root / "openai" / "calls.jsonl").read_text().splitlines()
+    return sum(json.loads(line)["cost_usd"] for line in lines), len(lines)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_estimate_before_the_first_call_is_the_bill(tmp_path, api, given, capsys):
+    """Text, references and pictures of all subsets; references made, or given in many sizes."""
+    folder = tmp_path / "plan"
+    words = ["data", "plan", "echo4o_image", "--rows", "60", "--out", str(folder), *SETTINGS]
+    if given:
+        words += ["--references", str(write_folder(tmp_path / "pool"))]
+    main([*words, "--requests-per-minute", "120", "--dry-run"])
+    assert not folder.exists()
+    main(words)
+    record = json.loads((folder / "plan.record.json").read_text())
+    expected = record["metrics"]["estimate"]
+    capsys.readouterr()
+    main(["data", "generate", str(folder), *SETTINGS, "--tokens-per-minute", "5000", "--dry-run"])
+    said = capsys.readouterr().out
+    assert f"{expected['calls']} calls of sandbox-image" in said
+    assert f"at least {expected['tokens'] / 5000 / 60:.1f} hours" in said
+    assert not (api.root / "openai" / "calls.jsonl").exists() or bill(api)[1] == 0
+    main(["data", "generate", str(folder), *SETTINGS])
+    spent, calls = bill(api)
+    assert calls == expected["calls"]
+    assert expected["usd"] == pytest.approx(spent, rel=0.03)
+    assert sum(expected["by_subset"].values()) == pytest.approx(expected["usd"])
+    with Ledger(folder / "ledger.sqlite", read_only=True) as ledger:
+        usage = [one.usage for one in ledger.entries()]
+    assert sum(one["text"] for one in usage) == expected["text_tokens"]
+    assert sum(one["images"] for one in usage) == expected["picture_tokens"]
+    assert sum(one["output"] for one in usage) == expected["output_tokens"]
+
+
+def test_given_references_reach_the_rows_untouched(tmp_path, api):
+    folder, out = tmp_path / "plan", tmp_path / "echo-4o-image"
+    root = write_folder(tmp_path / "pool")
+    words = ["data", "plan", "ablation_multi_reference", "--rows", "24", "--out", str(folder)]
+    main([*words, "--references", str(root)])
+    plan, _ = read_plan(folder)
+    gone = next(one for one in plan.references if one.category == "human")
+    (folder / "references" / f"{gone.source['sha256']}.png").unlink()
+    main(["data", "generate", str(folder), *SETTINGS])
+    main(["data", "build", str(folder), "--out", str(out), "--validation", "0"])
+    rows = load_dataset(str(out), split="train", streaming=True).decode(False)
+    built = {row["id"]: row for row in rows}
+    planned = {row.id: row for row in plan.rows if gone.id not in row.references}
+    assert set(built) == set(planned)
+    assert 0 < len(built) < 24
+    originals = {sha256_bytes(path.read_bytes()): path for path in root.rglob("*.png")}
+    for row in built.values():
+        hashes = [sha256_bytes(cell["bytes"]) for cell in row["input_images"]]
+        assert set(hashes) <= set(originals)
+        registers = json.loads(row["references"])
+        assert [one["sha256"] for one in registers] == hashes
+        assert all(one["licence"] == "cc-by-4.0" for one in registers)
+        assert row["requested_instruction"] == planned[row["id"]].prompt
+    left_out = [json.loads(line) for line in (out / "left_out.jsonl").open()]
+    assert {one["reason"] for one in left_out} == {"no reference"}
+    main([*words, "--references", str(root)])
+    assert (folder / "references" / f"{gone.source['sha256']}.png").is_file()
+
+
+def test_a_changed_reference_is_an_error(tmp_path, api):
+    folder, root = tmp_path / "plan", write_folder(tmp_path / "pool")
+    words = ["data", "plan", "ablation_multi_reference", "--rows", "6", "--out", str(folder)]
+    main([*words, "--references", str(root)])
+    path = next((folder / "references").iterdir())
+    for path in (folder / "references").iterdir():
+        path.unlink()
+        path.write_bytes(picture(255))
+    from echo4o.dataset_builder.generate import Settings, generate
+
+    with pytest.raises(Echo4oError, match="does not match its hash") as caught:
+        generate(folder, Settings(model="sandbox-image", size="64x64"))
+    assert not isinstance(caught.value, SettingsError)
