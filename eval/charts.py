@@ -18,8 +18,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 20, 12, 26
 _MOST_POINTS = 700
 
 
-def intervals(scores: Sequence[Score | None]) -> Markup:
-    """Return one lane per run: a line over the 95 % interval, a dot at the score; 0 to 100 %."""
+def intervals(scores: Sequence[Score | None], scale: float = 1.0) -> Markup:
+    """Return one lane per run: a line over the 95 % interval, a dot at the score; 0 to `scale`."""
     height = _LANE * len(scores) + 4
     parts = [
         f'<svg class="lanes" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
@@ -32,8 +32,9 @@ def intervals(scores: Sequence[Score | None]) -> Markup:
             continue
         y = 2 + _LANE * (lane + 0.5)
         parts.append(
-            f'<g class="run{lane % 4}"><line x1="{_x(score.low)}" x2="{_x(score.high)}" '
-            f'y1="{y}" y2="{y}"/><circle cx="{_x(score.score)}" cy="{y}" r="4"/></g>'
+            f'<g class="run{lane % 4}"><line x1="{_x(score.low / scale)}" '
+            f'x2="{_x(score.high / scale)}" y1="{y}" y2="{y}"/>'
+            f'<circle cx="{_x(score.score / scale)}" cy="{y}" r="4"/></g>'
         )
     return Markup("".join([*parts, "</svg>"]))
 
@@ -106,7 +107,7 @@ def read_loss(path: Path) -> list[tuple[float, float]]:
 
 
 def _x(share: float) -> str:
-    return f"{_PAD + share * (_WIDTH - 2 * _PAD):.1f}"
+    return f"{_PAD + max(share, 0.0) * (_WIDTH - 2 * _PAD):.1f}"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""`echo4o eval fetch|run|judge|report`."""
+"""`echo4o eval fetch|run|judge|report|compare`."""
 
 import argparse
 from pathlib import Path
@@ -136,6 +136,20 @@ def report(args: argparse.Namespace) -> None:
 
     path = write_report(args.runs, args.out, loss=args.loss, title=args.title, progress=True)
     print(f"report  {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+
+
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `echo4o eval compare`."""
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="run folders; the last is held against the first"
+    )
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Say which run is better; over the same pictures, how far their judges agree."""
+    from .compared import compare_runs
+
+    print("\n".join(compare_runs(args.runs)))
 
 
 def _task_arguments(parser: argparse.ArgumentParser) -> None:

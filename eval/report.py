@@ -8,7 +8,7 @@ import base64
 import hashlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class _Shown:
     url: str | None
     is_small: bool
     seen: str
-    """right, wrong or unjudged; a CSS class and a filter value."""
+    """right, wrong, marked (in points) or unjudged; a CSS class and a filter value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,17 +132,33 @@ def _render(**view: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
-    environment.filters["whole"] = lambda share: f"{100 * share:.0f}"
-    environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "\u2212")
+    scale: float = view["scores"][0].scale
+    environment.filters |= _numbers(in_points=scale != 1)
     environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     html: str = environment.get_template("report.html.jinja").render(
-        **view, script=Markup(script), script_hash=digest, style=Markup(style)
+        **view, scale=scale, script=Markup(script), script_hash=digest, style=Markup(style)
     )
     return html
+
+
+def _numbers(*, in_points: bool) -> dict[str, Callable[[float], str]]:
+    """Return the template's ways to write a score, an interval's end and a difference."""
+    if in_points:
+        return {
+            "score": lambda points: f"{points:.3f}",
+            "end": lambda points: f"{points:.2f}",
+            "step": lambda points: f"{points:+.2f}".replace("-", "\u2212"),
+            "size": lambda points: f"{points:.2f}",
+        }
+    return {
+        "score": lambda share: f"{100 * share:.1f} %",
+        "end": lambda share: f"{100 * share:.0f}",
+        "step": lambda share: f"{100 * share:+.1f}".replace("-", "\u2212"),
+        "size": lambda share: f"{100 * share:.1f}",
+    }
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -156,25 +172,24 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _rows(scores: Sequence[Scores], comparison: Comparison | None) -> list[_Row]:
-    rows = [
-        _row(
-            "Overall",
-            "mean of the tags",
-            [one.overall for one in scores],
-            comparison.overall if comparison else None,
-            is_total=True,
-        )
-    ]
+    scale = scores[0].scale
+    has_groups = any(one.by_group for one in scores)
+    note = "weighted mean of the groups" if has_groups else "mean of the tags"
+    overall = comparison.overall if comparison else None
+    rows = [_row("Overall", note, [one.overall for one in scores], overall, scale)]
     few = [one.one_or_two_objects for one in scores]
     if any(few):
         difference = comparison.one_or_two_objects if comparison else None
         note = "items that ask for at most two objects"
-        rows.append(_row("One or two objects", note, few, difference, is_total=True))
-    tags = dict.fromkeys(tag for one in scores for tag in one.by_tag)
-    for tag in tags:
+        rows.append(_row("One or two objects", note, few, difference, scale))
+    for group in dict.fromkeys(group for one in scores for group in one.by_group):
+        each = [one.by_group.get(group) for one in scores]
+        difference = comparison.by_group.get(group) if comparison else None
+        rows.append(_row(group, "group", each, difference, scale))
+    for tag in dict.fromkeys(tag for one in scores for tag in one.by_tag):
         each = [one.by_tag.get(tag) for one in scores]
         difference = comparison.by_tag.get(tag) if comparison else None
-        rows.append(_row(tag, "", each, difference, is_total=False))
+        rows.append(_row(tag, "", each, difference, scale))
     return rows
 
 
@@ -183,17 +198,15 @@ def _row(
     note: str,
     scores: list[Score | None],
     difference: Difference | None,
-    *,
-    is_total: bool,
+    scale: float,
 ) -> _Row:
-    chart = intervals(scores)
     return _Row(
         name=name,
         note=note,
         scores=scores,
-        chart=chart,
+        chart=intervals(scores, scale),
         difference=difference,
-        is_total=is_total,
+        is_total=bool(note),
     )
 
 
@@ -231,7 +244,10 @@ def _show(verdict: Verdict, folder: Path) -> _Shown:
     url, is_small = None, False
     if verdict.picture is not None:
         url, is_small = _embed(folder / Path(verdict.picture).name)
-    seen = "right" if verdict.correct else "wrong" if verdict.outcome == "judged" else "unjudged"
+    seen = "unjudged"
+    if verdict.outcome == "judged":
+        in_points = verdict.points is not None
+        seen = "marked" if in_points else "right" if verdict.correct else "wrong"
     return _Shown(verdict=verdict, url=url, is_small=is_small, seen=seen)
 
 
@@ -239,10 +255,8 @@ def _outcome(shown: Sequence[_Shown | None]) -> str:
     last, first = shown[-1], shown[0]
     words = [] if last is None else [last.seen]
     if len(shown) > 1 and first is not None and last is not None:
-        if last.seen == "right" and first.seen != "right":
-            words.append("gained")
-        if first.seen == "right" and last.seen != "right":
-            words.append("lost")
+        step = last.verdict.value - first.verdict.value
+        words += ["gained"] * (step > 0) + ["lost"] * (step < 0)
     return " ".join(words)
 
 
@@ -278,8 +292,10 @@ def _warnings(names: Sequence[str], runs: Sequence[Run], scores: Sequence[Scores
     for name, run, score in zip(names, runs, scores, strict=True):
         if score.coverage < 1:
             silent = len(run.verdicts) - score.outcomes["judged"]
+            left_out = sum(verdict.is_left_out for verdict in run.verdicts)
             warnings.append(
-                f"{name}: {silent} of {len(run.verdicts)} items have no readable verdict and count "
-                "as wrong."
+                f"{name}: {silent} of {len(run.verdicts)} items have no readable verdict; "
+                f"{left_out} of them are left out of the means, the others count as nothing or as "
+                f"the protocol {run.protocol['name']} says."
             )
     return warnings

@@ -12,8 +12,10 @@ from tests_sandbox import image_api
 
 import echo4o.eval
 from echo4o.eval.protocols import checklist
+from echo4o.eval.tasks import get_task
 
-FOLDER = Path(echo4o.eval.__file__).parent / "metrics" / "geneval_plus_plus"
+METRICS = Path(echo4o.eval.__file__).parent / "metrics"
+FOLDER = METRICS / "geneval_plus_plus"
 ITEMS = KIT.items[28:34]
 
 
@@ -25,12 +27,19 @@ def api(tmp_path, monkeypatch):
         yield server
 
 
-def test_compute_judges_paths_and_pil_pictures(api, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """`evaluate.load` of our folders, offline; it imports its copies from one place a process."""
     import evaluate
 
-    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    metric = evaluate.load(str(FOLDER), cache_dir=str(tmp_path / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
+        patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield lambda name, **options: evaluate.load(str(METRICS / name), **options)
+
+
+def test_compute_judges_paths_and_pil_pictures(api, load, tmp_path):
+    metric = load("geneval_plus_plus", cache_dir=str(tmp_path / "cache"))
     folder = paint_into(tmp_path / "pictures", ITEMS)
     files = [folder / f"{item.number}.png" for item in ITEMS]
     predictions = [str(file) for file in files[:3]] + [Image.open(file) for file in files[3:5]]
@@ -82,18 +91,54 @@ def test_the_space_judges_a_picture(api, tmp_path, monkeypatch):
         app.judge_picture(choice, None)
 
 
-def test_the_folder_is_a_space():
-    text = (FOLDER / "README.md").read_text()
+def test_imagine_bench_computes_points(api, load, tmp_path):
+    metric = load("imagine_bench", cache_dir=str(tmp_path / "cache"))
+    items = get_task("imagine_bench").items("kit").items[8:11]
+    folder = paint_into(tmp_path / "pictures", items)
+    result = metric.compute(
+        predictions=[str(folder / f"{item.number}.png") for item in items],
+        references=[item.to_json() for item in items],
+        judge="sandbox-judge",
+    )
+    assert (result["overall"]["score"], result["scale"], result["calls"]) == (10.0, 10.0, 3)
+    assert list(result["by_group"]) == ["Attribute shift"]
+    assert [one["points"] for one in result["verdicts"][0]["findings"]] == [10.0] * 3
+
+
+def test_the_space_of_imagine_bench_gives_points(api, tmp_path, monkeypatch):
+    file = METRICS / "imagine_bench" / "app.py"
+    spec = importlib.util.spec_from_file_location("imagine_app", file)
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    app.LEDGER.parent.rmdir()
+    monkeypatch.setattr(app, "LEDGER", tmp_path / "ledger.sqlite")
+    monkeypatch.setenv("ECHO4O_JUDGE", "sandbox-judge")
+    monkeypatch.setenv("ECHO4O_BUDGET", "1")
+    choice, item = next(iter(app.ITEMS.items()))
+    picture = str(paint_into(tmp_path / "p", [item]) / f"{item.number}.png")
+    words, rows = app.judge_picture(choice, picture)
+    assert words == "**10 of 10 points**"
+    assert [row[:2] for row in rows] == [
+        ["10", name] for name in ("fantasy", "identity", "quality")
+    ]
+
+
+@pytest.mark.parametrize("name", ["geneval_plus_plus", "imagine_bench"])
+def test_the_folder_is_a_space(name):
+    folder = METRICS / name
+    text = (folder / "README.md").read_text()
     front = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)[1])
     assert front["sdk"] == "gradio"
-    assert (FOLDER / front["app_file"]).is_file()
+    assert len(front["short_description"]) <= 60
+    assert (folder / front["app_file"]).is_file()
     assert "evaluate" in front["tags"]
-    assert "echo4o[eval]" in (FOLDER / "requirements.txt").read_text()
+    assert "echo4o[eval]" in (folder / "requirements.txt").read_text()
 
 
-def test_the_metric_file_obeys_the_loaders_import_rules():
+@pytest.mark.parametrize("name", ["geneval_plus_plus", "imagine_bench"])
+def test_the_metric_file_obeys_the_loaders_import_rules(name):
     """evaluate copies one file and reads its imports by pattern: one plain module a line."""
-    text = (FOLDER / "geneval_plus_plus.py").read_text()
+    text = (METRICS / name / f"{name}.py").read_text()
     top = [line for line in text.splitlines() if re.match(r"(import|from) ", line)]
     assert top
     for line in top:

@@ -13,6 +13,8 @@ from echo4o.eval.charts import loss_curve, read_loss
 from echo4o.eval.items import select
 from echo4o.eval.protocols import Finding
 from echo4o.eval.report import write_report
+from echo4o.eval.runs import load_run, save_run
+from echo4o.eval.tasks import get_task
 
 ITEMS = select(KIT.items, 14)
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -76,6 +78,38 @@ def test_report_shows_both_runs_with_pictures_scores_and_loss(runs, tmp_path):
     assert "1 of 14 items have no readable verdict" in text
     assert 'class="curve"' in text
     assert {option.get("value") for option in page.all("option")} >= {"gained", "lost", "right"}
+
+
+def test_points_are_shown_as_points(tmp_path):
+    import dataclasses
+
+    task = get_task("imagine_bench")
+    items = select(task.items("kit").items, 16)
+    pictures = paint_into(tmp_path / "pictures", items)
+
+    def folder(name, step):
+        verdicts = []
+        for item in items:
+            points = round(item.number % 7 + step, 3)
+            finding = Finding(expectation="fantasy", satisfied=False, reason="r", points=points)
+            verdicts.append(verdict(item, False, points=points, findings=(finding,)))
+        verdicts[0] = verdict(items[0], None, points=0.0, picture=None)
+        run = load_run(write_run(tmp_path / name, verdicts, pictures))
+        save_run(dataclasses.replace(run, task=task.name), tmp_path / name)
+        return tmp_path / name
+
+    runs = [folder("before", 1.0), folder("after", 2.25)]
+    text = write_report(runs, tmp_path / "report.html").read_text()
+    page = Page(text)
+    scores = load_run(runs[-1]).scores()
+    assert f'<b class="num">{scores.overall.score:.3f}</b>' in text
+    assert "Attribute shift" in text
+    assert "Student" in text
+    assert "0 to 10<" in text
+    cards = page.all("article")
+    assert [card["data-outcome"] for card in cards[:2]] == ["unjudged", "marked gained"]
+    assert {option.get("value") for option in page.all("option")} >= {"marked", "gained", "lost"}
+    assert " %<" not in re.search(r"<tbody>.*?</tbody>", text, re.DOTALL)[0]
 
 
 def test_one_run_needs_no_comparison(runs, tmp_path):
