@@ -1,31 +1,25 @@
 """Reads the words that a judging script sends out of its syntax tree; nothing of it is executed.
 
 Understands how such scripts put text together: constants, f-strings, `+`, `%`, `.format`,
-`.replace`, `.join`, `.strip`, `textwrap.dedent`, names given earlier, and functions that return
-text. What is only known when the script runs is a hole.
+`.replace`, `.join`, `.strip`, `textwrap.dedent`, names and attributes given earlier, parameters,
+and functions that return text. What is only known when the script runs is a hole.
 """
 
 import ast
+import inspect
 import re
-import string
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
+from .text_holes import Hole, Text, fill, name_holes, plain, replace, strip, with_marks
 from .wording import Wording, WordingError
 
 _DEEPEST = 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Hole:
-    """A place for a value that only a run knows."""
-
-    expression: str
-
-
-_Text = list["str | _Hole"]
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+# An expression, and the function in which its names have their meaning.
+_Given = tuple[ast.expr, "_Function | None"]
 
 
 def read_wording(script: str, holes: Sequence[str]) -> Wording:
@@ -70,9 +64,9 @@ class _Reader:
                 continue
             if "content" not in fields:
                 continue
-            for node in self._texts(fields["content"], scope):
-                text = self._text(node, scope, 0, is_outer=True)
-                template = _name_holes(text, holes)
+            for node, place in self._texts(fields["content"], scope):
+                text = self._text(node, place, 0, is_outer=True)
+                template = name_holes(text, holes)
                 if template is not None:
                     return template
         return None
@@ -84,22 +78,22 @@ class _Reader:
             elif isinstance(node, ast.Call) and _called(node) == "dict":
                 yield {one.arg: one.value for one in node.keywords if one.arg}, scope
 
-    def _texts(self, content: ast.expr, scope: _Function | None) -> Iterator[ast.expr]:
+    def _texts(self, content: ast.expr, scope: _Function | None) -> Iterator[_Given]:
         """Yield the texts of a message: the content itself, or its text parts."""
-        if isinstance(content, ast.Name):
-            content = self._given(content, scope) or content
+        if isinstance(content, ast.Name) and (given := self._given(content, scope)):
+            content, scope = given
         if not isinstance(content, ast.List | ast.Tuple):
-            yield content
+            yield content, scope
             return
         for part in content.elts:
             if isinstance(part, ast.Dict) and "text" in (fields := _fields(part)):
-                yield fields["text"]
+                yield fields["text"], scope
 
     def _text(
         self, node: ast.expr, scope: _Function | None, depth: int, *, is_outer: bool = False
-    ) -> _Text:
+    ) -> Text:
         """Return the text that an expression stands for; a hole where it is not known."""
-        hole: _Text = [_Hole(ast.unparse(node))]
+        hole: Text = [Hole(ast.unparse(node))]
         if depth > _DEEPEST:
             return hole
         if isinstance(node, ast.Constant):
@@ -119,36 +113,63 @@ class _Reader:
             return self._named(node, scope, depth, is_outer) or hole
         if isinstance(node, ast.Call):
             return self._call(node, scope, depth, is_outer) or hole
+        if isinstance(node, ast.Attribute) and (is_outer or self._is_eager):
+            given = self._attribute(node.attr)
+            return hole if given is None else self._text(given, None, depth + 1, is_outer=is_outer)
         return hole
 
     def _named(
         self, node: ast.Name, scope: _Function | None, depth: int, is_outer: bool
-    ) -> _Text | None:
+    ) -> Text | None:
         given = self._given(node, scope)
         if given is None:
             return None
-        is_local = scope is not None and given in _values(scope, node.id, node.lineno)
-        if is_local and not is_outer and not self._is_eager:
+        value, place = given
+        if place is not None and not is_outer and not self._is_eager:
             return None
-        return self._text(given, scope if is_local else None, depth + 1, is_outer=is_outer)
+        return self._text(value, place, depth + 1, is_outer=is_outer)
 
-    def _given(self, node: ast.Name, scope: _Function | None) -> ast.expr | None:
+    def _given(self, node: ast.Name, scope: _Function | None) -> _Given | None:
         """Return the last value that a name was given above, in its function or in the module."""
         if scope is not None:
-            if node.id in {one.arg for one in ast.walk(scope.args) if isinstance(one, ast.arg)}:
-                return None
             if values := _values(scope, node.id, node.lineno):
-                return values[-1]
+                return values[-1], scope
+            if node.id in _parameters(scope):
+                return self._argument(scope, node.id) if self._is_eager else None
         values = _values(self._tree, node.id, None)
-        return values[-1] if values else None
+        return (values[-1], None) if values else None
+
+    def _argument(self, function: _Function, name: str) -> _Given | None:
+        """Return what a parameter is: its default, or what the first call gives for it."""
+        names = _parameters(function)
+        defaults = dict(zip(reversed(names), reversed(function.args.defaults), strict=False))
+        if name in defaults:
+            return defaults[name], None
+        for node, scope in _with_scope(self._tree, None):
+            if isinstance(node, ast.Call) and _called(node) == function.name:
+                given = dict(zip(names, node.args, strict=False))
+                given |= {one.arg: one.value for one in node.keywords if one.arg}
+                return (given[name], scope) if name in given else None
+        return None
+
+    def _attribute(self, name: str) -> ast.expr | None:
+        """Return what `self.name` or a class's `name` is set to anywhere."""
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.ClassDef) and (values := _values(node, name, None)):
+                return values[-1]
+            if isinstance(node, ast.Assign) and any(
+                isinstance(one, ast.Attribute) and one.attr == name for one in node.targets
+            ):
+                return node.value
+        return None
 
     def _call(
         self, node: ast.Call, scope: _Function | None, depth: int, is_outer: bool
-    ) -> _Text | None:
+    ) -> Text | None:
         name = _called(node)
-        if name == "dedent" and len(node.args) == 1:
-            text = _plain(self._text(node.args[0], scope, depth + 1, is_outer=is_outer))
-            return None if text is None else [textwrap.dedent(text)]
+        if name in ("dedent", "cleandoc") and len(node.args) == 1:
+            text = self._text(node.args[0], scope, depth + 1, is_outer=is_outer)
+            return with_marks(text, textwrap.dedent if name == "dedent" else inspect.cleandoc)
         if isinstance(node.func, ast.Attribute):
             text_before = self._text(node.func.value, scope, depth + 1, is_outer=is_outer)
             return self._method(node, node.func.attr, text_before, scope, depth)
@@ -161,20 +182,20 @@ class _Reader:
         return self._text(returned[0], function, depth + 1, is_outer=True)
 
     def _method(
-        self, node: ast.Call, method: str, text: _Text, scope: _Function | None, depth: int
-    ) -> _Text | None:
-        if all(isinstance(part, _Hole) for part in text) and text:
+        self, node: ast.Call, method: str, text: Text, scope: _Function | None, depth: int
+    ) -> Text | None:
+        if all(isinstance(part, Hole) for part in text) and text:
             return None
         arguments = [self._text(one, scope, depth + 1) for one in node.args]
         if method in ("strip", "lstrip", "rstrip"):
-            return _strip(text, method, _plain(arguments[0]) if arguments else None)
+            return strip(text, method, plain(arguments[0]) if arguments else None)
         if method == "replace" and len(arguments) == 2:
-            return _replace(text, _plain(arguments[0]), arguments[1])
+            return replace(text, plain(arguments[0]), arguments[1])
         if method == "format":
             named = {
                 one.arg: self._text(one.value, scope, depth + 1) for one in node.keywords if one.arg
             }
-            return _format(_plain(text), arguments, named)
+            return fill(plain(text), arguments, named)
         if method == "join" and isinstance(node.args[0], ast.List | ast.Tuple):
             parts = [self._text(one, scope, depth + 1) for one in node.args[0].elts]
             return [
@@ -182,13 +203,13 @@ class _Reader:
             ]
         return None
 
-    def _percent(self, node: ast.BinOp, scope: _Function | None, depth: int) -> _Text:
-        pattern = _plain(self._text(node.left, scope, depth + 1, is_outer=True))
+    def _percent(self, node: ast.BinOp, scope: _Function | None, depth: int) -> Text:
+        pattern = plain(self._text(node.left, scope, depth + 1, is_outer=True))
         values = node.right.elts if isinstance(node.right, ast.Tuple) else [node.right]
         pieces = re.split(r"%(?:\(\w+\))?s", pattern or "")
         if pattern is None or len(pieces) != len(values) + 1:
-            return [_Hole(ast.unparse(node))]
-        text: _Text = [pieces[0].replace("%%", "%")]
+            return [Hole(ast.unparse(node))]
+        text: Text = [pieces[0].replace("%%", "%")]
         for value, piece in zip(values, pieces[1:], strict=True):
             text += [*self._text(value, scope, depth + 1), piece.replace("%%", "%")]
         return text
@@ -202,7 +223,13 @@ def _with_scope(
         yield from _with_scope(child, child if isinstance(child, _Function) else scope)
 
 
-def _values(place: ast.Module | _Function, name: str, above: int | None) -> list[ast.expr]:
+def _parameters(function: _Function) -> list[str]:
+    return [one.arg for one in (*function.args.posonlyargs, *function.args.args)]
+
+
+def _values(
+    place: ast.Module | ast.ClassDef | _Function, name: str, above: int | None
+) -> list[ast.expr]:
     """Return what `name` is set to in a module's or function's own statements, in order."""
     found: list[ast.expr] = []
     for node, scope in _with_scope(place, None):
@@ -211,7 +238,7 @@ def _values(place: ast.Module | _Function, name: str, above: int | None) -> list
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         if not any(isinstance(one, ast.Name) and one.id == name for one in targets):
             continue
-        if node.value is None or (above is not None and node.lineno > above):
+        if node.value is None or (above is not None and (node.end_lineno or 0) >= above):
             continue
         if isinstance(node, ast.AugAssign):
             if found:
@@ -230,68 +257,3 @@ def _called(node: ast.Call) -> str:
     if isinstance(node.func, ast.Attribute):
         return node.func.attr
     return node.func.id if isinstance(node.func, ast.Name) else ""
-
-
-def _plain(text: _Text) -> str | None:
-    """Return a text without holes, None when it has any."""
-    if any(isinstance(part, _Hole) for part in text):
-        return None
-    return "".join(str(part) for part in text)
-
-
-def _strip(text: _Text, method: str, characters: str | None) -> _Text:
-    text = list(text)
-    if method != "rstrip" and text and isinstance(text[0], str):
-        text[0] = text[0].lstrip(characters)
-    if method != "lstrip" and text and isinstance(text[-1], str):
-        text[-1] = text[-1].rstrip(characters)
-    return text
-
-
-def _replace(text: _Text, old: str | None, new: _Text) -> _Text | None:
-    if not old:
-        return None
-    replaced: _Text = []
-    for part in text:
-        if isinstance(part, _Hole):
-            replaced.append(part)
-            continue
-        first, *rest = part.split(old)
-        replaced.append(first)
-        for piece in rest:
-            replaced += [*new, piece]
-    return replaced
-
-
-def _format(
-    pattern: str | None, values: Sequence[_Text], named: Mapping[str, _Text]
-) -> _Text | None:
-    if pattern is None:
-        return None
-    text: _Text = []
-    try:
-        pieces = list(string.Formatter().parse(pattern))
-    except ValueError:
-        return None
-    places = iter(range(len(values)))
-    for literal, name, _, _ in pieces:
-        text.append(literal)
-        if name is None:
-            continue
-        place = next(places, -1) if not name else int(name) if name.isdecimal() else -1
-        if 0 <= place < len(values):
-            text += values[place]
-        else:
-            text += named.get(name, [_Hole(name)])
-    return text
-
-
-def _name_holes(text: _Text, names: Sequence[str]) -> str | None:
-    """Return the template with its holes named in order; None when they are not as many."""
-    order = list(dict.fromkeys(part.expression for part in text if isinstance(part, _Hole)))
-    if len(order) != len(names):
-        return None
-    of = dict(zip(order, names, strict=True))
-    return "".join(
-        part if isinstance(part, str) else "{" + of[part.expression] + "}" for part in text
-    )

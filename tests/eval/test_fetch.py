@@ -73,6 +73,21 @@ def messages(row):
     return [{{"role": "system", "content": {system}}},
             {{"role": "user", "content": [{{"type": "text", "text": filled}}]}}]
 """,
+    "parameters and a class": """
+import textwrap
+class Words:
+    system = {system}
+def ask(system, question, image, retries=3):
+    for attempt in range(retries):
+        messages = [{{"role": "system", "content": system}}, {{"role": "user", "content": [
+            {{"type": "text", "text": question}}, {{"type": "image_url", "image_url": image}}]}}]
+        send(messages)
+def main():
+    for row in rows:
+        checked = check(row)
+        question = f{fstring_3}
+        ask(Words.system, textwrap.dedent(question), row.image)
+""",
     "percent": """
 def messages(row):
     return [{{"role": "system", "content": {system}}},
@@ -90,6 +105,7 @@ def script(shape, system, user, holes):
         system=repr(system),
         fstring=repr(f"{braces[0]}{{prompt}}{braces[1]}{{extra}}{braces[2]}"),
         fstring_2=repr(f"{braces[0]}{{instruction}}{braces[1]}{{note}}{braces[2]}"),
+        fstring_3=repr(f"{braces[0]}{{row.prompt}}{braces[1]}{{checked}}{braces[2]}"),
         template=repr(f"{braces[0]}{{first}}{braces[1]}{{second}}{braces[2]}"),
         head=repr(head),
         mid=repr(mid),
