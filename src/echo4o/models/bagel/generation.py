@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .cache import Context, ContextCache
 from .decoder import Pass
+from .devices import working_device
 from .layout import RowLayout
 from .modeling import BagelForUnifiedGeneration
 from .packing import PackedBatch, Sample, TextSegment, grid_position_ids, pack
@@ -21,7 +22,7 @@ def encode_contexts(
     model: BagelForUnifiedGeneration, samples: Sequence[Sample]
 ) -> tuple[list[Context], PackedBatch]:
     """Run samples through the model in one packed forward and keep their keys and values."""
-    batch = pack(samples, model.config).to(model.device)
+    batch = pack(samples, model.config).to(working_device(model))
     cache = ContextCache(model.config.text_config.num_hidden_layers, batch.sample_lens)
     model(batch, cache=cache)
     contexts = [
@@ -45,7 +46,7 @@ def extend_context(
     model: BagelForUnifiedGeneration, context: Context, text: TextSegment
 ) -> Context:
     """A copy of a context with one more text behind it."""
-    batch = pack([[text]], model.config).to(model.device)
+    batch = pack([[text]], model.config).to(working_device(model))
     cache = ContextCache.behind([context], batch.num_tokens)
     model(batch, cache=cache, position_offset=context.position)
     length = batch.num_tokens
@@ -84,19 +85,18 @@ def prepare_target(
     config, count = model.config, len(contexts)
     layout = RowLayout(rows=count, und=2, gen=rows * columns)
     ids = torch.tensor(
-        [config.vision_start_token_id, config.vision_end_token_id], device=model.device
+        [config.vision_start_token_id, config.vision_end_token_id], device=working_device(model)
     )
     markers = model.get_input_embeddings()(ids).repeat(count, 1)
     positions = torch.tensor([c.position for c in contexts], device=markers.device)
     grid = grid_position_ids(
         rows, columns, config.max_latent_size, interpolate=config.interpolate_pos
     )
-    table = model.latent_pos_embed
     return Target(
         cache=ContextCache.behind(contexts, layout.length),
         layout=layout,
         markers=markers,
-        places=table(grid.to(table.pos_embed.device)),
+        places=model.latent_pos_embed(grid.to(markers.device)),
         rotary=model.rotary(positions[:, None], markers.dtype),
     )
 
@@ -109,8 +109,11 @@ def predict_velocity(
     Rows are ordered by branch: what a picture looks like now is embedded once for all of them.
     """
     times = torch.full((1,), time, device=latents_BNP.device)
-    same_for_all = model.time_embedder(times) + target.places
-    hidden = model.vae2llm(latents_BNP.to(model.dtype)) + same_for_all
+    hidden = model.vae2llm(latents_BNP.to(model.dtype))
+    # With the model spread over devices, its parts may answer from different ones.
+    hidden = hidden + (
+        model.time_embedder(times).to(hidden.device) + target.places.to(hidden.device)
+    )
     gen = hidden.repeat(target.layout.rows // len(latents_BNP), 1, 1).flatten(0, 1)
     shared = Pass(
         layout=target.layout,
@@ -140,12 +143,13 @@ def decode_tokens(
     """
     cache = ContextCache.behind([context], max_new_tokens)
     layout = RowLayout(rows=1, und=1, gen=0)
-    nothing = torch.empty(0, model.config.hidden_size, dtype=model.dtype, device=model.device)
-    positions = torch.arange(max_new_tokens, device=model.device) + context.position
+    device = working_device(model)
+    nothing = torch.empty(0, model.config.hidden_size, dtype=model.dtype, device=device)
+    positions = torch.arange(max_new_tokens, device=device) + context.position
     rotary = model.rotary(positions[None], model.dtype)
     token = model.config.bos_token_id
     for step in range(max_new_tokens):
-        und = model.get_input_embeddings()(torch.tensor([token], device=model.device))
+        und = model.get_input_embeddings()(torch.tensor([token], device=device))
         shared = Pass(
             layout=layout,
             rotary=rotary[:, :, step : step + 1],

@@ -47,6 +47,7 @@ class BagelForUnifiedGeneration(PreTrainedModel):
     main_input_name = "batch"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["BagelDecoderLayer", "BagelVisionLayer"]
 

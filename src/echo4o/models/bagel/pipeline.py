@@ -40,6 +40,7 @@ from .conditioning import (
     check_room,
 )
 from .denoising import GuidedVelocity, denoise
+from .devices import working_device
 from .generation import decode_tokens, extend_context
 from .lora import LoraMixin
 from .modeling import BagelForUnifiedGeneration
@@ -272,6 +273,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, DiffusionPipeline):
             # 4. Decode.
             pictures = final if output_type == "latent" else self.decode_latents(final, grid)
             results |= dict(zip(members, to_output(pictures, output_type), strict=True))
+        self.maybe_free_model_hooks()
         images = [results[index] for index in range(total)]
         if not return_dict:
             return images, thoughts
@@ -317,19 +319,16 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, DiffusionPipeline):
         (branches,) = conditioner.encode(
             [request], system_prompt=REASONING_PROMPT if think else None, with_latents=False
         )
-        return self._write(
-            branches.cond,
-            max_new_tokens=max_new_tokens,
-            do_sample=do_sample,
-            temperature=temperature,
-            generator=generator,
-            streamer=streamer,
-        )
+        draw = {"do_sample": do_sample, "temperature": temperature, "generator": generator}
+        context, limit = branches.cond, max_new_tokens
+        answer = self._write(context, max_new_tokens=limit, streamer=streamer, **draw)
+        self.maybe_free_model_hooks()
+        return answer
 
     def decode_latents(self, latents_BNP: Tensor, grid: tuple[int, int]) -> Tensor:
         """Latent tokens of rows x columns -> pixels (B, 3, height, width), about [-1, 1]."""
         patch = self.model.config.latent_patch_size
-        scaled = unpatchify(latents_BNP, *grid, patch).to(self.vae.device, self.vae.dtype)
+        scaled = unpatchify(latents_BNP, *grid, patch).to(working_device(self.vae), self.vae.dtype)
         latent = scaled / self.vae.config.scaling_factor + self.vae.config.shift_factor
         # One by one: the decoder is the peak of memory, and a batch gains nothing.
         return torch.cat([self.vae.decode(one[None]).sample.float() for one in latent])
@@ -391,10 +390,10 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, DiffusionPipeline):
         shape = (grid[0] * grid[1], self.model.config.latent_dim)
         if latents is None:
             chosen = [generators[index] for index in members]
-            return initial_noise(shape, chosen, self.model.device)
+            return initial_noise(shape, chosen, working_device(self.model))
         if latents.shape != (len(generators), *shape):
             raise ValueError(
                 f"`latents` must have the shape {(len(generators), *shape)} (pictures, tokens, "
                 f"values), got {tuple(latents.shape)}"
             )
-        return latents[members].to(self.model.device)
+        return latents[members].to(working_device(self.model))
