@@ -24,10 +24,12 @@ from echo4o.records import write_atomic
 from .charts import intervals, loss_curve, read_loss
 from .intervals import Difference, Score
 from .pictures import load_picture
+from .published import PUBLISHED, Published
 from .runs import Run, load_run
 from .scores import Comparison, Scores
 from .tasks import get_task
 from .verdicts import OUTCOMES, Verdict
+from .wording import SOURCES
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,7 @@ def write_report(
         strip=_first_of_each_tag(cards),
         outcomes=OUTCOMES,
         warnings=_warnings(names, runs, scores),
+        published=_published(runs[-1]),
         curve=None if loss is None else loss_curve(read_loss(loss)),
     )
     write_atomic(out, html)
@@ -279,6 +282,14 @@ def _embed(path: Path) -> tuple[str | None, bool]:
         kind = "png"
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return f"data:image/{kind};base64,{encoded}", max(picture.size) < _PIXEL_ART_BELOW
+
+
+def _published(run: Run) -> tuple[Published, ...]:
+    """Others' scores, where this run has the same items and the same wording as they had."""
+    source = SOURCES.get(run.task)
+    has_their_items = source is not None and run.items["sha256"] == source.items_sha256
+    has_their_words = run.protocol["name"] in get_task(run.task).readings
+    return PUBLISHED.get(run.task, ()) if has_their_items and has_their_words else ()
 
 
 def _warnings(names: Sequence[str], runs: Sequence[Run], scores: Sequence[Scores]) -> list[str]:

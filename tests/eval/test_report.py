@@ -12,9 +12,11 @@ from echo4o.errors import Echo4oError
 from echo4o.eval.charts import loss_curve, read_loss
 from echo4o.eval.items import select
 from echo4o.eval.protocols import Finding
+from echo4o.eval.published import PUBLISHED
 from echo4o.eval.report import write_report
 from echo4o.eval.runs import load_run, save_run
 from echo4o.eval.tasks import get_task
+from echo4o.eval.wording import SOURCES
 
 ITEMS = select(KIT.items, 14)
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -110,6 +112,32 @@ def test_points_are_shown_as_points(tmp_path):
     assert [card["data-outcome"] for card in cards[:2]] == ["unjudged", "marked gained"]
     assert {option.get("value") for option in page.all("option")} >= {"marked", "gained", "lost"}
     assert " %<" not in re.search(r"<tbody>.*?</tbody>", text, re.DOTALL)[0]
+
+
+def test_published_scores_stand_apart_and_only_where_items_and_words_are_theirs(runs, tmp_path):
+    stored = json.loads((runs[1] / "run.json").read_text())
+    sha256 = SOURCES["geneval_plus_plus"].items_sha256
+    for protocol, items, is_there in (
+        ("paper", sha256, True),
+        ("kit", sha256, False),
+        ("paper", "0" * 64, False),
+    ):
+        stored["protocol"]["name"], stored["items"]["sha256"] = protocol, items
+        (runs[1] / "run.json").write_text(json.dumps(stored))
+        text = write_report(runs[1:], tmp_path / "report.html").read_text()
+        assert ("Published by others" in text) == is_there
+    assert "Janus-Pro-7B" not in text
+
+
+def test_published_rows_are_consistent_in_themselves():
+    for row in PUBLISHED["geneval_plus_plus"]:
+        if row.parts:
+            assert sum(row.parts.values()) / 7 == pytest.approx(row.overall, abs=0.0006), row.model
+    weights = get_task("imagine_bench").grading.weights
+    for row in PUBLISHED["imagine_bench"]:
+        if row.parts:
+            mean = sum(weights[name] * part for name, part in row.parts.items()) / 9
+            assert mean == pytest.approx(row.overall, abs=0.006), row.model
 
 
 def test_one_run_needs_no_comparison(runs, tmp_path):
