@@ -35,6 +35,10 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="pool of reference pictures, a folder or ORG/NAME[:CONFIG]; default: they are made",
     )
     parser.add_argument("--references-license", help="of pictures whose metadata names none")
+    parser.add_argument("--llm", metavar="MODEL", help="chat model that words the rows")
+    parser.add_argument("--llm-budget", type=float, metavar="USD", help="never spend more on it")
+    parser.add_argument("--base-url", help="address of the API; default: $OPENAI_BASE_URL")
+    parser.add_argument("--concurrency", type=int, default=8, help="most calls in flight")
     parser.add_argument("--dry-run", action="store_true", help="only count and estimate")
     parser.add_argument("--model", help="image model to estimate the price for")
     _price_arguments(parser)
@@ -50,8 +54,17 @@ def _price_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Write plan.jsonl, what was dropped, and the record."""
+    from echo4o.client import PriceTable
+
+    from .author import Settings
     from .planning import Request, write
 
+    author = args.llm and Settings(
+        model=args.llm,
+        base_url=args.base_url,
+        budget_usd=args.llm_budget,
+        concurrency=args.concurrency,
+    )
     request = Request(
         recipe=args.recipe,
         rows=args.rows,
@@ -60,13 +73,23 @@ def plan(args: argparse.Namespace) -> None:
         against=tuple(args.against),
         references=args.references,
         references_license=args.references_license,
+        author=author,
     )
-    done = write(request, args.out, estimator=_estimator(args), dry_run=args.dry_run, progress=True)
+    done = write(
+        request,
+        args.out,
+        estimator=_estimator(args),
+        prices=PriceTable.load(args.prices),
+        dry_run=args.dry_run,
+        progress=True,
+    )
     verb = "would plan" if args.dry_run else "planned"
     print(
         f"{verb} {done.rows} rows and {done.references} references in {args.out}; "
         f"{done.dropped} different rows or pictures were dropped as benchmark items"
     )
+    if done.words:
+        print(f"words of {args.llm}: {json.dumps(done.words)}")
     if done.estimate is not None:
         print(*done.estimate.lines(), sep="\n")
 

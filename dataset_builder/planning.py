@@ -2,12 +2,16 @@
 
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from echo4o.client import PriceTable
 from echo4o.records import JsonValue, RunRecord, write_atomic
 
+from .author import Author, WordsEstimate
+from .author import Settings as AuthorSettings
 from .coverage import Coverage
 from .decontaminate import DROPPED_NAME, SIMILAR_NAME, Blocklist, summary
 from .drafts import draft
@@ -17,6 +21,7 @@ from .plan import Draft, Entry, parse_mix, write_plan
 from .reference_pool import REFUSED_NAME, Pool, read_pool
 
 RECORD_NAME = "plan.record.json"
+Seer = Callable[[Entry], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +41,8 @@ class Request:
     """Pool of pictures: a folder or `ORG/NAME[:CONFIG]`."""
     references_license: str | None = None
     """Licence of pool pictures whose metadata names none."""
+    author: AuthorSettings | None = None
+    """Language model that words the rows; None leaves them to the grammar."""
 
     def parameters(self) -> dict[str, JsonValue]:
         """For the record."""
@@ -44,6 +51,7 @@ class Request:
             "rows": self.rows,
             "mix": self.mix,
             "references_license": self.references_license,
+            "llm": None if self.author is None else self.author.model,
         }
 
 
@@ -56,6 +64,8 @@ class Done:
     dropped: int
     coverage: dict[str, JsonValue]
     estimate: Estimate | None
+    words: dict[str, JsonValue]
+    """What the language model did, or would cost; empty without one."""
 
 
 def write(
@@ -63,6 +73,7 @@ def write(
     out: Path,
     *,
     estimator: Estimator | None = None,
+    prices: PriceTable | None = None,
     dry_run: bool = False,
     progress: bool = False,
 ) -> Done:
@@ -84,13 +95,18 @@ def write(
             block=block,
             pool=None if pool is None else pool.entries,
         )
-    coverage = _walk(made, out, estimator, dry_run, progress)
+    seers: list[Seer] = [] if estimator is None else [estimator.add]
+    if dry_run:
+        coverage, words = _count(request, made, seers, prices, progress)
+    else:
+        coverage, words = _make(request, made, out, seers, block, prices, progress)
     done = Done(
         rows=coverage.rows,
         references=len(made.references),
         dropped=len(block.dropped),
         coverage=coverage.to_dict(len(made.references)),
         estimate=None if estimator is None else estimator.total,
+        words=words,
     )
     if not dry_run:
         write_atomic(out / DROPPED_NAME, block.report())
@@ -109,26 +125,53 @@ def _pool(request: Request, folder: Path, block: Blocklist) -> Pool | None:
     return read_pool(request.references, folder, licence=request.references_license, block=block)
 
 
-def _walk(
-    made: Draft, out: Path, estimator: Estimator | None, dry_run: bool, progress: bool
-) -> Coverage:
-    """Make every row once: into the file, the coverage and the estimate."""
+def _count(
+    request: Request, made: Draft, seers: list[Seer], prices: PriceTable | None, progress: bool
+) -> tuple[Coverage, dict[str, JsonValue]]:
+    """Make every row and keep none."""
+    if request.author is None:
+        return _walk(made, None, seers, progress), {}
+    words = WordsEstimate(request.author.model, prices or PriceTable.load())
+    coverage = _walk(made, None, [*seers, words.add], progress)
+    return coverage, {"calls": words.calls, "usd": words.usd}
+
+
+def _make(
+    request: Request,
+    made: Draft,
+    out: Path,
+    seers: list[Seer],
+    block: Blocklist,
+    prices: PriceTable | None,
+    progress: bool,
+) -> tuple[Coverage, dict[str, JsonValue]]:
+    """Write the plan, in the words of the language model if there is one."""
+    if request.author is None:
+        return _walk(made, out, seers, progress), {}
+    with Author(out, request.author, block=block, prices=prices) as author:
+        worded = replace(made, rows=author.rewrite(made.rows, made.references))
+        coverage = _walk(worded, out, seers, progress)
+        return coverage, {"usd": author.spent_usd, **dict(sorted(author.outcomes.items()))}
+
+
+def _walk(made: Draft, out: Path | None, seers: list[Seer], progress: bool) -> Coverage:
+    """Make every row once: past everybody who wants to see it, and into `out` if there is one."""
     from tqdm import tqdm
 
     coverage = Coverage()
-    if estimator is not None:
-        for reference in made.references:
-            estimator.add(reference)
+    for reference in made.references:
+        for look in seers:
+            look(reference)
     with tqdm(desc="plan", total=made.count, disable=not progress, delay=1.0) as bar:
 
         def see(row: Entry) -> None:
             coverage.add(row)
-            if estimator is not None:
-                estimator.add(row)
+            for look in seers:
+                look(row)
             bar.update()
 
         lines = made.lines(see)
-        if dry_run:
+        if out is None:
             for _ in lines:
                 pass
         else:
@@ -147,6 +190,8 @@ def _record(
     metrics = done.coverage | summary(block)
     if pool is not None:
         metrics["references_refused"] = len(pool.refused)
+    if done.words:
+        metrics["words"] = done.words
     if done.estimate is not None:
         metrics["estimate"] = done.estimate.to_dict()
     return RunRecord(
