@@ -2,7 +2,10 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
+
+from echo4o.errors import Echo4oError
 
 from .config import TrainConfig
 from .overrides import override
@@ -17,6 +20,13 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _recipe_arguments(parser)
     parser.add_argument("--out", type=Path, default=None, help="result folder (train-RECIPE)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="on this machine; must divide packs_per_step (2 CPU cores: 2 are faster than 1)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,14 +34,38 @@ def run(args: argparse.Namespace) -> None:
 
     `record.json` is written last: a run that was told to stop leaves none, though it exits with 0.
     """
-    from .train import train
+    from .launch import is_first_rank, launch
 
     out = args.out or Path(f"train-{args.recipe}")
-    result = train(_configuration(args), out)
+    config = _configuration(args)
+    if args.processes < 1 or config.packs_per_step % args.processes:
+        raise Echo4oError(
+            f"--processes must divide packs_per_step, {config.packs_per_step}; got {args.processes}"
+        )
+    if args.processes > 1:
+        sys.exit(launch(args.processes, _words(args, out)))
+
+    from .train import train
+
+    try:
+        result = train(config, out)
+    except RuntimeError as error:
+        if "closed by peer" in str(error):
+            raise Echo4oError("another process of this run ended; its message says why") from error
+        raise
+    if not is_first_rank():
+        return
     if result.finished:
         print(f"model: {out / 'model'}  record: {out / 'record.json'}  loss: {out / 'loss.jsonl'}")
     else:
         print(f"stopped after step {result.step}; run the same command again to go on")
+
+
+def _words(args: argparse.Namespace, out: Path) -> list[str]:
+    """The same run for one of several processes."""
+    options = {"--data": args.data, "--revision": args.revision, "--out": out}
+    words = [f"{name}={value}" for name, value in options.items() if value is not None]
+    return ["run", args.recipe, *words, *(f"--set={setting}" for setting in args.settings)]
 
 
 def plan_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from echo4o.models.bagel.processor import ResizeRule, to_pixels, to_rgb
 
 from .data import Rows, TrainRow, UnusableRowError, decode_picture, picture_size
 from .latents import Encoder, Moments
+from .launch import is_first_rank
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,8 @@ class Examples:
         """All usable rows, or None when they exceed the cache."""
         pictures = _PictureCache(self._encoder)
         drafts: list[_Draft] = []
-        for number in tqdm(range(len(self._rows)), desc="encode", unit="row"):
+        numbers = range(len(self._rows))
+        for number in tqdm(numbers, desc="encode", unit="row", disable=not is_first_rank()):
             try:
                 drafts.append(self._draft(self._rows[number], pictures))
             except UnusableRowError as error:

@@ -10,6 +10,7 @@ from typing import Self
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 
 from echo4o.errors import Echo4oError
 
@@ -23,12 +24,14 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     Raises:
         Echo4oError: the packs of a step cannot be shared equally, or bf16 lacks a GPU.
     """
-    has_gpu = torch.cuda.is_available()
+    has_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_gpu)
     if "trackio" in config.trackers:
         # Read when trackio is imported; its figures stay with the run.
         os.environ.setdefault("TRACKIO_DIR", str(out.resolve() / "trackio"))
     accelerator = Accelerator(
+        # Unless it is told, accelerate gives several processes without a GPU no barriers.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision="bf16" if bf16 else "no",
         log_with=list(config.trackers) or None,
         project_dir=out,

@@ -90,7 +90,7 @@ def train(config: TrainConfig, out: Path) -> Result:
             accelerator.log({"loss": facts.loss, "grad_norm": facts.grad_norm, "lr": rate})
             tokens += facts.tokens
             bar.update()
-            if state.step % config.log_every == 0:
+            if main and state.step % config.log_every == 0:
                 pace = tokens / (time.monotonic() - clock)
                 bar.write(_console_line(state.step, facts, rate, pace))
                 tokens, clock = 0, time.monotonic()

@@ -16,7 +16,14 @@ SETTINGS = (
     *("tiny.intermediate_size=64", "tiny.vit_hidden_size=16", "tiny.vit_layers=1"),
     *("tiny.vit_heads=2", "tiny.vit_intermediate_size=32", "tiny.vocab_size=400"),
     *("tiny.picture_side=32", "tiny.vit_side=28"),
-    *("samples_per_pack=4", "noise_draws=1", "steps=12", "checkpoint_every=4", "log_every=1000"),
+    *(
+        "samples_per_pack=4",
+        "packs_per_step=1",
+        "noise_draws=1",
+        "steps=12",
+        "checkpoint_every=4",
+        "log_every=1000",
+    ),
     *("sample_every=0", "warmup_steps=2", "sample_steps=2"),
 )
 

@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from training_rows import make_row, write_dataset
 
@@ -43,6 +45,8 @@ def test_a_run_from_the_command_line(settings, mixed, tmp_path):
         (("run", "tiny", "--set", "step=1"), "the nearest one is 'steps'"),
         (("plan", "tiny", "--set", "packs_per_step=0"), "`packs_per_step` must be at least 1"),
         (("run", "tiny", "--data", "./nowhere"), "there is no folder ./nowhere"),
+        (("run", "tiny", "--processes", "3"), "--processes must divide packs_per_step, 2; got 3"),
+        (("run", "tiny", "--processes", "0"), "--processes must divide packs_per_step, 2; got 0"),
     ],
 )
 def test_mistakes_end_in_one_sentence(words, sentence, monkeypatch, capsys):
@@ -82,3 +86,46 @@ def test_torchrun_starts_two_processes(settings, tmp_path: Path):
     refused = command(*words, "--set", "packs_per_step=1", launcher=launcher)
     assert refused.returncode != 0
     assert "cannot be shared by 2 processes" in refused.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_command_give_the_losses_of_one(settings, mixed, tmp_path):
+    words = ("run", "tiny", *given([*settings, "packs_per_step=2"]), "--data", str(mixed))
+    for count in (1, 2):
+        done = command(*words, "--processes", str(count), "--out", str(tmp_path / str(count)))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("model: ") == 1
+    one, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / count / "loss.jsonl").open()]
+        for count in ("1", "2")
+    )
+    assert two == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill the command", "kill a rank", "tell the command"])
+def test_processes_end_together(settings, mixed, tmp_path, how):
+    steps = ("steps=100000", "packs_per_step=2", "checkpoint_every=100000")
+    words = ("run", "tiny", *given([*settings, *steps]), "--data", str(mixed))
+    run = psutil.Popen(
+        [sys.executable, "-m", "echo4o.training", *words, "--processes", "2"]
+        + ["--out", str(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    trace = tmp_path / "run/loss.jsonl"
+    while not trace.exists() or not trace.read_bytes():
+        time.sleep(0.1)
+    ranks = run.children()
+    assert len(ranks) == 2
+    if how == "tell the command":
+        run.terminate()
+    else:
+        (run if how == "kill the command" else ranks[1]).kill()
+    said = run.stderr.read().decode()
+    status = run.wait(60)
+    psutil.wait_procs(ranks, timeout=10)
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    assert (status == 0) == (how == "tell the command")
+    assert list((tmp_path / "run/checkpoints").glob("*")) if status == 0 else True
+    assert "Traceback" not in said
