@@ -38,8 +38,9 @@ class Batch(Protocol):
 class Family(Protocol):
     """One kind of model with the rows it is trained on."""
 
-    model: nn.Module
-    """Trained in place."""
+    @property
+    def model(self) -> nn.Module:
+        """Trained in place."""
 
     def prepare(self) -> list[int]:
         """Do once what would otherwise be done at every use of a row; returns the usable rows."""
