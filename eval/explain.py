@@ -22,6 +22,7 @@ from .verdicts import Verdict
 
 _ORIENTATION = 0x0112
 _LEFT_OUT = "left out"
+STRICT = "strict"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,8 @@ def explain(run: Run) -> list[str]:
             f"read another way; --explain needs one of: {', '.join(task.readings)}"
         )
     lines = ["Readings of these replies:"]
+    if run.protocol["name"] == STRICT:
+        lines = [f"These replies are JSON, as {STRICT} asks; others may not find marks in them:"]
     read = read_all(task, run)
     for name, verdicts in read.items():
         score = task.score(verdicts, name).overall

@@ -6,9 +6,9 @@ where it was. A reply that cannot be read is asked for again as often as the pro
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +21,17 @@ from echo4o.prices import PriceTable
 
 from .cases import Case, chat_request, unasked
 from .items import Item
+from .pictures import Picture
 from .protocols import JudgeProtocol
 from .verdicts import Verdict
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_READERS = 2
+_AHEAD = 16
+"""Pictures that are held ready; 1024 x 1024 ones are a few hundred kB each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +210,7 @@ class _Judging:
 
 
 class _Requests:
-    """The requests of one attempt; pictures are read from disk as the client comes to them.
+    """The requests of one attempt; pictures are read and encoded a few ahead of the client.
 
     Equal questions about equal pictures are equal requests: the client buys one reply and gives it
     to each, and its price belongs to the first.
@@ -226,9 +231,9 @@ class _Requests:
         return len(self._cases)
 
     def __iter__(self) -> Iterator[ChatRequest]:
-        for case in self._cases:
+        for case, loaded in self._ahead():
             try:
-                picture = self._protocol.load(case.path)
+                picture = loaded.result()
             except PictureError as error:
                 blank = unasked(case.item, self._protocol, "damaged", str(error))
                 self.damaged[case.item.number] = replace(blank, picture=case.path.name)
@@ -239,6 +244,16 @@ class _Requests:
             )
             self._by_key.setdefault(request.key, []).append(case)
             yield request
+
+    def _ahead(self) -> Iterator[tuple[Case, Future[Picture]]]:
+        """Yield each case with its picture; replies are not kept waiting for encoders."""
+        waiting: deque[tuple[Case, Future[Picture]]] = deque()
+        with ThreadPoolExecutor(max_workers=_READERS) as pool:
+            for case in self._cases:
+                waiting.append((case, pool.submit(self._protocol.load, case.path)))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft()
+            yield from waiting
 
     def take(self, key: str) -> tuple[Case, bool]:
         """Return the next case that waits for a reply to `key`, and whether it is the first."""

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from echo4o.errors import Echo4oError
-from echo4o.pictures import PictureError, picture_facts
+from echo4o.pictures import MAX_PIXELS, PictureError, picture_facts
 
 from .items import Item
 
@@ -118,15 +117,13 @@ def _decoded(data: bytes, name: str) -> Iterator[Image.Image]:
     """Give a loaded picture; whatever is wrong with its bytes is a PictureError."""
     picture_facts(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                yield image
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:  # a frame larger than the header says
+                raise PictureError(f"{name} is too large to decode safely")
+            image.load()
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PictureError(f"{name} does not decode ({error})") from error
-    except Image.DecompressionBombWarning as error:
-        raise PictureError(f"{name} is too large to decode safely ({error})") from error
 
 
 def _as_sent(image: Image.Image, data: bytes) -> bytes:

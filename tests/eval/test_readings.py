@@ -258,6 +258,8 @@ def test_released_writes_the_scripts_own_files_and_explain_tells_the_readings_ap
         in told
     )
     assert "EXIF orientation 3" in told
+    strict = run(TASK, items, pictures, tmp_path / "strict", "strict")
+    assert explain(strict)[0].startswith("These replies are JSON, as strict asks")
     kit = run(TASK, items, pictures, tmp_path / "kit", "kit")
     with pytest.raises(Echo4oError, match="--explain needs one of: released, paper, strict"):
         explain(kit)

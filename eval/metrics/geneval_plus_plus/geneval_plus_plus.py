@@ -20,7 +20,8 @@ Args:
     judge: name of the judge model.
     base_url: address of an OpenAI-compatible API; OPENAI_BASE_URL if absent. The key is read from
         OPENAI_API_KEY.
-    protocol: how the judge is asked; "kit" is the wording of echo4o, not the benchmark's.
+    protocol: how the judge is asked; "kit" is the wording of echo4o, not the benchmark's. "paper",
+        "released" and "strict" need `echo4o eval fetch` once.
     concurrency: most calls in flight.
     budget_usd: most that the ledger of this metric may ever hold.
     ledger: file that keeps every reply, so that nothing is paid twice; a file in the cache folder
