@@ -246,6 +246,38 @@ def push(args: argparse.Namespace) -> None:
     print(f"published {args.repo} at {done.revision}{tag}; it loads back the same")
 
 
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `data export`."""
+    from .trainer_forms import FORMATS
+
+    parser.add_argument("dataset", help="dataset folder or Hub id")
+    parser.add_argument("format", choices=list(FORMATS), help="trainer that will read it")
+    parser.add_argument("--out", type=Path, required=True, help="new folder")
+    parser.add_argument("--config", default="all", help="one of the dataset's configs")
+    parser.add_argument("--split", default="train", help="train or validation")
+    parser.add_argument("--revision", help="commit, branch or tag of a Hub id")
+    parser.add_argument("--seen-as", metavar="PATH", help="the folder's path where it is trained")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a dataset in the form of a trainer."""
+    from .exporting import export as write
+
+    done = write(
+        args.dataset,
+        args.format,
+        args.out,
+        config=args.config,
+        split=args.split,
+        revision=args.revision,
+        seen_as=args.seen_as,
+        progress=True,
+    )
+    print(f"{done.rows.total()} rows in {args.out}: {json.dumps(dict(sorted(done.rows.items())))}")
+    for reason, count in done.left_out.items():
+        print(f"left out: {count} rows, because {reason}")
+
+
 def stats_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `data stats`."""
     parser.add_argument("dataset", help="dataset folder or Hub id")

@@ -175,7 +175,7 @@ class Blocklist:
                 self._texts.setdefault(normalised(text), item)
                 self._words.add(text)
                 self._worded.append(item)
-        except (ValueError, KeyError, TypeError, AttributeError, Echo4oError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, Echo4oError) as error:
             raise Echo4oError(
                 f"--against {path} line {number} is no benchmark item ({error})"
             ) from None
@@ -199,12 +199,22 @@ def _pictures(path: Path) -> Iterator[Path]:
 
 
 def _placed(constraints: Mapping[str, JsonValue]) -> list[dict[str, JsonValue]]:
-    """The facts, with a relation of two groups read as their places, as benchmarks write it."""
+    """The facts, with a relation of two groups read as their places.
+
+    GenEval writes a relation into the later group, as `position: ["left of", 0]`.
+    """
     facts = [dict(one) for one in cast(list[dict[str, JsonValue]], constraints.get("include", []))]
-    for relation in cast(list[dict[str, JsonValue]], constraints.get("relations", [])):
-        regions = _FACING.get(str(relation["relation"]))
-        for side, region in zip(("subject", "object"), regions or (), strict=False):
-            facts[cast(int, relation[side])]["region"] = region
+    related = [
+        (str(one["relation"]), cast(int, one["subject"]), cast(int, one["object"]))
+        for one in cast(list[dict[str, JsonValue]], constraints.get("relations", []))
+    ]
+    for index, fact in enumerate(facts):
+        position = fact.pop("position", None)
+        if isinstance(position, list):
+            related.append((str(position[0]), index, int(str(position[1]))))
+    for relation, subject, target in related:
+        if relation in _FACING:
+            facts[subject]["region"], facts[target]["region"] = _FACING[relation]
     return facts
 
 

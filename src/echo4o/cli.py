@@ -32,6 +32,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "generate": ("echo4o.dataset_builder.cli:generate", "buy the planned pictures"),
         "build": ("echo4o.dataset_builder.cli:build", "turn a finished plan into Parquet"),
         "import": ("echo4o.dataset_builder.cli:import_", "read the authors' published layout"),
+        "export": ("echo4o.dataset_builder.cli:export", "write it as a trainer reads it"),
         "push": ("echo4o.dataset_builder.cli:push", "publish a built dataset in one step"),
         "stats": ("echo4o.dataset_builder.cli:stats", "count rows by subset and category"),
     },

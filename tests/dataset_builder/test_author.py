@@ -144,6 +144,16 @@ def test_replies_that_lose_something_are_not_used(tmp_path, monkeypatch, row, sa
         assert author.outcomes == {f"draft kept: {why}": 1}
 
 
+def test_a_reply_about_another_object_is_not_used(tmp_path, monkeypatch, row):
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    noun = str(row.constraints["object"])
+    other = row.instruction.replace(noun, "submarine")
+    assert other != row.instruction
+    with Author(tmp_path, Settings(model="sandbox-text")) as author:
+        assert author._word(row, answer(json.dumps({"instruction": other}))) == row
+        assert author.outcomes == {"draft kept: it lost what was asked for": 1}
+
+
 def test_a_good_reply_brings_the_usual_look(tmp_path, monkeypatch, row):
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     text = f"Picture this: {row.instruction.removeprefix('A photo of ')}"

@@ -79,6 +79,16 @@ def test_a_relation_is_read_as_places(block, relation):
     assert facts["include"] == [group(name) for name in order]
 
 
+def test_geneval_positions_are_read_as_places(tmp_path):
+    place = {"include": [group("dog"), {**group("cup"), "position": ["above", 0]}]}
+    block = Blocklist([items(tmp_path / "geneval.jsonl", place)])
+    facts = {"include": [group("cup", region="above"), group("dog", region="below")]}
+    assert not block.allows("A cup at the top and a dog at the bottom", facts)
+    bad = items(tmp_path / "bad.jsonl", {"include": [{**group("cup"), "position": ["above", 7]}]})
+    with pytest.raises(Echo4oError, match="line 1 is no benchmark item"):
+        Blocklist([bad])
+
+
 def surreal(block, text, named):
     facts = {"include": [group(named)], "object": named, "deflected": {"shape": "odd"}}
     return block.allows(text, facts)
