@@ -16,8 +16,9 @@ from typing import NamedTuple, cast
 from echo4o.errors import Echo4oError
 from echo4o.pictures import PictureError
 from echo4o.records import Input, JsonValue, sha256_bytes, sha256_file
-from echo4o.schema import check_constraints, constraint_key, dump_json
+from echo4o.schema import check_constraints, dump_json
 
+from .item_keys import facts_key, skeleton_key
 from .picture_hash import difference_hash, distance
 from .similarity import TextIndex
 
@@ -29,14 +30,27 @@ REPORTED_FROM = 0.5
 SAME_PICTURE_BITS = 16
 """Re-encoded and scaled pictures differ in fewer of the 256 bits than this, others in more."""
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-_FACING = {"left of": ("left", "right"), "right of": ("right", "left")}
-_FACING |= {"above": ("above", "below"), "below": ("below", "above")}
 _EXAMPLES = 3
+_SEVERAL = "Multi-Object"
+"""How Imagine-Bench marks items about several objects."""
 
 
 class _Item(NamedTuple):
     file: str
     line: int
+
+
+class _Texts:
+    """Items in words."""
+
+    def __init__(self) -> None:
+        self.index = TextIndex()
+        self.items: list[_Item] = []
+
+    def add(self, text: str, item: _Item) -> None:
+        """Add one item."""
+        self.index.add(text)
+        self.items.append(item)
 
 
 class Blocklist:
@@ -54,8 +68,7 @@ class Blocklist:
         self._keys: dict[str, _Item] = {}
         self._skeletons: dict[str, _Item] = {}
         self._texts: dict[str, _Item] = {}
-        self._words = TextIndex()
-        self._worded: list[_Item] = []
+        self._single, self._several = _Texts(), _Texts()
         self._pictures: dict[str, _Item] = {}
         self._looks: list[tuple[int, _Item]] = []
         self._refused: dict[str, dict[str, JsonValue]] = {}
@@ -70,14 +83,14 @@ class Blocklist:
         """False for a row that asks what an item asks; such a row is remembered."""
         if not len(self):
             return True
-        key = _key(constraints)
+        key = facts_key(constraints)
         item = self._keys.get(key) or self._texts.get(normalised(instruction))
         if item is not None:
             self._refuse(key, instruction, item, "same facts or text")
             return False
         if "deflected" in constraints:
             return self._allows_surreal(instruction, constraints)
-        item = self._skeletons.get(_skeleton(constraints))
+        item = self._skeletons.get(skeleton_key(constraints))
         if item is not None:
             self._report(item, "same classes and relation", instruction)
         return True
@@ -121,12 +134,13 @@ class Blocklist:
     def _allows_surreal(self, instruction: str, constraints: Mapping[str, JsonValue]) -> bool:
         # "x and y" has the words of both objects: an item must name both.
         named = str(constraints["object"])
-        number, score = self._words.nearest(instruction, named)
+        texts = self._several if " and " in named else self._single
+        number, score = texts.index.nearest(instruction, named)
         if score >= DROPPED_FROM:
-            self._refuse(normalised(instruction), instruction, self._worded[number], "same words")
+            self._refuse(normalised(instruction), instruction, texts.items[number], "same words")
             return False
         if score >= REPORTED_FROM:
-            self._report(self._worded[number], "similar words", instruction)
+            self._report(texts.items[number], "similar words", instruction)
         return True
 
     def _refuse(self, key: str, instruction: str, item: _Item, why: str) -> None:
@@ -162,19 +176,25 @@ class Blocklist:
             raise Echo4oError(f"--against {path} is no picture: {error}") from None
         self._pictures.setdefault(sha256_bytes(data), item)
 
+    def _add_text(self, text: str, kind: JsonValue, item: _Item) -> None:
+        """An item about several objects is no item about one; without a type it may be either."""
+        if kind != _SEVERAL:
+            self._single.add(text, item)
+        if kind in (_SEVERAL, None):
+            self._several.add(text, item)
+
     def _add(self, path: Path, number: int, line: str) -> None:
         item = _Item(path.name, number)
         try:
             found = json.loads(line)
             if "include" in found:
                 check_constraints(found, str(number))
-                self._keys.setdefault(_key(found), item)
-                self._skeletons.setdefault(_skeleton(found), item)
+                self._keys.setdefault(facts_key(found), item)
+                self._skeletons.setdefault(skeleton_key(found), item)
             else:
                 text = found["prompt"] if "prompt" in found else found["instruction"]
                 self._texts.setdefault(normalised(text), item)
-                self._words.add(text)
-                self._worded.append(item)
+                self._add_text(text, found.get("type"), item)
         except (ValueError, LookupError, TypeError, AttributeError, Echo4oError) as error:
             raise Echo4oError(
                 f"--against {path} line {number} is no benchmark item ({error})"
@@ -196,38 +216,6 @@ def _pictures(path: Path) -> Iterator[Path]:
     if not found:
         raise Echo4oError(f"--against {path} holds no pictures; give a file or another folder")
     yield from found
-
-
-def _placed(constraints: Mapping[str, JsonValue]) -> list[dict[str, JsonValue]]:
-    """The facts, with a relation of two groups read as their places.
-
-    GenEval writes a relation into the later group, as `position: ["left of", 0]`.
-    """
-    facts = [dict(one) for one in cast(list[dict[str, JsonValue]], constraints.get("include", []))]
-    related = [
-        (str(one["relation"]), cast(int, one["subject"]), cast(int, one["object"]))
-        for one in cast(list[dict[str, JsonValue]], constraints.get("relations", []))
-    ]
-    for index, fact in enumerate(facts):
-        position = fact.pop("position", None)
-        if isinstance(position, list):
-            related.append((str(position[0]), index, int(str(position[1]))))
-    for relation, subject, target in related:
-        if relation in _FACING:
-            facts[subject]["region"], facts[target]["region"] = _FACING[relation]
-    return facts
-
-
-def _key(constraints: Mapping[str, JsonValue]) -> str:
-    facts: list[JsonValue] = [*_placed(constraints)]
-    return constraint_key({"include": facts})
-
-
-def _skeleton(constraints: Mapping[str, JsonValue]) -> str:
-    """What stays of the key without counts, colours and sizes: classes and their places."""
-    facts = _placed(constraints)
-    bare: list[JsonValue] = [{"class": one["class"], "region": one.get("region")} for one in facts]
-    return constraint_key({"include": bare})
 
 
 def _input(path: Path) -> Input:

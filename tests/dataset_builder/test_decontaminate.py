@@ -109,6 +109,14 @@ def test_surreal_rows_are_compared_by_what_they_say_of_the_object(block, text, n
     assert surreal(block, text, named) is stays
 
 
+def test_items_about_two_objects_spare_rows_about_one(tmp_path):
+    text = "A pink plank and a glass chimney on a shelf"
+    block = Blocklist([items(tmp_path / "t.jsonl", {"instruction": text, "type": "Multi-Object"})])
+    assert surreal(block, "A photo of a pink plank", "plank")
+    assert surreal(block, "A wooden plank and a blue chimney", "plank and chimney")
+    assert not surreal(block, "A photo of a glass chimney and a pink plank", "plank and chimney")
+
+
 def test_half_the_words_are_reported(block):
     assert surreal(block, "A photo of an egg shaped like a perfect sphere", "egg")
     assert [one["how"] for one in block.similar] == ["similar words"]

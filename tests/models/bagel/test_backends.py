@@ -1,0 +1,122 @@
+"""Other ways to run the model: attention back-ends, compilation, 8 and 4 bits, weights elsewhere.
+
+What needs a GPU is marked `gpu` and unverified: nobody has run it yet.
+"""
+
+import accelerate
+import numpy as np
+import pytest
+import torch
+from diffusers.hooks import apply_group_offloading
+from PIL import Image
+from tiny_pipeline import make_pipeline
+from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig
+from transformers import TorchAoConfig
+
+from echo4o import Echo4oPipeline
+
+CPU = torch.device("cpu")
+CALL = {"num_inference_steps": 2, "output_type": "latent"}
+
+
+def edited(pipe) -> torch.Tensor:
+    """A picture that uses both experts, the vision tower and the autoencoder's encoder."""
+    noise = np.random.default_rng(4).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+    seed = torch.Generator().manual_seed(1)
+    return pipe("a hat", Image.fromarray(noise), generator=seed, **CALL).images[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "flex_attention"])
+def test_attention_backends_agree(pipe, backend):
+    other = make_pipeline()
+    other.model.set_attn_implementation(backend)
+    torch.testing.assert_close(edited(other), edited(pipe), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_same_numbers(pipe):
+    compiled = make_pipeline()
+    compiled.model.language_model.model.compile()
+    torch.testing.assert_close(edited(compiled), edited(pipe), rtol=0, atol=1e-4)
+
+
+OFFLOADS = {
+    "whole parts": lambda p: p.enable_model_cpu_offload(device=CPU),
+    "groups of leaves": lambda p: p.enable_group_offload(
+        onload_device=CPU, offload_device=CPU, offload_type="leaf_level"
+    ),
+    "groups of blocks": lambda p: apply_group_offloading(
+        p.model,
+        onload_device=CPU,
+        offload_device=CPU,
+        offload_type="block_level",
+        num_blocks_per_group=1,
+    ),
+    "every layer": lambda p: accelerate.cpu_offload(p.model, execution_device=CPU),
+}
+
+
+@pytest.mark.parametrize("way", OFFLOADS)
+def test_weights_that_lie_elsewhere_give_the_same_picture(pipe, way):
+    offloaded = make_pipeline()
+    OFFLOADS[way](offloaded)
+    assert torch.equal(edited(offloaded), edited(pipe))
+    assert offloaded.understand(None, "why?", max_new_tokens=3) == pipe.understand(
+        None, "why?", max_new_tokens=3
+    )
+
+
+@pytest.mark.parametrize("layout", ["ours", "authors"])
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (Int8WeightOnlyConfig(), 0.03),
+        (TorchAoConfig(Int8WeightOnlyConfig()), 0.03),
+        (IntxWeightOnlyConfig(weight_dtype=torch.int4), 0.5),
+    ],
+)
+def test_quantised_weights_stay_close(pipe, layout, config, limit, request):
+    small = Echo4oPipeline.from_pretrained(
+        request.getfixturevalue(layout), quantization_config=config
+    )
+    assert type(small.model.language_model.model.layers[0].mlp.up_proj.weight) is not (
+        torch.nn.Parameter
+    )
+    exact, close = edited(pipe), edited(small)
+    assert 1e-5 < (close - exact).norm() / exact.norm() < limit
+
+
+def test_moving_and_placing(pipe, ours):
+    for placed in (
+        Echo4oPipeline.from_pretrained(ours, device_map="auto"),
+        Echo4oPipeline.from_pretrained(ours, device_map="cpu"),
+        make_pipeline().to("cpu"),
+    ):
+        assert torch.equal(edited(placed), edited(pipe))
+
+
+@pytest.mark.gpu
+def test_packed_int4_runs(ours, pipe):
+    packed = Echo4oPipeline.from_pretrained(
+        ours,
+        dtype=torch.bfloat16,
+        device_map="cuda",
+        quantization_config=Int4WeightOnlyConfig(group_size=32),
+    )
+    assert torch.isfinite(edited(packed)).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["balanced", "model", "sequential", "group"])
+def test_a_gpu_gives_the_picture_of_the_cpu(ours, pipe, way):
+    loaded = Echo4oPipeline.from_pretrained(ours, device_map=way if way == "balanced" else None)
+    if way == "model":
+        loaded.enable_model_cpu_offload()
+    elif way == "sequential":
+        loaded.enable_sequential_cpu_offload()
+    elif way == "group":
+        loaded.enable_group_offload(
+            onload_device=torch.device("cuda"), offload_type="leaf_level", use_stream=True
+        )
+    torch.testing.assert_close(edited(loaded).cpu(), edited(pipe), rtol=0, atol=1e-3)
