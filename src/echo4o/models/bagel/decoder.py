@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import Qwen2Config
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -167,10 +168,22 @@ class JointAttention(nn.Module):
             ).transpose(1, 2)
         else:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
+            given = mask if name != "flex_attention" or mask is None else _block_mask(mask)
             mixed, _ = attend(
-                self, query, key, value, mask, scaling=self.head_dim**-0.5, is_causal=False
+                self, query, key, value, given, scaling=self.head_dim**-0.5, is_causal=False
             )
         return mixed.flatten(2)
+
+
+def _block_mask(mask_SILK: Tensor) -> BlockMask:
+    """The form for flex attention; its other one, added to scores, crashes on the CPU (2.13)."""
+    allowed = mask_SILK[:, 0] == 0
+    rows, length, keys = allowed.shape
+
+    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return allowed[row, query, key]
+
+    return create_block_mask(visible, rows, None, length, keys, device=str(allowed.device))
 
 
 def eager_attention(
