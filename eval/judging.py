@@ -6,6 +6,7 @@ where it was. A reply that cannot be read is asked for again as often as the pro
 
 import asyncio
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -184,22 +185,28 @@ class _Judging:
         self._progress = progress
 
     async def settle(self, cases: Sequence[Case]) -> dict[int, Verdict]:
-        """Return a verdict for every case."""
+        """Return a verdict for every case.
+
+        What must be asked again goes in between the others; only what the last replies leave over
+        needs another pass.
+        """
         settled: dict[int, Verdict] = {}
-        waiting = list(cases)
-        for attempt in range(self._protocol.attempts):
+        asked, waiting = _Requests(self._protocol, self._model), list(cases)
+        for turn in range(self._protocol.attempts):
             if not waiting:
                 break
-            if attempt:
+            if turn:
                 await asyncio.sleep(self._protocol.pause_s)
-            name = "judge" if attempt == 0 else f"judge, attempt {attempt + 1}"
-            asked = _Requests(waiting, self._protocol, self._model, attempt)
+            asked.begin(waiting)
+            name = f"judge, {len(waiting)} once more" if turn else "judge"
             async for request, reply in self._client.run(
                 asked, progress=name if self._progress else None
             ):
                 case, is_first = asked.take(request.key)
                 verdict = case.take(reply, request.key, is_paid=is_first)
-                if verdict is not None:
+                if verdict is None:
+                    asked.put_back(case)
+                else:
                     settled[case.item.number] = verdict
             settled |= asked.damaged
             waiting = [case for case in waiting if case.item.number not in settled]
@@ -210,40 +217,45 @@ class _Judging:
 
 
 class _Requests:
-    """The requests of one attempt; pictures are read and encoded a few ahead of the client.
+    """The requests of each pass; pictures are read and encoded a few ahead of the client.
 
     Equal questions about equal pictures are equal requests: the client buys one reply and gives it
     to each, and its price belongs to the first.
     """
 
-    def __init__(
-        self, cases: Sequence[Case], protocol: JudgeProtocol, model: str, attempt: int
-    ) -> None:
+    def __init__(self, protocol: JudgeProtocol, model: str) -> None:
         self._by_key: dict[str, list[Case]] = {}
         self._answered: Counter[str] = Counter()
         self.damaged: dict[int, Verdict] = {}
-        self._cases = cases
+        self._cases: Sequence[Case] = ()
         self._protocol = protocol
         self._model = model
-        self._attempt = attempt
+        self._again: deque[tuple[float, Case]] = deque()
+
+    def begin(self, cases: Sequence[Case]) -> None:
+        """Start a pass over these."""
+        self._cases = cases
+        self._again.clear()
 
     def __len__(self) -> int:
         return len(self._cases)
 
     def __iter__(self) -> Iterator[ChatRequest]:
         for case, loaded in self._ahead():
+            while self._again and self._again[0][0] <= time.monotonic():
+                _, again = self._again.popleft()
+                yield self._request(again, self._protocol.load(again.path))
             try:
                 picture = loaded.result()
             except PictureError as error:
                 blank = unasked(case.item, self._protocol, "damaged", str(error))
                 self.damaged[case.item.number] = replace(blank, picture=case.path.name)
                 continue
-            case.sha256 = picture.sha256
-            request = chat_request(
-                self._protocol, case.item, picture.data, self._model, self._attempt
-            )
-            self._by_key.setdefault(request.key, []).append(case)
-            yield request
+            yield self._request(case, picture)
+
+    def put_back(self, case: Case) -> None:
+        """Ask about `case` again as soon as its protocol allows, or leave it to the next pass."""
+        self._again.append((time.monotonic() + self._protocol.pause_s, case))
 
     def _ahead(self) -> Iterator[tuple[Case, Future[Picture]]]:
         """Yield each case with its picture; replies are not kept waiting for encoders."""
@@ -260,6 +272,14 @@ class _Requests:
         number = self._answered[key]
         self._answered[key] += 1
         return self._by_key[key][number], number == 0
+
+    def _request(self, case: Case, picture: Picture) -> ChatRequest:
+        case.sha256 = picture.sha256
+        request = chat_request(
+            self._protocol, case.item, picture.data, self._model, attempt=case.replies
+        )
+        self._by_key.setdefault(request.key, []).append(case)
+        return request
 
 
 def _refuse_silence(verdicts: Sequence[Verdict], model: str) -> None:

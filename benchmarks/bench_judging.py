@@ -1,0 +1,123 @@
+"""Seconds to judge 550 pictures against what latency, concurrency and the server's limit allow.
+
+The sandbox's judge answers after 2 s, 32 calls at once: first with 5 % of 429, 5xx and garbage,
+then with a limit of 600 requests a minute and no fault of its own, so that every 429 is our doing.
+A second pass over the same pictures asks nothing. The server is a process on this machine.
+
+Run: python benchmarks/bench_judging.py
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import describe
+
+from echo4o.client import AdaptiveLimit
+from echo4o.eval.judging import JudgeConfig, Judged, judge
+from echo4o.eval.tasks import get_task
+from echo4o.sandbox.world import paint
+
+PICTURES = 550
+CONCURRENCY = 32
+LATENCY_S = 2.0
+FAULTS = {
+    "five percent of faults": "429=0.02,500=0.01,503=0.01,garbage=0.01,rpm=3000,seed=1",
+    "600 requests a minute": "rpm=600,seed=1",
+}
+
+
+def main() -> None:
+    """Measure both; write benchmarks/results/judging.json."""
+    task = get_task("geneval_plus_plus")
+    kit = task.items("kit").items
+    items = [dataclasses.replace(kit[n % len(kit)], number=n + 1) for n in range(PICTURES)]
+    results: dict[str, Any] = {"machine": describe()}
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        pictures = {}
+        for item in items:
+            pictures[item.number] = root / f"{item.number}.png"
+            paint(item.prompt, width=64, height=64, seed=item.number).save(pictures[item.number])
+        for title, faults in FAULTS.items():
+            folder = root / title.replace(" ", "_")
+            folder.mkdir()
+            results[title] = _measure(items, pictures, task.protocol("kit"), faults, folder)
+            print(title, json.dumps(results[title]), flush=True)
+    text = json.dumps(results, indent=1)
+    (Path(__file__).parent / "results/judging.json").write_text(text + "\n")
+
+
+def _measure(items: Any, pictures: Any, protocol: Any, faults: str, folder: Path) -> dict[str, Any]:
+    limited = _count_limited()
+    with _serve(folder, f"{faults},latency={int(1000 * LATENCY_S)}ms"):
+
+        def run() -> Judged:
+            return judge(
+                items,
+                pictures,
+                protocol=protocol,
+                config=JudgeConfig(model="sandbox-judge", concurrency=CONCURRENCY),
+                ledger=folder / "ledger.sqlite",
+            )
+
+        clock = time.perf_counter()
+        found = run()
+        seconds = time.perf_counter() - clock
+        again = run()
+    per_minute = float(faults.partition("rpm=")[2].partition(",")[0])
+    by_limit = found.calls * 60 / per_minute  # at its pace, whatever it might let through at once
+    bound = max(found.calls * LATENCY_S / CONCURRENCY, by_limit)
+    return {
+        "seconds": round(seconds, 1),
+        "calls": found.calls,
+        "bound_s": round(bound, 1),
+        "share_of_bound": round(bound / seconds, 3),
+        "answered_429": limited[0],
+        "judged": sum(one.outcome == "judged" for one in found.verdicts),
+        "calls_of_second_run": again.calls,
+    }
+
+
+def _count_limited() -> list[int]:
+    """Count 429 answers as the client sees them."""
+    counted = [0]
+    observe = AdaptiveLimit.observe
+
+    def counting(self: AdaptiveLimit, *, limited: bool) -> None:
+        counted[0] += limited
+        observe(self, limited=limited)
+
+    AdaptiveLimit.observe = counting  # type: ignore[method-assign]
+    return counted
+
+
+class _serve:
+    """A sandbox of its own process."""
+
+    def __init__(self, root: Path, faults: str) -> None:
+        self._ready = root / "ready.json"
+        command = [sys.executable, "-m", "echo4o.cli", "sandbox", "serve", "--root", str(root)]
+        command += ["--openai-port", "0", "--hub-port", "0", "--ready-file", str(self._ready)]
+        self._command = [*command, "--faults", faults]
+
+    def __enter__(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=-3, stderr=-3)
+        while not self._ready.exists():
+            time.sleep(0.05)
+        facts = json.loads(self._ready.read_text())
+        os.environ |= {"OPENAI_BASE_URL": facts["openai"], "OPENAI_API_KEY": facts["api_key"]}
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=20)
+
+
+if __name__ == "__main__":
+    main()
