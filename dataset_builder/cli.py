@@ -32,7 +32,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--references",
         metavar="SOURCE",
-        help="pool of reference pictures, a folder or ORG/NAME[:CONFIG]; default: they are made",
+        help="pool of pictures: a folder or ORG/NAME[:CONFIG][@REVISION]; default: they are made",
     )
     parser.add_argument("--references-license", help="of pictures whose metadata names none")
     parser.add_argument("--llm", metavar="MODEL", help="chat model that words the rows")

@@ -228,7 +228,8 @@ def _scenes() -> list[tuple[str, str]]:
     look = table()["scene"]
     return [
         (place, f"{view}{place} {light}")
-        for place in look["places"]
+        for side in (look["outdoors"], look["indoors"])
+        for place in side["places"]
         for view in look["views"]
-        for light in look["lights"]
+        for light in side["lights"]
     ]

@@ -68,8 +68,8 @@ def read_pool(
     """Take every usable picture of `source` into `folder`/references.
 
     `source` is a folder with pictures in folders named by kind, or listed in its metadata.jsonl
-    (`file_name` and the facts of a picture), or else the id of a `datasets` repository with a
-    picture column. `licence` holds for pictures whose metadata names none.
+    (`file_name` and the facts of a picture), or else ORG/NAME[:CONFIG][@REVISION] of a `datasets`
+    repository with a picture column. `licence` holds for pictures whose metadata names none.
 
     Raises:
         Echo4oError: there is no such source, its metadata is damaged, or nothing in it is usable.
@@ -80,7 +80,7 @@ def read_pool(
     elif local.exists() or source.startswith((".", "/")):
         raise Echo4oError(f"--references {source} is no folder; give a folder or ORG/NAME")
     else:
-        pool, candidates = Pool(inputs=(Input(kind="dataset", id=source),)), _of_dataset(source)
+        pool, candidates = _of_hub(source)
     seen: set[str] = set()
     for candidate in candidates:
         reason = _take(candidate, pool, folder, licence, block or Blocklist(), seen)
@@ -231,18 +231,28 @@ def _metadata(path: Path) -> dict[str, Mapping[str, JsonValue]]:
     return found
 
 
-def _of_dataset(source: str) -> Iterator[Candidate]:
-    """Pictures of ORG/NAME or ORG/NAME:CONFIG, streamed; the other columns are their facts."""
+def _of_hub(source: str) -> tuple[Pool, Iterator[Candidate]]:
+    """A pool for ORG/NAME[:CONFIG][@REVISION], at the commit that it has now."""
+    from echo4o.hub import resolve
+
+    name, _, revision = source.partition("@")
+    repo, _, config = name.partition(":")
+    commit = resolve(repo, "dataset", revision or None)
+    pool = Pool(inputs=(Input(kind="dataset", id=name, revision=commit),))
+    return pool, _of_dataset(repo, config, commit)
+
+
+def _of_dataset(repo: str, config: str, commit: str) -> Iterator[Candidate]:
+    """Pictures of a repository, streamed; the other columns are their facts."""
     from datasets import ClassLabel, Image, load_dataset
 
-    repo, _, config = source.partition(":")
-    splits = load_dataset(repo, config or None, streaming=True)
+    splits = load_dataset(repo, config or None, revision=commit, streaming=True)
     for split, rows in splits.items():
         columns = rows.features or {}
         pictures = [name for name, kind in columns.items() if isinstance(kind, Image)]
         if len(pictures) != 1:
             raise Echo4oError(
-                f"--references {source} needs one picture column in split {split}, it has "
+                f"--references {repo} needs one picture column in split {split}, it has "
                 f"{pictures}; give ORG/NAME:CONFIG of another config"
             )
         labels = {name: kind for name, kind in columns.items() if isinstance(kind, ClassLabel)}

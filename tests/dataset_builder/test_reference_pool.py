@@ -2,10 +2,12 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import authors_layout as layout
 import pytest
-from datasets import Dataset, Features, Image, Value, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, Value, load_dataset
 from PIL import Image as Pictures
 from tests_sandbox import image_api
 
@@ -112,31 +114,53 @@ def test_too_small_pools_say_what_is_missing(tmp_path, capsys):
     assert "not one picture can be used" in capsys.readouterr().err
 
 
-def test_a_datasets_repository_is_a_pool(tmp_path):
-    """The same through `load_dataset`: a folder of Parquet stands for a Hub id."""
-    cells = {"image": [], "kind": [], "label": [], "license": [], "consent": []}
-    for number in range(12):
-        cells["image"].append({"bytes": picture(number), "path": None})
-        cells["kind"].append(("human", "object", "scene")[number % 3])
-        cells["label"].append(f"an item {number}")
-        cells["license"].append("cc0-1.0")
-        cells["consent"].append("release")
-    text = {name: Value("string") for name in cells if name != "image"}
-    repo = tmp_path / "org" / "refs"
-    repo.mkdir(parents=True)
-    features = Features({"image": Image(), **text})
-    Dataset.from_dict(cells, features=features).to_parquet(str(repo / "train.parquet"))
-    assert load_dataset(str(repo), split="train")[0]["kind"] == "human"
-    from echo4o.dataset_builder import reference_pool
+# HF_ENDPOINT is read when the libraries are imported, so this runs in a process of its own.
+FROM_HUB = """
+import sys
+from huggingface_hub import HfApi
+from echo4o.cli import main
+api = HfApi()
+api.create_repo("echo4o-sandbox/refs", repo_type="dataset")
+api.upload_folder(repo_id="echo4o-sandbox/refs", repo_type="dataset", folder_path=sys.argv[1])
+words = ["--rows", "20", "--references", "echo4o-sandbox/refs@main", "--out", sys.argv[2]]
+main(["data", "plan", "ablation_multi_reference", *words])
+"""
 
-    candidates = list(reference_pool._of_dataset(str(repo)))
-    assert [one.facts["label"] for one in candidates[:2]] == ["an item 0", "an item 1"]
-    pool = reference_pool.Pool()
-    for one in candidates:
-        block = reference_pool.Blocklist()
-        assert reference_pool._take(one, pool, tmp_path / "plan", None, block, set()) is None
-    assert pool.entries[1].constraints["label"] == "item 1"
-    assert len(list((tmp_path / "plan" / "references").iterdir())) == 12
+
+def test_a_datasets_repository_is_a_pool(tmp_path, sandbox):
+    cells = {"image": [], "label": [], "text": [], "license": [], "consent": []}
+    for number in range(18):
+        cells["image"].append({"bytes": picture(number), "path": None})
+        cells["label"].append(number % 3)
+        cells["text"].append(f"an item {number}.")
+        cells["license"].append("cc0-1.0" if number != 17 else None)
+        cells["consent"].append("release")
+    features = Features(
+        {
+            "image": Image(),
+            "label": ClassLabel(names=["person", "thing", "place"]),
+            **{name: Value("string") for name in ("text", "license", "consent")},
+        }
+    )
+    (tmp_path / "repo").mkdir()
+    table = Dataset.from_dict(cells, features=features)
+    table.to_parquet(str(tmp_path / "repo" / "train-00000-of-00001.parquet"))
+    out = tmp_path / "plan"
+    words = [sys.executable, "-c", FROM_HUB, str(tmp_path / "repo"), str(out)]
+    environment = sandbox.environment(tmp_path / "home")
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plan, _ = read_plan(out)
+    assert len(plan.rows) == 20
+    labels = {one.constraints["label"]: one.category for one in plan.references}
+    assert labels["item 0"] == "human"
+    assert labels["item 1"] == "object"
+    assert len(labels) == 17
+    refused = [json.loads(line) for line in (out / "plan.references.refused.jsonl").open()]
+    assert [one["picture"] for one in refused] == ["train/17"]
+    source = json.loads((out / "plan.record.json").read_text())["inputs"][0]
+    assert source["id"] == "echo4o-sandbox/refs"
+    assert len(source["revision"]) == 40
 
 
 @pytest.fixture
