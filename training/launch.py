@@ -1,0 +1,82 @@
+"""`train run --processes N`: the same run as several processes of this machine.
+
+Clusters have torchrun and `accelerate launch`. This one needs no rendezvous, ends with its parent
+even after kill -9, and passes SIGTERM on, so that the run saves itself.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from echo4o.children import DIE_WITH_PARENT
+
+_POLL_SECONDS = 0.05
+
+
+def launch(processes: int, words: Sequence[str]) -> int:
+    """Run `python -m echo4o.training <words>` once per rank; a rank that fails ends the others.
+
+    Each process computes on its share of the cores, unless OMP_NUM_THREADS says otherwise.
+
+    Returns:
+        The status of the first rank that failed, else 0.
+    """
+    common = {
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
+        **os.environ,
+        **{"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())},
+    }
+    command = [sys.executable, "-m", "echo4o.training", *words]
+    ranks = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    children = [
+        subprocess.Popen(command, env=environment, preexec_fn=DIE_WITH_PARENT)
+        for environment in ranks
+    ]
+    with _passing_on(signal.SIGTERM, children):
+        try:
+            return _wait(children)
+        finally:
+            for child in children:
+                child.kill()
+                child.wait()
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for the run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    while True:
+        statuses = [child.poll() for child in children]
+        failed = [status for status in statuses if status]
+        if failed or None not in statuses:
+            return failed[0] if failed else 0
+        time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _passing_on(number: int, children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    def pass_on(_number: int, _frame: FrameType | None) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    before = signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
