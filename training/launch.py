@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from echo4o.children import DIE_WITH_PARENT
+from echo4o.errors import Echo4oError
 
 _POLL_SECONDS = 0.05
 
@@ -26,6 +27,9 @@ def launch(processes: int, words: Sequence[str]) -> int:
 
     Returns:
         The status of the first rank that failed, else 0.
+
+    Raises:
+        Echo4oError: a signal ended a rank, which then could not say so itself.
     """
     common = {
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
@@ -57,6 +61,11 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
     while True:
         statuses = [child.poll() for child in children]
         failed = [status for status in statuses if status]
+        if failed and min(failed) < 0:
+            raise Echo4oError(
+                f"a process of this run was ended from outside ({signal.strsignal(-min(failed))}; "
+                "a system whose memory is full does that); run the same command again to go on"
+            )
         if failed or None not in statuses:
             return failed[0] if failed else 0
         time.sleep(_POLL_SECONDS)

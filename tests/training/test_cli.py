@@ -11,6 +11,9 @@ import psutil
 import pytest
 from training_rows import make_row, write_dataset
 
+from echo4o.errors import Echo4oError
+from echo4o.training.launch import _wait
+
 
 def command(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -75,6 +78,16 @@ def test_help_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_rank_that_was_killed_is_named_before_those_that_miss_it():
+    ends = ("sys.exit(1)", "os.kill(os.getpid(), 9)")
+    ranks = [subprocess.Popen([sys.executable, "-c", f"import os, sys; {end}"]) for end in ends]
+    for rank in ranks:
+        rank.wait(30)
+    with pytest.raises(Echo4oError, match=r"ended from outside \(Killed"):
+        _wait(ranks)
+    assert _wait(ranks[:1]) == 1
+
+
 @pytest.mark.slow
 def test_torchrun_starts_two_processes(settings, tmp_path: Path):
     data = write_dataset(tmp_path / "rows", [make_row(n) for n in range(8)])
@@ -129,3 +142,4 @@ def test_processes_end_together(settings, mixed, tmp_path, how):
     assert (status == 0) == (how == "tell the command")
     assert list((tmp_path / "run/checkpoints").glob("*")) if status == 0 else True
     assert "Traceback" not in said
+    assert ("(Killed; " in said) == (how == "kill a rank")
