@@ -4,27 +4,23 @@ The grammar decides what is asked for, so constraints stay known; the model name
 regular look and words the instruction. A reply that loses what was asked for is not used.
 """
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
-from echo4o.client import ApiClient, ChatRequest, PriceTable, Reply
-from echo4o.ledger import Ledger
+from echo4o.client import ChatRequest, PriceTable, Reply
 from echo4o.prices import text_tokens
 from echo4o.records import JsonValue
 from echo4o.schema import RowError, check_instruction
 
 from .decontaminate import Blocklist
 from .plan import Entry, Repeats
+from .questions import Questions
 from .similarity import content_words, overlap
 
-LEDGER_NAME = "plan.ledger.sqlite"
 _SUBSETS = ("surreal_fantasy", "multi_reference")
 _CHUNK = 512
 _LONGEST = 400
@@ -40,67 +36,15 @@ _SYSTEM = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """Which model writes, and how."""
-
-    model: str
-    """A chat model with structured replies."""
-    base_url: str | None = None
-    """None takes OPENAI_BASE_URL."""
-    budget_usd: float | None = None
-    concurrency: int = 8
-
-
 class Author:
-    """Rewrites rows in plan order; use it as a context manager.
+    """Rewrites rows in plan order; the same rows and the same ledger give the same words."""
 
-    The same rows and the same ledger give the same words, and nothing is paid twice.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        settings: Settings,
-        *,
-        block: Blocklist | None = None,
-        prices: PriceTable | None = None,
-    ) -> None:
+    def __init__(self, model: str, questions: Questions, block: Blocklist | None = None) -> None:
         self.outcomes: Counter[str] = Counter()
         """used, draft kept: why."""
-        self._settings = settings
+        self._model = model
+        self._questions = questions
         self._block = block or Blocklist()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._ledger = Ledger(folder / LEDGER_NAME, budget_usd=settings.budget_usd)
-        self._runner = asyncio.Runner()
-        try:
-            self._client = ApiClient(
-                ledger=self._ledger,
-                base_url=settings.base_url,
-                concurrency=settings.concurrency,
-                prices=prices,
-            )
-        except BaseException:
-            self._ledger.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._runner.run(self._client.__aexit__())
-        self._runner.close()
-        self._ledger.close()
-
-    @property
-    def spent_usd(self) -> float:
-        """What the words cost, all runs together."""
-        return self._ledger.spent_usd
 
     def rewrite(self, rows: Iterable[Entry], references: Iterable[Entry]) -> Iterator[Entry]:
         """The rows with the model's words, numbered anew after `references`.
@@ -113,17 +57,12 @@ class Author:
         for reference in references:
             repeats.take(reference)
         while chunk := list(islice(source, _CHUNK)):
-            replies = self._runner.run(self._ask(chunk))
+            asked = {row.id: request(row, self._model) for row in chunk if is_worded(row)}
+            answers = self._questions.ask(list(asked.values()))
+            replies = dict(zip(asked, answers, strict=True))
             for row in chunk:
                 worded = self._word(row, replies.get(row.id))
                 yield replace(worded, repeat=repeats.take(worded))
-
-    async def _ask(self, rows: list[Entry]) -> dict[str, Reply]:
-        asked = {row.id: request(row, self._settings.model) for row in rows if is_worded(row)}
-        by_key: dict[str, Reply] = {}
-        async for made, reply in self._client.run(asked.values()):
-            by_key[made.key] = reply
-        return {name: by_key[one.key] for name, one in asked.items()}
 
     def _word(self, row: Entry, reply: Reply | None) -> Entry:
         if reply is None:

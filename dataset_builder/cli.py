@@ -36,7 +36,10 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--references-license", help="of pictures whose metadata names none")
     parser.add_argument("--llm", metavar="MODEL", help="chat model that words the rows")
-    parser.add_argument("--llm-budget", type=float, metavar="USD", help="never spend more on it")
+    parser.add_argument(
+        "--vlm", metavar="MODEL", help="chat model that classifies references of unknown kind"
+    )
+    parser.add_argument("--llm-budget", type=float, metavar="USD", help="of --llm and --vlm")
     parser.add_argument("--base-url", help="address of the API; default: $OPENAI_BASE_URL")
     parser.add_argument("--concurrency", type=int, default=8, help="most calls in flight")
     parser.add_argument("--dry-run", action="store_true", help="only count and estimate")
@@ -56,15 +59,9 @@ def plan(args: argparse.Namespace) -> None:
     """Write plan.jsonl, what was dropped, and the record."""
     from echo4o.client import PriceTable
 
-    from .author import Settings
     from .planning import Request, write
+    from .questions import ApiSettings
 
-    author = args.llm and Settings(
-        model=args.llm,
-        base_url=args.base_url,
-        budget_usd=args.llm_budget,
-        concurrency=args.concurrency,
-    )
     request = Request(
         recipe=args.recipe,
         rows=args.rows,
@@ -73,7 +70,11 @@ def plan(args: argparse.Namespace) -> None:
         against=tuple(args.against),
         references=args.references,
         references_license=args.references_license,
-        author=author,
+        llm=args.llm,
+        vlm=args.vlm,
+        api=ApiSettings(
+            base_url=args.base_url, budget_usd=args.llm_budget, concurrency=args.concurrency
+        ),
     )
     done = write(
         request,
@@ -89,7 +90,7 @@ def plan(args: argparse.Namespace) -> None:
         f"{done.dropped} different rows or pictures were dropped as benchmark items"
     )
     if done.words:
-        print(f"words of {args.llm}: {json.dumps(done.words)}")
+        print(f"language and vision models: {json.dumps(done.words)}")
     if done.estimate is not None:
         print(*done.estimate.lines(), sep="\n")
 

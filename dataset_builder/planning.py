@@ -1,5 +1,6 @@
 """`data plan` as one call: pool, draft, decontamination, plan file, coverage, estimate, record."""
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,14 +12,16 @@ from echo4o.client import PriceTable
 from echo4o.records import JsonValue, RunRecord, write_atomic
 
 from .author import Author, WordsEstimate
-from .author import Settings as AuthorSettings
 from .coverage import Coverage
 from .decontaminate import DROPPED_NAME, SIMILAR_NAME, Blocklist, summary
 from .drafts import draft
 from .estimate import Estimate, Estimator
 from .generate import LEDGER_NAME
 from .plan import Draft, Entry, parse_mix, write_plan
-from .reference_pool import REFUSED_NAME, Pool, read_pool
+from .pool_candidates import candidates_of
+from .pool_vision import described, estimate_described
+from .questions import ApiSettings, Questions
+from .reference_pool import REFUSED_NAME, Pool, fill_pool
 
 RECORD_NAME = "plan.record.json"
 Seer = Callable[[Entry], None]
@@ -41,8 +44,12 @@ class Request:
     """Pool of pictures: a folder or `ORG/NAME[:CONFIG]`."""
     references_license: str | None = None
     """Licence of pool pictures whose metadata names none."""
-    author: AuthorSettings | None = None
+    llm: str | None = None
     """Language model that words the rows; None leaves them to the grammar."""
+    vlm: str | None = None
+    """Vision model that classifies pool pictures of unknown kind; None refuses them."""
+    api: ApiSettings = ApiSettings()
+    """Of both models."""
 
     def parameters(self) -> dict[str, JsonValue]:
         """For the record."""
@@ -51,7 +58,8 @@ class Request:
             "rows": self.rows,
             "mix": self.mix,
             "references_license": self.references_license,
-            "llm": None if self.author is None else self.author.model,
+            "llm": self.llm,
+            "vlm": self.vlm,
         }
 
 
@@ -65,7 +73,7 @@ class Done:
     coverage: dict[str, JsonValue]
     estimate: Estimate | None
     words: dict[str, JsonValue]
-    """What the language model did, or would cost; empty without one."""
+    """What language and vision model did and cost, or would cost; empty without them."""
 
 
 def write(
@@ -85,8 +93,14 @@ def write(
     """
     started, clock = datetime.now(UTC), time.monotonic()
     block = Blocklist(request.against)
-    with tempfile.TemporaryDirectory() as spare:
-        pool = _pool(request, Path(spare) if dry_run else out, block)
+    prices = PriceTable.load() if prices is None else prices
+    seers: list[Seer] = [] if estimator is None else [estimator.add]
+    with contextlib.ExitStack() as stack:
+        questions = None
+        if (request.llm or request.vlm) and not dry_run:
+            questions = stack.enter_context(Questions(out, request.api, prices))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if dry_run else out
+        pool = _pool(request, folder, block, questions)
         made = draft(
             request.recipe,
             rows=request.rows,
@@ -95,11 +109,12 @@ def write(
             block=block,
             pool=None if pool is None else pool.entries,
         )
-    seers: list[Seer] = [] if estimator is None else [estimator.add]
-    if dry_run:
-        coverage, words = _count(request, made, seers, prices, progress)
-    else:
-        coverage, words = _make(request, made, out, seers, block, prices, progress)
+        if questions is None:
+            coverage, words = _count(
+                request, made, None if dry_run else out, seers, prices, progress
+            )
+        else:
+            coverage, words = _word(request, made, out, seers, block, questions, progress)
     done = Done(
         rows=coverage.rows,
         references=len(made.references),
@@ -119,39 +134,56 @@ def write(
     return done
 
 
-def _pool(request: Request, folder: Path, block: Blocklist) -> Pool | None:
+def _pool(
+    request: Request, folder: Path, block: Blocklist, questions: Questions | None
+) -> Pool | None:
     if request.references is None:
         return None
-    return read_pool(request.references, folder, licence=request.references_license, block=block)
+    origin, candidates = candidates_of(request.references)
+    if request.vlm is not None and questions is not None:
+        candidates = described(candidates, request.vlm, questions)
+    return fill_pool(origin, candidates, folder, licence=request.references_license, block=block)
 
 
 def _count(
-    request: Request, made: Draft, seers: list[Seer], prices: PriceTable | None, progress: bool
+    request: Request,
+    made: Draft,
+    out: Path | None,
+    seers: list[Seer],
+    prices: PriceTable,
+    progress: bool,
 ) -> tuple[Coverage, dict[str, JsonValue]]:
-    """Make every row and keep none."""
-    if request.author is None:
-        return _walk(made, None, seers, progress), {}
-    words = WordsEstimate(request.author.model, prices or PriceTable.load())
-    coverage = _walk(made, None, [*seers, words.add], progress)
-    return coverage, {"calls": words.calls, "usd": words.usd}
+    """Walk the rows as they are; also tells what the models would cost that are not asked."""
+    told: dict[str, JsonValue] = {}
+    words = None if request.llm is None else WordsEstimate(request.llm, prices)
+    coverage = _walk(made, out, seers if words is None else [*seers, words.add], progress)
+    if words is not None:
+        told["llm"] = {"calls": words.calls, "usd": words.usd}
+    if request.vlm is not None and request.references is not None:
+        _, candidates = candidates_of(request.references)
+        calls, usd = estimate_described(candidates, request.vlm, prices)
+        told["vlm"] = {"calls": calls, "usd": usd}
+    return coverage, told
 
 
-def _make(
+def _word(
     request: Request,
     made: Draft,
     out: Path,
     seers: list[Seer],
     block: Blocklist,
-    prices: PriceTable | None,
+    questions: Questions,
     progress: bool,
 ) -> tuple[Coverage, dict[str, JsonValue]]:
-    """Write the plan, in the words of the language model if there is one."""
-    if request.author is None:
-        return _walk(made, out, seers, progress), {}
-    with Author(out, request.author, block=block, prices=prices) as author:
-        worded = replace(made, rows=author.rewrite(made.rows, made.references))
-        coverage = _walk(worded, out, seers, progress)
-        return coverage, {"usd": author.spent_usd, **dict(sorted(author.outcomes.items()))}
+    """Walk the rows in the words of the language model, if there is one."""
+    told: dict[str, JsonValue] = {}
+    if request.llm is not None:
+        author = Author(request.llm, questions, block)
+        made = replace(made, rows=author.rewrite(made.rows, made.references))
+    coverage = _walk(made, out, seers, progress)
+    if request.llm is not None:
+        told["llm"] = dict(sorted(author.outcomes.items()))
+    return coverage, told | {"usd": questions.spent_usd}
 
 
 def _walk(made: Draft, out: Path | None, seers: list[Seer], progress: bool) -> Coverage:

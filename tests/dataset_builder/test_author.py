@@ -8,9 +8,10 @@ from tests_sandbox import image_api
 
 from echo4o.cli import main
 from echo4o.client import Reply
-from echo4o.dataset_builder.author import Author, Settings, request
+from echo4o.dataset_builder.author import Author, request
 from echo4o.dataset_builder.drafts import draft
 from echo4o.dataset_builder.plan import Entry, read_plan
+from echo4o.dataset_builder.questions import ApiSettings, Questions
 from echo4o.ledger import Ledger
 
 LLM = ["--llm", "sandbox-text"]
@@ -93,7 +94,7 @@ def test_the_price_of_the_words_is_told_before(tmp_path, serve, capsys):
     words = ["data", "plan", "echo4o_image", "--rows", "60", "--out", str(tmp_path / "p"), *LLM]
     main([*words, "--dry-run"])
     said = capsys.readouterr().out
-    expected = json.loads(said.partition("sandbox-text: ")[2].splitlines()[0])
+    expected = json.loads(said.partition("models: ")[2].splitlines()[0])["llm"]
     assert not (tmp_path / "p").exists()
     main(words)
     assert expected["calls"] == len(calls(api))
@@ -105,7 +106,7 @@ def test_refusals_and_garbage_leave_the_draft(tmp_path, serve):
     plain = {row.id: row for row in plan(tmp_path / "plain", rows=90).rows}
     worded = plan(tmp_path / "worded", *LLM, rows=90)
     record = json.loads((tmp_path / "worded" / "plan.record.json").read_text())
-    outcomes = record["metrics"]["words"]
+    outcomes = record["metrics"]["words"]["llm"]
     assert outcomes["used"] > 5
     assert outcomes["draft kept: refused"] > 5
     assert outcomes["draft kept: no such reply"] > 5
@@ -139,7 +140,8 @@ def row() -> Entry:
 )
 def test_replies_that_lose_something_are_not_used(tmp_path, monkeypatch, row, said, why):
     monkeypatch.setenv("OPENAI_API_KEY", "any")
-    with Author(tmp_path, Settings(model="sandbox-text")) as author:
+    with Questions(tmp_path, ApiSettings()) as questions:
+        author = Author("sandbox-text", questions)
         assert author._word(row, answer(said)) == row
         assert author.outcomes == {f"draft kept: {why}": 1}
 
@@ -149,7 +151,8 @@ def test_a_reply_about_another_object_is_not_used(tmp_path, monkeypatch, row):
     noun = str(row.constraints["object"])
     other = row.instruction.replace(noun, "submarine")
     assert other != row.instruction
-    with Author(tmp_path, Settings(model="sandbox-text")) as author:
+    with Questions(tmp_path, ApiSettings()) as questions:
+        author = Author("sandbox-text", questions)
         assert author._word(row, answer(json.dumps({"instruction": other}))) == row
         assert author.outcomes == {"draft kept: it lost what was asked for": 1}
 
@@ -158,7 +161,8 @@ def test_a_good_reply_brings_the_usual_look(tmp_path, monkeypatch, row):
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     text = f"Picture this: {row.instruction.removeprefix('A photo of ')}"
     reply = json.dumps({"color": "teal", "shape": "unknown", "instruction": text})
-    with Author(tmp_path, Settings(model="sandbox-text")) as author:
+    with Questions(tmp_path, ApiSettings()) as questions:
+        author = Author("sandbox-text", questions)
         worded = author._word(row, answer(reply))
     assert worded.instruction == worded.prompt == text
     assert worded.constraints["regular"]["color"] == "teal"
@@ -175,6 +179,6 @@ def test_the_question_names_object_and_draft(row):
 def test_the_ledger_is_closed_when_there_is_no_key(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(Exception, match="no API key"):
-        Author(tmp_path, Settings(model="sandbox-text"))
+        Questions(tmp_path, ApiSettings())
     with Ledger(tmp_path / "plan.ledger.sqlite") as ledger:
         assert ledger.counts()["done"] == 0

@@ -12,12 +12,18 @@ from PIL import Image as Pictures
 from tests_sandbox import image_api
 
 from echo4o.cli import main
+from echo4o.client import Reply
 from echo4o.dataset_builder.generate import SettingsError
 from echo4o.dataset_builder.plan import read_plan
-from echo4o.dataset_builder.reference_pool import read_pool
+from echo4o.dataset_builder.pool_candidates import candidates_of
+from echo4o.dataset_builder.pool_vision import _told, described
+from echo4o.dataset_builder.questions import ApiSettings, Questions
+from echo4o.dataset_builder.reference_pool import fill_pool
 from echo4o.errors import Echo4oError
 from echo4o.ledger import Ledger
 from echo4o.records import sha256_bytes
+from echo4o.sandbox import world
+from echo4o.sandbox.world import SHAPES
 
 SETTINGS = ["--model", "sandbox-image", "--size", "64x64"]
 CONSENT = {"consent": "model release", "licence": "cc-by-4.0"}
@@ -28,6 +34,10 @@ def picture(number, size=(96, 64)):
     color = (number * 5 % 256, number * 11 % 256, number * 17 % 256)
     Pictures.new("RGB", size, color).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def read_pool(source, folder, **options):
+    return fill_pool(*candidates_of(source), folder, **options)
 
 
 def write_folder(root, counts=(8, 8, 4), facts=None):
@@ -169,6 +179,65 @@ def api(tmp_path, monkeypatch):
         monkeypatch.setenv("OPENAI_BASE_URL", api.openai)
         monkeypatch.setenv("OPENAI_API_KEY", api.api_key)
         yield api
+
+
+def write_shapes(root):
+    """Pictures in no folder of a kind: one object, several, and none at all."""
+    root.mkdir()
+    prompts = [f"A photo of a {color} {shape}" for color in ("red", "blue") for shape in SHAPES[:4]]
+    scenes = [f"A photo of two {color} circles and a pink bar" for color in ("red", "blue")]
+    for number, prompt in enumerate([*prompts, *scenes]):
+        world.paint(prompt, width=64, height=64, seed=number).save(root / f"{number:02d}.png")
+    Pictures.new("RGB", (64, 64), (240, 240, 240)).save(root / "99.png")
+    return root
+
+
+def test_a_vision_model_classifies_what_nobody_did(tmp_path, api, capsys):
+    root, out = write_shapes(tmp_path / "pool"), tmp_path / "plan"
+    words = ["data", "plan", "ablation_multi_reference", "--references", str(root), "--rows", "9"]
+    words += ["--references-license", "cc0-1.0", "--vlm", "sandbox-judge", "--out", str(out)]
+    for _ in range(2):
+        # No picture of a person: such rows cannot be planned, but everything else is told first.
+        with pytest.raises(SystemExit):
+            main(words)
+        assert "0 human pictures" in capsys.readouterr().err
+        assert bill(api)[1] == 11
+    origin, candidates = candidates_of(str(root))
+    with Questions(out, ApiSettings()) as questions:
+        pool = fill_pool(
+            origin, described(candidates, "sandbox-judge", questions), out, licence="cc0-1.0"
+        )
+    assert bill(api)[1] == 11
+    kinds = [one.category for one in pool.entries]
+    assert kinds == ["object"] * 8 + ["scene"] * 2
+    assert pool.entries[0].constraints["label"] == "red circle"
+    assert [one["picture"] for one in pool.refused] == ["99.png"]
+    assert "--vlm" in pool.refused[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"kind": "object", "description": "cup", "depicts_person": True}, "without `consent`"),
+        ({"kind": "human", "description": "man", "depicts_person": False}, "without `consent`"),
+        ({"kind": "unclear", "description": "?", "depicts_person": False}, "kind is unknown"),
+        ({"kind": "object", "description": "cup"}, "without `consent`"),
+        ("no json", "kind is unknown"),
+        ({"kind": "object", "description": "cup", "depicts_person": False}, None),
+    ],
+)
+def test_a_person_that_the_model_sees_needs_consent(tmp_path, said, reason):
+    (tmp_path / "x.png").write_bytes(picture(1))
+    candidate = next(candidates_of(str(tmp_path))[1])
+    text = said if isinstance(said, str) else json.dumps(said)
+    told = _told(candidate, Reply(outcome="done", text=text, model="some-model"))
+    origin = candidates_of(str(tmp_path))[0]
+    if reason is None:
+        pool = fill_pool(origin, [told], tmp_path / "plan", licence="cc0-1.0")
+        assert pool.entries[0].category == "object"
+        return
+    with pytest.raises(Echo4oError, match=reason):
+        fill_pool(origin, [told], tmp_path / "plan", licence="cc0-1.0")
 
 
 def bill(api):

@@ -183,8 +183,16 @@ def _regular(name: str, text: str) -> str:
     return "unknown"
 
 
+def _kind(options: list[Any], look: Look) -> Any:
+    """One thing is an object, several make a scene; of people this eye knows nothing."""
+    found = {0: None, 1: "object"}.get(len(look.seen), "scene")
+    return found if found in options else options[-1]
+
+
 def _choose(options: list[Any], name: str, look: Look, line: Judged | world.Seen | None) -> Any:
     """The option that says what was seen; the most careful one when none does."""
+    if name.lower() == "kind" and look.question.pictures:
+        return _kind(options, look)
     if isinstance(line, world.Seen):
         return next((one for one in options if one == _of_object(name.lower(), line)), options[-1])
     good = line.is_satisfied if isinstance(line, Judged) else look.is_correct
