@@ -229,6 +229,13 @@ for name in ("a--b", "a..b", "-a", "a.git", "a/b", "x" * 97, "", "a b"):
     answer = session.post(base + "/api/repos/create", json={"name": name}, headers=auth)
     assert answer.status_code == 400, (name, answer.text)
 assert session.post(base + "/api/repos/create", content=b"[", headers=auth).status_code == 400
+deep = b"[" * 200_000
+assert session.post(base + "/api/repos/create", content=deep, headers=auth).status_code == 400
+url = f"{base}/api/spaces/{repo}/commit/main"
+assert session.post(url, content=deep, headers=auth).status_code == 400
+url = f"{base}/spaces/{repo}.git/info/lfs/objects/batch"
+body = {"operation": "upload", "objects": ["x"]}
+assert session.post(url, json=body, headers=auth).status_code == 400
 assert session.get(f"{base}/api/spaces/{repo}/tree/main/%ff").status_code == 400
 assert session.get(f"{base}/api/spaces/{repo}/tree/main?limit=x").status_code == 400
 assert session.get(f"{base}/api/spaces/{repo}/discussions/x").status_code == 400
@@ -240,7 +247,7 @@ ahead = f"{base}/api/spaces/{repo}/preupload/main"
 assert session.post(ahead, json={"files": [{"path": "a"}]}, headers=auth).status_code == 400
 bomb = "\n".join(["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n-1}, *a{n-1}]" for n in range(1, 40)])
 loop = "a: &a [*a]"
-for body in (bomb, loop, "a: .nan", "[" * 3000, "- list", "? [a]\n: b"):
+for body in (bomb, loop, "a: .nan", "[" * 100_000, "- list", "? [a]\n: b"):
     found = session.post(base + "/api/validate-yaml", json={"content": f"---\n{body}\n---\n"})
     assert found.status_code == 400 and found.json()["errors"], found.text
 dated = "---\ndate: 2026-01-01\nsdk: static\nbase: &b [x]\nmore: *b\n---\n"

@@ -9,6 +9,7 @@ import zlib
 
 import openai
 import pytest
+from huggingface_hub.utils import httpx
 from PIL import Image
 from pydantic import BaseModel
 
@@ -155,6 +156,17 @@ def test_errors_have_status_and_code(api, options, status, code):
         api.images.generate(**request)
     assert (caught.value.status_code, caught.value.code) == (status, code)
     assert caught.value.body["message"]
+
+
+@pytest.mark.parametrize("path", ["images/generations", "chat/completions"])
+@pytest.mark.parametrize(
+    "body", [b"[" * 200_000, b"\xff", b'{"model": "sandbox-image", "prompt": "\\ud800 circle"}']
+)
+def test_a_body_that_is_no_text_is_refused(sandbox, path, body):
+    headers = {"authorization": f"Bearer {sandbox.api_key}"}
+    reply = httpx.post(f"{sandbox.openai}/{path}", content=body, headers=headers, trust_env=False)
+    assert reply.status_code == 400
+    assert "could not parse" in reply.json()["error"]["message"]
 
 
 def test_wrong_and_missing_key(sandbox):

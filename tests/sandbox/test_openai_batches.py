@@ -56,6 +56,7 @@ def test_batch_has_outputs_and_errors(sandbox):
         ([], "invalid_file"),
         ([line("a", "x"), line("a", "y")], "duplicate_custom_id"),
         ([{"custom_id": "a"}], "invalid_json_line"),
+        ([line("a", "\ud800")], "invalid_json_line"),
         ([line("a", "x") | {"url": "/v1/chat/completions"}], "mismatched_endpoint"),
     ],
 )
@@ -82,6 +83,30 @@ def test_batch_is_half_price_and_survives_a_restart(tmp_path):
     assert len(bills) <= 61
     assert {bill["batch"] for bill in bills} == {True}
     assert bills[0]["cost_usd"] == pytest.approx((7 * 5 + 32 * 40) / 1e6 / 2)
+
+
+def test_what_a_kill_cut_off_spoils_no_other_line(tmp_path):
+    with image_api(tmp_path) as sandbox:
+        batch = submit(connect(sandbox), [line(f"n{number}", "a ring") for number in range(300)])
+    log = tmp_path / f"openai/batches/{batch.id}.lines"
+    with log.open("a") as file:
+        file.write('{"id": "cut o')
+    with image_api(tmp_path) as sandbox:
+        assert wait(connect(sandbox), batch).request_counts.completed == 300
+    assert [text for text in log.read_text().split("\n") if text and text[-1] != "}"] == [
+        '{"id": "cut o'
+    ]
+
+
+def test_a_batch_that_cannot_go_on_fails(tmp_path):
+    with image_api(tmp_path) as sandbox:
+        batch = submit(connect(sandbox), [line(f"n{number}", "a ring") for number in range(300)])
+    (tmp_path / f"openai/files/{batch.input_file_id}.json").unlink()
+    with image_api(tmp_path) as sandbox:
+        api = connect(sandbox)
+        batch = wait(api, batch)
+        assert batch.status == "failed"
+        assert "No such file" in batch.errors.data[0].message
 
 
 def test_cancel_keeps_what_is_finished(tmp_path):

@@ -41,7 +41,7 @@ def create_app(root: Path) -> FastAPI:
     app.add_exception_handler(HubRefusal, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(OSError, _storage_failed)
-    for unstorable in (OverflowError, UnicodeEncodeError):
+    for unstorable in (OverflowError, UnicodeEncodeError, RecursionError):
         app.add_exception_handler(unstorable, _unstorable)
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
     app.add_api_route("/{path:path}", _unknown, methods=methods)
@@ -61,8 +61,8 @@ async def _malformed(request: Request, error: RequestValidationError) -> JSONRes
     return _answer(HubRefusal(400, details))
 
 
-async def _unstorable(request: Request, error: OverflowError | UnicodeEncodeError) -> JSONResponse:
-    return _answer(HubRefusal(400, f"a number or text of the request cannot be stored: {error}"))
+async def _unstorable(request: Request, error: Exception) -> JSONResponse:
+    return _answer(HubRefusal(400, f"a value of the request cannot be stored: {error}"))
 
 
 async def _storage_failed(request: Request, error: OSError) -> JSONResponse:

@@ -14,6 +14,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 _MOST_ALIASES = 10
+_DEEPEST = 100
 _COLOURS = _words("red yellow green blue indigo purple pink gray")
 _SDKS = _words("gradio docker static")
 _REPO_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
@@ -76,12 +77,7 @@ def read_card(text: str, kind: str) -> Card:
             return Card(errors=("The metadata block starts with --- and never ends.",))
         return Card(warnings=("empty or missing yaml metadata in repo card",))
     try:
-        # A few aliases are harmless; many, nested, would unfold into gigabytes.
-        if (
-            sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(match[1]))
-            > _MOST_ALIASES
-        ):
-            raise yaml.YAMLError(f"more than {_MOST_ALIASES} aliases")
+        _refuse_bombs(match[1])
         raw = yaml.load(match[1], _Loader)
         plain = json.loads(json.dumps(raw, default=str, allow_nan=False))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -94,6 +90,19 @@ def read_card(text: str, kind: str) -> Card:
     errors += _check_dataset(data) if kind == "dataset" else []
     errors += _check_model(data) if kind == "model" else []
     return Card(data, tuple(errors))
+
+
+def _refuse_bombs(text: str) -> None:
+    """A few aliases are harmless; many, nested, unfold into gigabytes, and depth takes minutes."""
+    aliases = depth = 0
+    for event in yaml.parse(text):
+        aliases += isinstance(event, yaml.AliasEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if aliases > _MOST_ALIASES:
+            raise yaml.YAMLError(f"more than {_MOST_ALIASES} aliases")
+        if depth > _DEEPEST:
+            raise yaml.YAMLError(f"more than {_DEEPEST} levels")
 
 
 def _texts(value: object) -> list[str] | None:

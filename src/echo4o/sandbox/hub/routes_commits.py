@@ -101,8 +101,8 @@ async def lfs_batch(request: Request) -> Json:
     if body.get("operation") != "upload" or body.get("hash_algo", "sha256") != "sha256":
         raise unsupported("LFS operations other than upload with sha256")
     objects = body.get("objects")
-    if not isinstance(objects, list):
-        raise HubRefusal(400, "`objects` must be a list")
+    if not isinstance(objects, list) or not all(isinstance(one, dict) for one in objects):
+        raise HubRefusal(400, "`objects` must be a list of objects")
     return {"transfer": "basic", "objects": [_offer(request, store, repo, one) for one in objects]}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ from starlette.datastructures import UploadFile
 
 from ...records import write_atomic
 from .problems import ApiProblem, bad
-from .reading import read_json
+from .reading import parse_json, read_json
 from .service import Service
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 Authorise = Callable[[Request], None]
@@ -166,13 +169,17 @@ class Batches:
         self._tasks[batch["id"]] = asyncio.create_task(self._work(batch["id"]))
 
     async def _work(self, identity: str) -> None:
+        try:
+            await self._run(identity)
+        except Exception as error:  # nobody awaits this task: a batch that only stops never ends
+            logger.exception("batch %s failed", identity)
+            self._fail(self.get(identity), [_problem("internal_error", str(error), None)])
+
+    async def _run(self, identity: str) -> None:
         batch = self.get(identity)
         lines, problems = _read_lines(self.files.read(batch["input_file_id"]), batch["endpoint"])
         if problems:
-            errors = {"object": "list", "data": problems}
-            self._save(
-                batch | {"status": "failed", "failed_at": int(time.time()), "errors": errors}
-            )
+            self._fail(batch, problems)
             return
         finished = self._finished(identity)
         batch["request_counts"]["total"] = len(lines)
@@ -180,6 +187,7 @@ class Batches:
             batch |= {"status": "in_progress", "in_progress_at": int(time.time())}
         self._save(batch)
         with (self.root / f"{identity}.lines").open("a", encoding="utf-8") as log:
+            log.write("\n")  # ends a line that a kill cut off, so that it spoils no other
             for line in lines:
                 if self.get(identity)["status"] == "cancelling":
                     break
@@ -242,6 +250,10 @@ class Batches:
         batch |= {"status": word, f"{word}_at": int(time.time()), "request_counts": counts}
         self._save(batch)
 
+    def _fail(self, batch: Batch, problems: list[dict[str, Any]]) -> None:
+        errors = {"object": "list", "data": problems}
+        self._save(batch | {"status": "failed", "failed_at": int(time.time()), "errors": errors})
+
     def _save(self, batch: Batch) -> None:
         write_atomic(self.root / f"{batch['id']}.json", json.dumps(batch))
 
@@ -294,7 +306,7 @@ def _read_lines(data: bytes, endpoint: str) -> tuple[list[dict[str, Any]], list[
         problems.append(_problem("invalid_file", f"1 to {MAX_LINES} lines, got {len(texts)}", None))
     for number, text in enumerate(texts, 1):
         try:
-            line = json.loads(text)
+            line = parse_json(text.encode())
             identity, url, body = line["custom_id"], line["url"], line["body"]
         except (ValueError, KeyError, TypeError):
             message = "Each line is JSON with custom_id, method, url and body."

@@ -17,12 +17,27 @@ async def read_json(request: Request) -> dict[str, Any]:
     """The body as a JSON object; 400 when it is none."""
     _check_length(request, _MAX_JSON_BYTES)
     try:
-        body = json.loads(await request.body())
+        body = parse_json(await request.body())
     except ValueError as error:
         raise ApiProblem(400, "We could not parse the JSON body of your request.") from error
     if not isinstance(body, dict):
         raise ApiProblem(400, "The body must be a JSON object.")
     return body
+
+
+def parse_json(data: bytes) -> Any:
+    """What a client sent as JSON.
+
+    Raises:
+        ValueError: no JSON, nested too deeply, or half a surrogate pair, which is no text.
+    """
+    try:
+        value = json.loads(data)
+        if b"\\ud" in data or b"\\uD" in data:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return value
 
 
 async def read_form(request: Request) -> tuple[dict[str, Any], list[bytes]]:
