@@ -1,0 +1,60 @@
+"""Do the intervals hold what they promise? 2,000 simulated benchmarks of each kind."""
+
+import numpy as np
+import pytest
+
+from echo4o.eval.intervals import mean_points, stratified, weighted_points, wilson
+from echo4o.eval.tasks import get_task
+
+pytestmark = pytest.mark.slow
+BENCHMARKS = 2000
+TASK = get_task("imagine_bench")
+
+
+def share_of_hits(rates, draw, benchmarks):
+    """Coverage of the overall interval of seven tags of forty, and of each tag's own."""
+    truth = float(np.mean(rates))
+    hits, tag_hits = 0, 0
+    for _ in range(benchmarks):
+        right = draw.random((7, 40)) < np.asarray(rates)[:, None]
+        score = stratified({str(n): list(one) for n, one in enumerate(right)}, macro=True)
+        hits += score.low <= truth <= score.high
+        ends = [wilson(int(one.sum()), 40) for one in right]
+        tag_hits += sum(low <= rate <= high for (low, high), rate in zip(ends, rates, strict=True))
+    return hits / benchmarks, tag_hits / (7 * benchmarks)
+
+
+def test_a_benchmark_like_the_published_ones_is_covered():
+    found = share_of_hits(
+        [0.33, 0.6, 0.25, 0.33, 0.25, 0.48, 0.38], np.random.default_rng(1), BENCHMARKS
+    )
+    print(found)
+    assert all(0.93 <= one <= 0.97 for one in found)
+
+
+def test_coverage_averaged_over_all_true_rates():
+    draw = np.random.default_rng(2)
+    each = [share_of_hits([rate] * 7, draw, 105) for rate in np.linspace(0.05, 0.95, 19)]
+    overall, by_tag = np.mean(each, axis=0)
+    print(overall, by_tag)
+    assert 0.93 <= overall <= 0.97
+    assert 0.93 <= by_tag <= 0.97
+
+
+def test_points_are_covered():
+    """Points as judges give them: many full marks, a few failures."""
+    draw = np.random.default_rng(3)
+    sizes = {"Attribute shift": 90, "Hybridization": 60, "Spatiotemporal": 60, "Multi-Object": 60}
+    marks = np.array([0.0, 2, 4, 6, 7, 8, 9, 10])
+    chance = np.array([0.06, 0.04, 0.06, 0.12, 0.16, 0.22, 0.2, 0.14])
+    truth, weights = float(marks @ chance), TASK.grading.weights
+    hits, group_hits = 0, 0
+    for _ in range(BENCHMARKS):
+        groups = {name: list(draw.choice(marks, n, p=chance)) for name, n in sizes.items()}
+        score = weighted_points(groups, weights, 10)
+        hits += score.low <= truth <= score.high
+        each = [mean_points(group, 10) for group in groups.values()]
+        group_hits += sum(one.low <= truth <= one.high for one in each)
+    print(hits / BENCHMARKS, group_hits / (4 * BENCHMARKS))
+    assert 0.93 <= hits / BENCHMARKS <= 0.97
+    assert 0.93 <= group_hits / (4 * BENCHMARKS) <= 0.97
