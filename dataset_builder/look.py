@@ -1,10 +1,12 @@
 """Looks at a built dataset, in a folder or on the Hub, as any stranger would: with `datasets`."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from echo4o.errors import Echo4oError
+from echo4o.hub_errors import patiently
 from echo4o.records import sha256_bytes
 from echo4o.schema import CONFIGS, features
 
@@ -74,6 +76,10 @@ def count(path: str, config: str = "all", revision: str | None = None) -> Tally:
     if not Path(path).is_dir() and not constants.HF_HUB_OFFLINE:
         # Ours tells of a missing network in seconds, `datasets` in half a minute.
         revision = resolve(path, "dataset", revision)
+    return patiently(f"read {path}", partial(_count, path, config, revision))
+
+
+def _count(path: str, config: str, revision: str | None) -> Tally:
     tally = Tally()
     for rows in stream(path, config, revision, text_columns()).values():
         for row in rows:
@@ -119,11 +125,12 @@ def compare(wanted: Mapping[str, Mapping[str, Glimpse]], repo_id: str, revision:
     Raises:
         Echo4oError: a config is missing or holds something else.
     """
-    found = configs_of(repo_id, revision)
+    # `datasets` has some patience with the Hub, but none with a connection that is cut.
+    found = patiently(f"read {repo_id}", partial(configs_of, repo_id, revision))
     if set(found) != set(wanted):
         raise Echo4oError(f"{repo_id} has the configs {found}, the folder has {sorted(wanted)}")
     for config, splits in wanted.items():
-        if glimpse(repo_id, config, revision) != splits:
+        if patiently(f"read {repo_id}", partial(glimpse, repo_id, config, revision)) != splits:
             raise Echo4oError(
                 f"config {config} of {repo_id} at {revision[:12]} loads other rows than the folder"
             )

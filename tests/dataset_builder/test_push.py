@@ -5,12 +5,15 @@ import subprocess
 import sys
 
 import authors_layout as layout
+import datasets
 import pytest
+from huggingface_hub.utils import httpx
 
 from echo4o.cli import main
 from echo4o.dataset_builder import import_release
-from echo4o.dataset_builder.look import check_folder
+from echo4o.dataset_builder.look import check_folder, compare, count
 from echo4o.errors import Echo4oError
+from echo4o.records import RunRecord
 
 REPO = "echo4o-sandbox/pushed-image"
 RELEASE = "echo4o-sandbox/release-in-the-authors-layout"
@@ -32,6 +35,8 @@ commit = api.upload_folder(
     repo_id="{RELEASE}", repo_type="dataset", folder_path=sys.argv[2]
 ).oid
 main(["data", "import", "{RELEASE}", "--out", sys.argv[3]])
+for form in ("omnigen2", "blip3o", "bagel"):
+    main(["data", "export", "{REPO}", form, "--revision", "v1", "--out", sys.argv[4] + "/" + form])
 print("====")
 found = {{}}
 for config in ("all", "multi_reference"):
@@ -59,6 +64,7 @@ def dataset(tmp_path_factory):
 
 def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
     folders = [str(dataset), str(dataset.parent / "release"), str(tmp_path / "imported")]
+    folders.append(str(tmp_path / "exported"))
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *folders],
         env=sandbox.environment(tmp_path),
@@ -78,6 +84,9 @@ def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
         for numbers in ([1000, 1001, 2000], [1001, 1000, 1002, 2001])
     ]
     assert found["tags"] == ["v1"]
+    records = [RunRecord.load(path) for path in (tmp_path / "exported").rglob("*.record.json")]
+    assert sorted(sum(record.metrics["rows"].values()) for record in records) == [5, 7, 7]
+    assert {record.inputs[0].id for record in records} == {REPO}
     commit, record = found["imported"][0], json.loads(found["imported"][1])
     assert record["inputs"] == [
         {"kind": "dataset", "id": RELEASE, "revision": commit, "sha256": None}
@@ -101,6 +110,24 @@ def test_what_is_no_dataset_is_not_pushed(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["data", "push", str(tmp_path), "a/b"])
     assert "is no built dataset" in capsys.readouterr().err
+
+
+def test_a_connection_that_is_cut_is_tried_again(dataset, monkeypatch):
+    wanted, cut = check_folder(dataset), []
+    real = datasets.load_dataset
+
+    def flaky(path, config, **options):
+        if config not in cut:
+            cut.append(config)
+            raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+        return real(path, config, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", flaky)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    compare(wanted, str(dataset), "v1")
+    assert sorted(cut) == sorted(wanted)
+    cut.clear()
+    assert count(str(dataset)).rows == 7
 
 
 def test_stats_of_a_folder(dataset, capsys):
