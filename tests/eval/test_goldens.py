@@ -23,6 +23,11 @@ from echo4o.eval.tasks import get_task
 
 pytestmark = pytest.mark.shared
 PREFIXES = {"genevalpp": "geneval_plus_plus", "imagine": "imagine_bench"}
+KINDS = {
+    "genevalpp": ("messages", "explanations", "parse", "retries", "runs"),
+    "imagine": ("messages", "parse", "retries", "runs"),
+    "image": ("reencode",),
+}
 NO_CHOICES = "list index out of range"
 """What the script notes of a reply without choices; such a reply never gets past our client."""
 
@@ -41,13 +46,26 @@ def folder(shared):
     return Path(chosen) if chosen else shared / "goldens" / "benchmarks" / "dev"
 
 
+def files(folder, prefix, kind):
+    """Every file of one kind: of that name, or of one that goes on from it."""
+    return sorted(folder.rglob(f"{prefix}_{kind}*.json"))
+
+
 def cases(folder, prefix, kind):
-    """All cases of one kind, from every file of that name or of a name that goes on from it."""
-    files = sorted(folder.rglob(f"{prefix}_{kind}*.json"))
-    found = [case for file in files for case in json.loads(file.read_text("utf-8"))["cases"]]
-    if not found:
-        pytest.skip(f"no {prefix}_{kind}*.json in {folder}")
-    return found
+    """All cases of one kind; none where a folder of somebody's choice has no such file."""
+    found = files(folder, prefix, kind)
+    return [case for file in found for case in json.loads(file.read_text("utf-8"))["cases"]]
+
+
+def test_no_file_goes_unread(folder):
+    """Each file of the two tasks is read below, and there is one of each kind where all are due."""
+    read = {kind: files(folder, *kind) for kind in ((p, k) for p in KINDS for k in KINDS[p])}
+    known = {file for found in read.values() for file in found}
+    assert known
+    ours = {file for prefix in PREFIXES for file in folder.rglob(f"{prefix}_*.json")}
+    assert ours <= known, "a file of a kind that no test here reads"
+    if not os.environ.get("ECHO4O_BENCH_GOLDENS"):
+        assert all(read.values())
 
 
 def same(found, wanted):
