@@ -22,11 +22,11 @@ from .verdicts import Verdict
 
 _ORIENTATION = 0x0112
 _LEFT_OUT = "left out"
-STRICT = "strict"
+_STRICT = "strict"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class Changed:
     """One item that does not count the same in every reading."""
 
     number: int
@@ -50,8 +50,8 @@ def explain(run: Run) -> list[str]:
             f"read another way; --explain needs one of: {', '.join(task.readings)}"
         )
     lines = ["Readings of these replies:"]
-    if run.protocol["name"] == STRICT:
-        lines = [f"These replies are JSON, as {STRICT} asks; others may not find marks in them:"]
+    if run.protocol["name"] == _STRICT:
+        lines = [f"These replies are JSON, as {_STRICT} asks; others may not find marks in them:"]
     read = read_all(task, run)
     for name, verdicts in read.items():
         score = task.score(verdicts, name).overall
@@ -69,13 +69,14 @@ def explain(run: Run) -> list[str]:
 
 def read_all(task: Task, run: Run) -> dict[str, list[Verdict]]:
     """Return the run's verdicts as each reading has them, from the replies that it kept."""
-    return {
-        name: [_read_again(verdict, protocol, run.pictures) for verdict in run.verdicts]
-        for name, protocol in task.readings.items()
-    }
+    read = {}
+    for name, protocol in task.readings.items():
+        found = protocol.find(run.pictures) if run.pictures.is_dir() else None
+        read[name] = [_read_again(verdict, protocol, found) for verdict in run.verdicts]
+    return read
 
 
-def differences(task: Task, run: Run, read: Mapping[str, list[Verdict]]) -> Iterator[Difference]:
+def differences(task: Task, run: Run, read: Mapping[str, list[Verdict]]) -> Iterator[Changed]:
     """Yield the items that do not count the same in every reading, in item order."""
     for place, verdict in enumerate(run.verdicts):
         each = {name: verdicts[place] for name, verdicts in read.items()}
@@ -86,7 +87,7 @@ def differences(task: Task, run: Run, read: Mapping[str, list[Verdict]]) -> Iter
         if len(set(counts.values())) == 1 and turned is None:
             continue
         why = [f"{name}: {one.reason}" for name, one in each.items() if one.reason is not None]
-        yield Difference(
+        yield Changed(
             number=verdict.number,
             tag=verdict.tag,
             counts=counts,
@@ -94,13 +95,15 @@ def differences(task: Task, run: Run, read: Mapping[str, list[Verdict]]) -> Iter
         )
 
 
-def _read_again(verdict: Verdict, protocol: JudgeProtocol, folder: Path) -> Verdict:
+def _read_again(
+    verdict: Verdict, protocol: JudgeProtocol, pictures: Mapping[int, Path] | None
+) -> Verdict:
     item = Item(number=verdict.number, tag=verdict.tag, prompt=verdict.prompt)
     if verdict.picture is None or verdict.outcome == "missing":
         read = unasked(item, protocol, "missing", "there is no picture")
     elif verdict.outcome == "damaged":
         read = unasked(item, protocol, "damaged", "the picture does not decode")
-    elif folder.is_dir() and verdict.number not in protocol.find(folder):
+    elif pictures is not None and verdict.number not in pictures:
         read = unasked(item, protocol, "missing", f"does not look for {verdict.picture}")
     else:
         read = _reply_again(verdict, item, protocol)
