@@ -144,6 +144,7 @@ def test_seventeen_references_are_too_many(api):
         ({"quality": "ultra"}, 400, "invalid_value"),
         ({"prompt": " "}, 400, "missing_required_parameter"),
         ({"prompt": "x" * 40_000}, 400, "invalid_value"),
+        ({"prompt": "nine red rings " * 2000}, 400, "invalid_value"),
         ({"prompt": "a scene of gore"}, 400, "moderation_blocked"),
         ({"background": "transparent"}, 501, "unsupported"),
         ({"extra_body": {"stream": True}}, 501, "unsupported"),

@@ -2,13 +2,24 @@
 
 import io
 import random
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from echo4o.sandbox.world import COLOURS, OBJECTS, SHAPES, check, describe, paint, parse, see
+from echo4o.sandbox.world import (
+    COLOURS,
+    OBJECTS,
+    SHAPES,
+    CrowdedError,
+    check,
+    describe,
+    paint,
+    parse,
+    see,
+)
 from echo4o.sandbox.world.scenes import random_scene
 
 
@@ -77,6 +88,16 @@ def test_a_jpeg_copy_is_seen_the_same():
         data = io.BytesIO()
         paint(prompt, width=128, height=128, seed=number).save(data, "JPEG")
         assert all_right(Image.open(data), include), prompt
+
+
+def test_a_crowd_is_painted_or_refused_at_once():
+    crowd = "nine large red rings on the left and "
+    assert paint(crowd * 7, width=64, height=64, seed=1).size == (64, 64)
+    with pytest.raises(CrowdedError, match="at most 64 objects fit a picture, 72 are named"):
+        paint(crowd * 8, width=64, height=64, seed=1)
+    begun = time.monotonic()
+    assert parse("red " * 8000) == []
+    assert time.monotonic() - begun < 3, "time must grow with the length, not with its square"
 
 
 def test_painting_is_deterministic_and_seeded():

@@ -47,14 +47,17 @@ def make_pictures(job: "Job", references: list[Image.Image]) -> dict[str, Any]:
         raise _refused("moderation_blocked", "image_generation_user_error", words)
     data = []
     for number in range(count):
-        picture = world.paint(
-            prompt,
-            width=width,
-            height=height,
-            seed=job.content.seed + number,
-            references=references,
-            misalign=outcome == "misalign",
-        )
+        try:
+            picture = world.paint(
+                prompt,
+                width=width,
+                height=height,
+                seed=job.content.seed + number,
+                references=references,
+                misalign=outcome == "misalign",
+            )
+        except world.CrowdedError as error:
+            raise bad("prompt", f"The sandbox cannot paint this: {error}.") from error
         encoded = _encode(picture, output_format, compression)
         data.append({"b64_json": base64.b64encode(encoded).decode()})
     text = text_tokens(prompt)

@@ -5,7 +5,7 @@ outline of each shape, nothing else: the eye never learns what the painter was a
 """
 
 from .grammar import Group, parse
-from .painter import paint
+from .painter import CrowdedError, paint
 from .sight import Finding, Seen, check, describe, see
 from .vocabulary import COLOURS, OBJECTS, REGIONS, SHAPES, SIZES
 
@@ -15,6 +15,7 @@ __all__ = [
     "REGIONS",
     "SHAPES",
     "SIZES",
+    "CrowdedError",
     "Finding",
     "Group",
     "Seen",

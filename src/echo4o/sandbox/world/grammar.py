@@ -48,7 +48,8 @@ _NOUNS = {
 }
 _PLACE = r"(?:(?:located |placed |standing )?(?:on|in|at|to) the (?P<region>{regions})\b)?"
 _PATTERN = re.compile(
-    r"(?:\b(?P<count>{counts}) )?(?P<adjectives>(?:(?:{adjectives})(?:-colou?red|-shaped)?,? )*)"
+    r"(?:\b(?P<count>{counts}) )?"
+    r"(?P<adjectives>(?:(?:{adjectives})(?:-colou?red|-shaped)?,? ){{0,8}})"
     r"(?:(?P<noun>{nouns})\b|object (?:from|of|in) image (?P<reference>\d)\b) ?".format(
         counts="|".join(NUMBERS),
         adjectives="|".join([*COLOURS, *SIZE_WORDS, *SHAPES]),

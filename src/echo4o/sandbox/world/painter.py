@@ -14,6 +14,8 @@ from .vocabulary import ASPECTS, BACKGROUNDS, COLOURS, EXTENTS, RING_HOLE, SHAPE
 
 _CELLS = 4
 """Cells along the shorter side: room for one small object each."""
+MOST_OBJECTS = 64
+"""More take long to place (210 took 12 s) and are too small to be seen at 64 pixels."""
 _JITTER = 0.5 / 64
 """How far an object may stand from its cell's middle, as a share of the shorter side."""
 _HALVES: dict[str | None, tuple[float, float, float, float]] = {
@@ -21,6 +23,10 @@ _HALVES: dict[str | None, tuple[float, float, float, float]] = {
     **{"above": (0.0, 0.0, 1.0, 0.5), "below": (0.0, 0.5, 1.0, 1.0)},
     None: (0.0, 0.0, 1.0, 1.0),
 }
+
+
+class CrowdedError(ValueError):
+    """An instruction names more objects than a picture has room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,15 @@ def paint(
         seed: Decides everything the instruction leaves open.
         references: Pictures whose main objects are pasted where the instruction wants them.
         misalign: Get one fact wrong, as image models do.
+
+    Raises:
+        CrowdedError: the instruction names more than `MOST_OBJECTS`.
     """
     draw = random.Random(f"{seed}|{instruction}")
     groups = parse(instruction) or _scene_of_chance(draw)
     groups = [_decide(group, draw) for group in _name_references(groups, references)]
+    if (objects := sum(group.count for group in groups)) > MOST_OBJECTS:
+        raise CrowdedError(f"at most {MOST_OBJECTS} objects fit a picture, {objects} are named")
     if misalign:
         groups[0] = _mistake(groups[0], draw)
     placed = _arrange(groups, width / height, draw)
