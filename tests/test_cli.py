@@ -166,6 +166,15 @@ def test_a_port_in_use(tmp_path, capsys):
     assert f"port {port} is in use or not allowed; choose another --openai-port" in told
 
 
+def test_a_sandbox_folder_in_use(sandbox, monkeypatch, capsys):
+    monkeypatch.setattr("echo4o.sandbox.serve._PATIENCE_S", 0.1)
+    ports = ["--openai-port", "0", "--hub-port", "0"]
+    with pytest.raises(SystemExit):
+        main(["sandbox", "serve", "--root", str(sandbox.root), *ports])
+    told = f"error: another sandbox serves {sandbox.root.resolve()}; stop it or"
+    assert told in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     root = tmp_path_factory.mktemp("cli")

@@ -86,6 +86,13 @@ def test_a_folder_of_another_run_is_refused(rehearsed):
     assert "Traceback" not in done.stderr
 
 
+def test_a_mistyped_folder_does_not_claim_the_output(tmp_path):
+    done = rehearse(tmp_path / "run", "--data", str(tmp_path / "nowhere"))
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"error: --data: there is no folder {tmp_path / 'nowhere'}"
+    assert not (tmp_path / "run/state.json").exists()
+
+
 @pytest.mark.slow
 def test_killed_at_five_random_moments_it_ends_in_the_same_dataset(rehearsed, tmp_path):
     draw, out = random.Random(2508), tmp_path / "run"

@@ -1,13 +1,12 @@
 """Child processes that end with their parent, and the memory of the whole process tree."""
 
 import contextlib
-import fcntl
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..children import DIE_WITH_PARENT
@@ -31,20 +30,6 @@ def start(
         return subprocess.Popen(
             command, env=environment, preexec_fn=DIE_WITH_PARENT, stdout=stream, stderr=stream
         )
-
-
-@contextlib.contextmanager
-def sole_owner(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process alone; the system lets go of it even after kill -9."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Echo4oError(
-                f"another rehearsal is running in {folder}; wait for it or choose another --out"
-            ) from None
-        yield
 
 
 class MemoryWatch(threading.Thread):

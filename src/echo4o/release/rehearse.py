@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Echo4oError
+from ..owner import sole_owner
 from ..records import write_atomic
 from . import process
 from .demo import try_demo
@@ -79,7 +80,8 @@ class Rehearsal:
     def run(self) -> None:
         """Run what is left of the line; raises Echo4oError when a stage fails."""
         self.out = self.out.resolve()
-        with process.sole_owner(self.out), self._sandbox() as environment:
+        busy = f"another rehearsal is running in {self.out}; wait for it or choose another --out"
+        with sole_owner(self.out, busy), self._sandbox() as environment:
             self._check_same_run()
             self.memory.start()
             try:
@@ -233,6 +235,8 @@ class Rehearsal:
             "seed": self.seed,
         }
         before = self._state().get("settings")
+        if before is None and self.data is not None and not self.data.is_dir():
+            raise Echo4oError(f"--data: there is no folder {self.data}")
         if before is not None and before != asked:
             raise Echo4oError(
                 f"{self.out} holds a rehearsal with other settings ({before}); give the same "

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import Echo4oError, MissingExtraError
+from ..owner import sole_owner
 from ..records import write_atomic
 from .faults import FaultMiddleware, Faults, Style
 from .keys import API_KEY, HUB_TOKEN
@@ -22,6 +23,8 @@ from .keys import API_KEY, HUB_TOKEN
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
+_PATIENCE_S = 5.0
+"""For a server that is just ending: a rehearsal that was killed may start again at once."""
 
 
 class Address(NamedTuple):
@@ -43,14 +46,16 @@ def serve_sandbox(
     """Serve the image API and the Hub until SIGTERM or SIGINT; `announce` gets a line for each.
 
     Raises:
-        Echo4oError: a port is in use, or a part of the sandbox is not installed.
+        Echo4oError: a port or the folder is in use, or a part of the sandbox is not installed.
     """
-    root.mkdir(parents=True, exist_ok=True)
     apps: list[tuple[str, Style, int, str]] = [
         ("openai", "openai", openai_port, "/v1"),
         ("hub", "hub", hub_port, ""),
     ]
+    busy = f"another sandbox serves {root.resolve()}; stop it or choose another --root"
     with contextlib.ExitStack() as stack:
+        # A new server throws away what an older one left half received: not if that one lives.
+        stack.enter_context(sole_owner(root, busy, patience_s=_PATIENCE_S))
         servers, addresses = [], []
         for name, style, port, suffix in apps:
             listener = stack.enter_context(_listen(name, port))
