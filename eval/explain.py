@@ -127,7 +127,7 @@ def _reply_again(verdict: Verdict, item: Item, protocol: JudgeProtocol) -> Verdi
 
 
 def _turned(folder: Path, verdict: Verdict) -> str | None:
-    """What to say about a picture that the strict reading shows turned or flattened."""
+    """What to say about a picture that the strict reading shows turned."""
     if verdict.picture is None or verdict.outcome == "damaged":
         return None
     try:
