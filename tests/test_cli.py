@@ -15,6 +15,7 @@ import datasets
 import pyarrow as pa
 import pytest
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import httpx
 from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError
 
@@ -54,6 +55,8 @@ TABLE = [
     (sqlite3.DatabaseError("file is not a database"), "a database file is damaged"),
     (HFValidationError("Repo id must be"), "this is no Hub id"),
     (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "the server cannot be reached"),
+    (httpx.ReadError("reset by peer"), "the connection to the server broke; run the same command"),
+    (httpx.ReadTimeout("timed out"), "the server did not answer in time: timed out"),
     (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "not UTF-8 text"),
 ]
 OUR_FAULT = [

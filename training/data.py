@@ -20,6 +20,7 @@ from PIL import Image
 
 from echo4o import hub, loading
 from echo4o.errors import Echo4oError
+from echo4o.hub_errors import patiently
 from echo4o.pictures import MAX_PIXELS
 from echo4o.records import Input
 
@@ -143,7 +144,13 @@ def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
 
     cache = loading.cache_folder(Path(path)) if Path(path).is_dir() else None
     try:
-        dataset = datasets.load_dataset(path, name, split=split, revision=revision, cache_dir=cache)
+        # `datasets` has some patience with the Hub, but none with a connection that is cut.
+        dataset = patiently(
+            f"load {path}",
+            lambda: datasets.load_dataset(
+                path, name, split=split, revision=revision, cache_dir=cache
+            ),
+        )
     except datasets.exceptions.DataFilesNotFoundError as error:
         raise Echo4oError(f"{path} holds no dataset: {error}") from None
     except ValueError as error:  # what `datasets` says of an unknown config or split

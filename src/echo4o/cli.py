@@ -93,11 +93,12 @@ _LIBRARY_ERRORS = {
     "MemoryError": "the memory is full; use smaller batches or fewer calls at a time",
     "OfflineModeIsEnabled": "offline mode is on",
     "OutOfMemoryError": "the memory of the device is full; use smaller batches",
-    "RemoteProtocolError": "the server cut the connection",
+    "RemoteProtocolError": "the server cut the connection; run the same command again",
     "RepositoryNotFoundError": "the repository was not found, or the token may not see it",
     "RevisionNotFoundError": "the revision was not found",
     "SafetensorError": "a weights file is damaged or cut off",
     "TimeoutException": "the server did not answer in time",
+    "TransportError": "the connection to the server broke; run the same command again",
     "UnicodeDecodeError": "a file is not UTF-8 text",
     "UnidentifiedImageError": "a file is no picture",
 }

@@ -6,8 +6,10 @@ import struct
 import zlib
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
+from huggingface_hub.utils import httpx
 from PIL import Image
 from safetensors.torch import load_file
 from training_rows import make_row, png, write_dataset
@@ -99,6 +101,21 @@ def test_pictures_encoded_at_every_use_give_the_same_losses(config: TrainConfig,
         [line["loss"] for line in trace(tmp_path / name)] for name in ("cached", "fresh")
     )
     assert fresh == pytest.approx(cached, rel=1e-4)
+
+
+def test_a_connection_that_is_cut_is_tried_again(config: TrainConfig, monkeypatch):
+    real, tried = datasets.load_dataset, []
+
+    def flaky(*words, **options):
+        tried.append(words)
+        if len(tried) == 1:
+            raise httpx.ReadError("[Errno 104] Connection reset by peer")
+        return real(*words, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", flaky)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert len(load_rows(config)) > 0
+    assert len(tried) == 2
 
 
 def test_dropout_follows_its_probabilities(config: TrainConfig, tmp_path):
