@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from echo4o.client import PriceTable
+from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue, RunRecord, write_atomic
 
 from .author import Author, WordsEstimate
@@ -100,15 +101,16 @@ def write(
         if (request.llm or request.vlm) and not dry_run:
             questions = stack.enter_context(Questions(out, request.api, prices))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if dry_run else out
-        pool = _pool(request, folder, block, questions)
-        made = draft(
-            request.recipe,
-            rows=request.rows,
-            seed=request.seed,
-            mix=None if request.mix is None else parse_mix(request.mix),
-            block=block,
-            pool=None if pool is None else pool.entries,
-        )
+        try:
+            pool, made = _begin(request, folder, block, questions)
+        except Echo4oError as error:
+            if request.vlm is None or questions is not None:
+                raise
+            calls, usd = _price_of_looking(request, prices)
+            raise Echo4oError(
+                f"{error}. A dry run asks no model: to let {request.vlm} look at {calls} pictures "
+                f"would cost about {usd:.4f} USD"
+            ) from None
         if questions is None:
             coverage, words = _count(
                 request, made, None if dry_run else out, seers, prices, progress
@@ -132,6 +134,28 @@ def write(
             out / RECORD_NAME
         )
     return done
+
+
+def _begin(
+    request: Request, folder: Path, block: Blocklist, questions: Questions | None
+) -> tuple[Pool | None, Draft]:
+    pool = _pool(request, folder, block, questions)
+    made = draft(
+        request.recipe,
+        rows=request.rows,
+        seed=request.seed,
+        mix=None if request.mix is None else parse_mix(request.mix),
+        block=block,
+        pool=None if pool is None else pool.entries,
+    )
+    return pool, made
+
+
+def _price_of_looking(request: Request, prices: PriceTable) -> tuple[int, float]:
+    """How many pictures a vision model would be asked about, and for about how much."""
+    if request.vlm is None or request.references is None:
+        return 0, 0.0
+    return estimate_described(candidates_of(request.references)[1], request.vlm, prices)
 
 
 def _pool(
@@ -159,9 +183,8 @@ def _count(
     coverage = _walk(made, out, seers if words is None else [*seers, words.add], progress)
     if words is not None:
         told["llm"] = {"calls": words.calls, "usd": words.usd}
-    if request.vlm is not None and request.references is not None:
-        _, candidates = candidates_of(request.references)
-        calls, usd = estimate_described(candidates, request.vlm, prices)
+    if request.vlm is not None:
+        calls, usd = _price_of_looking(request, prices)
         told["vlm"] = {"calls": calls, "usd": usd}
     return coverage, told
 

@@ -14,7 +14,7 @@ from .questions import Questions
 
 _CHUNK = 32
 _MAX_TOKENS = 200
-_EXPECTED_TOKENS = 30
+_EXPECTED_TOKENS = 22
 _KINDS = ("human", "object", "scene", "unclear")
 _QUESTION = (
     "What does this picture show above all: a human, an object, or a scene? Describe it in a few "

@@ -108,6 +108,8 @@ def _entry(
     label = _words(facts.get("label")) or _words(facts.get("text")) or _words(facts.get("name"))
     name = _words(facts.get("name")) or label
     constraints: dict[str, JsonValue] = {"name": name, "label": label}
+    if facts.get("described_by"):
+        constraints["described_by"] = facts["described_by"]
     if label:
         constraints["include"] = [{"class": label, "count": 1}]
     return Entry(

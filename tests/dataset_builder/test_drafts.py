@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from echo4o.dataset_builder.composition import BANDS, kinds
 from echo4o.dataset_builder.coverage import Coverage
 from echo4o.dataset_builder.drafts import RECIPES, _slots, draft, released_rows
 from echo4o.dataset_builder.objects import by_name, things, words
-from echo4o.dataset_builder.plan import PlanError, read_plan
+from echo4o.dataset_builder.plan import PlanError, iterate_plan, read_plan
 from echo4o.dataset_builder.surreal import grammar
 from echo4o.schema import CATEGORIES, constraint_key
 
@@ -83,6 +84,29 @@ def test_rows_are_new_and_numbered(made):
     assert all(row.repeat == 0 for row in rows)
     asked = Counter((row.prompt, row.references) for row in (*plan.references, *rows))
     assert max(asked.values()) == 1
+
+
+@pytest.mark.slow
+def test_the_whole_release_is_planned_once_and_for_all(tmp_path):
+    """All 178,228 rows: exact categories, no request twice, free of the kit's items, in memory."""
+    items = Path(__file__).parents[2] / "eval" / "items" / "geneval_plus_plus_kit.jsonl"
+    words = ["data", "plan", "echo4o_image", "--out", str(tmp_path), "--against", str(items)]
+    main(words)
+    keys = {constraint_key(json.loads(line)) for line in items.read_text().splitlines()}
+    categories, requests = Counter(), set()
+    for entry in iterate_plan(tmp_path):
+        requests.add(hash((entry.prompt, entry.references, entry.repeat)))
+        if entry.kind == "row":
+            categories[entry.category] += 1
+            assert constraint_key(entry.constraints) not in keys
+    assert categories == {
+        category: count for part in CATEGORIES.values() for category, count in part.items()
+    }
+    record = json.loads((tmp_path / "plan.record.json").read_text())
+    assert len(requests) == 178_228 + record["metrics"]["references"]
+    covered = record["metrics"]["combinations"]
+    assert covered["class x region"]["least"] > 10
+    assert covered["class x color"]["covered"] >= covered["class x color"]["possible"] - 1
 
 
 def test_objects_are_many_and_described():

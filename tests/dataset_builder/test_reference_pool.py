@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -196,12 +197,17 @@ def test_a_vision_model_classifies_what_nobody_did(tmp_path, api, capsys):
     root, out = write_shapes(tmp_path / "pool"), tmp_path / "plan"
     words = ["data", "plan", "ablation_multi_reference", "--references", str(root), "--rows", "9"]
     words += ["--references-license", "cc0-1.0", "--vlm", "sandbox-judge", "--out", str(out)]
+    with pytest.raises(SystemExit):
+        main([*words, "--dry-run"])
+    price = re.search(r"look at 11 pictures would cost about (\S+) USD", capsys.readouterr().err)
+    assert not (api.root / "openai" / "calls.jsonl").read_text()
     for _ in range(2):
         # No picture of a person: such rows cannot be planned, but everything else is told first.
         with pytest.raises(SystemExit):
             main(words)
         assert "0 human pictures" in capsys.readouterr().err
         assert bill(api)[1] == 11
+    assert float(price[1]) == pytest.approx(bill(api)[0], rel=0.15)
     origin, candidates = candidates_of(str(root))
     with Questions(out, ApiSettings()) as questions:
         pool = fill_pool(
@@ -211,6 +217,7 @@ def test_a_vision_model_classifies_what_nobody_did(tmp_path, api, capsys):
     kinds = [one.category for one in pool.entries]
     assert kinds == ["object"] * 8 + ["scene"] * 2
     assert pool.entries[0].constraints["label"] == "red circle"
+    assert pool.entries[0].constraints["described_by"].startswith("sandbox-judge")
     assert [one["picture"] for one in pool.refused] == ["99.png"]
     assert "--vlm" in pool.refused[0]["reason"]
 
