@@ -19,8 +19,10 @@ def tiny() -> TrainConfig:
         steps=2000,
         timestep_shift=1.7,
         samples_per_pack=16,
-        packs_per_step=2,  # for one process or two: on two cores, two are a quarter faster
-        noise_draws=3,  # three of 32 rows learn more in a given time than one of 48
+        packs_per_step=2,  # for one process or two
+        # After 1,200 steps 53 % of small scenes were right, with 48 rows of one copy 25 %, in two
+        # thirds of the time (one run each; not compared at equal time).
+        noise_draws=3,
         learning_rate=2e-3,
         min_learning_rate=2e-5,
         schedule="cosine",
