@@ -41,6 +41,8 @@ def block(tmp_path):
                 tmp_path / "texts.jsonl",
                 {"instruction": "A photo of a pineapple built from corrugated cardboard."},
                 {"instruction": "A photo of an egg shaped like a perfect cube."},
+                {"instruction": "A photo of a beach umbrella made of red clay."},
+                {"instruction": "A ball as large as a house."},
             ),
         ]
     )
@@ -103,6 +105,8 @@ def surreal(block, text, named):
         ("A photo of a mango made of corrugated cardboard", "mango", True),
         ("A close-up photo of an egg shaped like a perfect cube", "egg", False),
         ("A photo of an egg shaped like a perfect sphere", "egg", True),
+        ("A photo of a beach ball made of red clay", "beach ball", True),
+        ("A photo of a beach umbrella made of red clay", "umbrella", False),
     ],
 )
 def test_surreal_rows_are_compared_by_what_they_say_of_the_object(block, text, named, stays):
