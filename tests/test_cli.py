@@ -47,6 +47,8 @@ TABLE = [
     (caused(None), "the dataset cannot be read: An error occurred"),
     (pa.ArrowInvalid("Parquet magic bytes not found"), "magic bytes not found"),
     (SafetensorError("incomplete metadata"), "a weights file is damaged or cut off: incomplete"),
+    (SafetensorError("I/O error: No space left on device (os error 28)"), "the disk is full; free"),
+    (httpx.ConnectError("no answer from http://me:secret@hub/a"), "from http://hub/a"),
     (Image.DecompressionBombError("Image size (1 pixels)"), "a picture is too large"),
     (UnidentifiedImageError("cannot identify image file 'a'"), "a file is no picture: cannot"),
     (MemoryError(), "the memory is full"),
@@ -200,7 +202,7 @@ def no_network(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_TOKEN": "hf_none"}
+    address = {"HF_ENDPOINT": f"http://me:secret@127.0.0.1:{port}", "HF_TOKEN": "hf_none"}
     return os.environ | address | {"HF_HOME": str(tmp_path / "home")}
 
 
@@ -213,6 +215,7 @@ def test_no_network_is_told_soon(dataset, no_network, words):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ")
     assert "reach" in last or "check the network" in last
+    assert "secret" not in done.stdout + done.stderr
     assert seconds < 40
 
 

@@ -219,8 +219,10 @@ def test_wrong_key_model_and_address(tmp_path):
         request = ImageRequest(model="other", prompt="a", size="64x64")
         with pytest.raises(Echo4oError, match="has no model 'other'"):
             buy(sandbox, tmp_path, [request], prices=table)
-    with pytest.raises(Echo4oError, match="cannot be reached"):
-        buy(sandbox, tmp_path, [scene(2)], max_attempts=2)
+    gone = sandbox._replace(openai=sandbox.openai.replace("//", "//me:secret-word@"))
+    with pytest.raises(Echo4oError, match="cannot be reached") as caught:
+        buy(gone, tmp_path, [scene(2)], max_attempts=2)
+    assert "secret-word" not in str(caught.value)
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         assert ledger.committed_usd == 0
         assert ledger.counts()["failed"] >= 3

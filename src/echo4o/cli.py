@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .errors import Echo4oError
+from .errors import Echo4oError, shown_address
 
 NOUNS = {
     "data": "plan, generate, build and publish a dataset",
@@ -102,9 +102,10 @@ _LIBRARY_ERRORS = {
     "UnicodeDecodeError": "a file is not UTF-8 text",
     "UnidentifiedImageError": "a file is no picture",
 }
+_DISK_FULL = "the disk is full; free some space and run the same command again"
 # What SQLite says about the disk and the file; everything else it says is our own fault.
 _SQLITE_ERRORS = {
-    "database or disk is full": "the disk is full; free some space and run the same command again",
+    "database or disk is full": _DISK_FULL,
     "disk i/o error": "the disk cannot be read or written",
     "database is locked": "another run has the database; wait for it and run the command again",
     "unable to open database file": "the database file cannot be opened",
@@ -150,7 +151,9 @@ def explain(error: BaseException) -> str | None:
         return explain(error.__cause__)
     for name in names:
         if name in _LIBRARY_ERRORS:
-            return f"{_LIBRARY_ERRORS[name]}: {_first_line(error)}"
+            # Safetensors and Arrow have one class for a full disk and for a damaged file.
+            full = "No space left on device" in str(error)
+            return _DISK_FULL if full else f"{_LIBRARY_ERRORS[name]}: {_first_line(error)}"
     if isinstance(error, OSError):
         return _explain_os(error)
     return None
@@ -184,7 +187,8 @@ def _explain_os(error: OSError) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line for line in str(error).splitlines() if line.strip())
+    return shown_address(next(lines, type(error).__name__))
 
 
 def _fail(sentence: str, status: int) -> NoReturn:

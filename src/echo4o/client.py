@@ -17,7 +17,7 @@ from .calls import Estimate as Estimate
 from .calls import ImageRequest as ImageRequest
 from .calls import Reply as Reply
 from .calls import Request as Request
-from .errors import Echo4oError, MissingExtraError
+from .errors import Echo4oError, MissingExtraError, shown_address
 from .ledger import BudgetExceeded, Entry, Ledger, LedgerError
 from .limits import AdaptiveLimit, exhausted_for, requests_per_minute
 from .pictures import PictureError, picture_facts
@@ -151,8 +151,9 @@ class ApiClient:
                 if attempt == self._max_attempts:
                     reply = self._fail(request, failure, attempt)
                     if isinstance(failure, Unreachable):
+                        place = shown_address(self._openai.base_url)
                         raise Echo4oError(
-                            f"{self._openai.base_url} cannot be reached ({failure}); "
+                            f"{place} cannot be reached ({failure}); "
                             "check the address and that the server runs"
                         ) from failure
                     return reply

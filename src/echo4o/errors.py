@@ -1,5 +1,7 @@
 """Errors that a user can understand and act on; the command line prints them as one sentence."""
 
+import re
+
 
 class Echo4oError(Exception):
     """Something the user can fix: says what is wrong, the value that was found, what to do."""
@@ -12,3 +14,8 @@ class MissingExtraError(Echo4oError):
         super().__init__(
             f'{feature} needs an extra that is not installed; run: pip install "echo4o[{extra}]"'
         )
+
+
+def shown_address(url: object) -> str:
+    """A URL as it may be shown or logged: without a name and password before the host."""
+    return re.sub(r"//[^/]*@", "//", str(url))

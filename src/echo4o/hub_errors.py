@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from .errors import Echo4oError
+from .errors import Echo4oError, shown_address
 
 logger = logging.getLogger(__name__)
 
@@ -163,10 +163,11 @@ def _unreachable(what: str, error: Exception) -> HubError:
 
 def _short(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no details'}"[:200]
+    words = shown_address(lines[0] if lines else "no details")
+    return f"{type(error).__name__}: {words}"[:200]
 
 
 def _endpoint() -> str:
     from huggingface_hub import constants
 
-    return str(constants.ENDPOINT)
+    return shown_address(constants.ENDPOINT)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from .calls import ChatRequest, ImageRequest, Request
-from .errors import Echo4oError
+from .errors import Echo4oError, shown_address
 from .limits import exhausted_for, retry_after
 from .pictures import PictureError, picture_facts, sniff_mime
 
@@ -194,14 +194,15 @@ def _read_error(error: "APIStatusError", request: Request, client: "AsyncOpenAI"
             reason=f"{code}: {message}",
             is_free=True,
         )
+    place = shown_address(client.base_url)
     if code == "insufficient_quota":
         raise Echo4oError(f"the account has no credit left: {message}")
     if status == 401:
-        raise Echo4oError(f"{client.base_url} refused the API key; set OPENAI_API_KEY")
+        raise Echo4oError(f"{place} refused the API key; set OPENAI_API_KEY")
     if status == 403:
-        raise Echo4oError(f"{client.base_url} does not allow this key to do that: {message}")
+        raise Echo4oError(f"{place} does not allow this key to do that: {message}")
     if status == 404:
-        raise Echo4oError(f"{client.base_url} has no model {request.model!r}: {message}")
+        raise Echo4oError(f"{place} has no model {request.model!r}: {message}")
     reason = f"{status} {message}"
     if status in _RETRIED or status >= 500:
         raise Transient(
