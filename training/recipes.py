@@ -16,7 +16,7 @@ def tiny() -> TrainConfig:
     return TrainConfig(
         recipe="tiny",
         tiny=TinySizes(),
-        steps=1500,
+        steps=1300,
         timestep_shift=1.7,
         samples_per_pack=16,
         packs_per_step=2,  # for one process or two

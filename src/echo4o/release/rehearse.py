@@ -42,7 +42,7 @@ class Scale:
 
     rows: int = 12000
     """Rows of the dataset."""
-    steps: int = 1500
+    steps: int = 1300
     """Training steps; 0 leaves the model untrained."""
     items: int = 210
     """Benchmark items, spread evenly over the tags."""
