@@ -57,7 +57,7 @@ class Scale:
     @classmethod
     def quick(cls) -> "Scale":
         """Everything once, small enough for a test."""
-        return cls(rows=160, steps=25, items=14, denoising_steps=8)
+        return cls(rows=160, steps=10, items=14, denoising_steps=8)
 
     def changed(self, *, rows: int | None, steps: int | None) -> "Scale":
         """The same scale with what the user gave."""
