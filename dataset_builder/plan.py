@@ -18,7 +18,7 @@ from typing import Literal, cast
 
 from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue, sha256_file, sync_folder
-from echo4o.schema import SUBSETS, check_constraints, check_instruction, dump_json
+from echo4o.schema import SUBSETS, check_constraints, check_id, check_instruction, dump_json
 
 PLAN_NAME = "plan.jsonl"
 PLAN_FORMAT = 1
@@ -181,6 +181,7 @@ def _entry(path: Path, number: int, line: str) -> Entry:
     try:
         value["references"] = tuple(cast(list[str], value["references"]))
         entry = Entry(**value)  # type: ignore[arg-type]
+        check_id(entry.id)
         _check_source(entry)
         check_instruction(entry.instruction, entry.id)
         check_constraints(entry.constraints, entry.id)

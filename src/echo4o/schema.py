@@ -185,7 +185,7 @@ def check_row(row: Row) -> None:
     Raises:
         RowError: naming the row, the field, the value and what is allowed.
     """
-    _require(bool(row.id) and set(row.id) <= _ID_CHARACTERS, row, "id", row.id, "letters, - _ .")
+    check_id(row.id)
     _require(row.subset in CATEGORIES, row, "subset", row.subset, f"one of {SUBSETS}")
     known = CATEGORIES[row.subset]
     _require(row.category in known or row.category is None, row, "category", row.category, known)
@@ -200,6 +200,12 @@ def check_row(row: Row) -> None:
         _require(bool(picture.data), row, "picture", picture.name, "at least one byte")
     if row.constraints is not None:
         check_constraints(row.constraints, row.id)
+
+
+def check_id(row_id: str) -> None:
+    """Refuse an id that is empty or could lead somewhere as a part of a path."""
+    if not row_id or not set(row_id) <= _ID_CHARACTERS:
+        raise RowError(f"row {row_id[:80]!r}: `id` must be made of letters, digits, - _ and .")
 
 
 def check_instruction(text: str, row_id: str) -> None:

@@ -304,6 +304,16 @@ def test_mistakes_end_in_one_sentence(tmp_path, options, said, capsys):
     assert not (tmp_path / "p" / "plan.jsonl").exists()
 
 
+@pytest.mark.parametrize("name", ["../../pwn", "a/b", "", "x\u2028y"])
+def test_ids_that_lead_somewhere_are_refused_before_anything_is_paid(tmp_path, name):
+    main(["data", "plan", "shapes", "--rows", "20", "--out", str(tmp_path)])
+    path = tmp_path / "plan.jsonl"
+    *lines, last = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, json.dumps(json.loads(last) | {"id": name})]))
+    with pytest.raises(PlanError, match="is no plan entry .*`id` must be made of"):
+        read_plan(tmp_path)
+
+
 def test_sources_that_lead_out_of_the_folder_are_refused(tmp_path):
     main(["data", "plan", "ablation_multi_reference", "--rows", "3", "--out", str(tmp_path)])
     path = tmp_path / "plan.jsonl"
