@@ -25,7 +25,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="on this machine; must divide packs_per_step (2 CPU cores: 2 are faster than 1)",
+        help="on this machine, a share of its cores each; must divide packs_per_step",
     )
 
 

@@ -31,7 +31,8 @@ MODEL = f"{ORG}/echo-4o-tiny"
 TAG = "v1"
 _NOTE_SECONDS = 10.0
 _PROCESSES = 2
-"""Of training: on two cores as fast as can be, and other work on the machine does not stall it."""
+"""Of training: on two idle cores no faster than one process with two threads, but those stall
+(seconds a step instead of tenths) as soon as the machine has other work."""
 _GUIDANCE = 2.0
 """Between 1.5 and 7 the scores differ by less than their intervals."""
 
