@@ -15,7 +15,7 @@ ONLY_IN = {
     "gradio": {"spaces", "eval/metrics"},
     "fastapi": {"src/echo4o/sandbox"},
     "evaluate": {"eval"},
-    "accelerate": {"training"},
+    "accelerate": {"training", "eval"},
     "peft": {"training", "src/echo4o/models"},
     "jinja2": {"model_cards", "eval"},
 }

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
 
     `record.json` is written last: a run that was told to stop leaves none, though it exits with 0.
     """
-    from .launch import is_first_rank, launch
+    from echo4o.launch import is_first_rank, launch
 
     out = args.out or Path(f"train-{args.recipe}")
     config = _configuration(args)
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
             f"--processes must divide packs_per_step, {config.packs_per_step}; got {args.processes}"
         )
     if args.processes > 1:
-        sys.exit(launch(args.processes, _words(args, out)))
+        sys.exit(launch(args.processes, "echo4o.training", _words(args, out)))
 
     from .train import train
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Qwen2Tokenizer
 
+from echo4o.launch import is_first_rank
 from echo4o.models.bagel.processor import ResizeRule, to_pixels, to_rgb
 
 from .data import Rows, TrainRow, UnusableRowError, decode_picture, picture_size
 from .latents import Encoder, Moments
-from .launch import is_first_rank
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import pytest
 from training_rows import make_row, write_dataset
 
 from echo4o.errors import Echo4oError
-from echo4o.training.launch import _wait
+from echo4o.launch import _wait
 
 
 def command(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

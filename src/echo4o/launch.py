@@ -1,4 +1,4 @@
-"""`train run --processes N`: the same run as several processes of this machine.
+"""`--processes N`: the same command as several processes of this machine, one rank each.
 
 Clusters have torchrun and `accelerate launch`. This one needs no rendezvous, ends with its parent
 even after kill -9, and passes SIGTERM on, so that the run saves itself.
@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from echo4o.children import DIE_WITH_PARENT
-from echo4o.errors import Echo4oError
+from .children import DIE_WITH_PARENT
+from .errors import Echo4oError
 
 _POLL_SECONDS = 0.05
 
 
-def launch(processes: int, words: Sequence[str]) -> int:
-    """Run `python -m echo4o.training <words>` once per rank; a rank that fails ends the others.
+def launch(processes: int, module: str, words: Sequence[str]) -> int:
+    """Run `python -m <module> <words>` once per rank; a rank that fails ends the others.
 
     Each process computes on its share of the cores, unless OMP_NUM_THREADS says otherwise.
 
@@ -37,7 +37,7 @@ def launch(processes: int, words: Sequence[str]) -> int:
         **{"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())},
     }
-    command = [sys.executable, "-m", "echo4o.training", *words]
+    command = [sys.executable, "-m", module, *words]
     ranks = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
     children = [
         subprocess.Popen(command, env=environment, preexec_fn=DIE_WITH_PARENT)
@@ -50,6 +50,11 @@ def launch(processes: int, words: Sequence[str]) -> int:
             for child in children:
                 child.kill()
                 child.wait()
+
+
+def is_rank() -> bool:
+    """Whether this process was started as one of several, by us or by torchrun."""
+    return "RANK" in os.environ
 
 
 def is_first_rank() -> bool:
