@@ -103,9 +103,11 @@ class AuthorsFlags(JudgeProtocol):
         right = bool(value.get("correct", 0) == 1)
         return (_finding(right, value.get("reason", "")),)
 
-    def find(self, folder: Path) -> dict[int, Path]:
+    def find(self, folder: Path, sample: int = 1) -> dict[int, Path]:
         """Return the pictures; the published script looks for `<number>.jpg` only."""
-        return find_named(folder, ("jpg",)) if self.name == "released" else find_pictures(folder)
+        if self.name == "released":
+            return find_named(folder, ("jpg",))
+        return find_pictures(folder, sample)
 
     def load(self, path: Path) -> Picture:
         """Return the picture as the script sends it: JPEG again, never turned."""

@@ -111,11 +111,11 @@ class AuthorsPoints(JudgeProtocol):
         """Return the item's points, -1 to 10; 0 without findings."""
         return weigh(findings) if findings else 0.0
 
-    def find(self, folder: Path) -> dict[int, Path]:
+    def find(self, folder: Path, sample: int = 1) -> dict[int, Path]:
         """Return the pictures; the published script takes the first of four endings."""
         if self.name == "released":
             return find_named(folder, ("png", "jpg", "jpeg", "webp"))
-        return find_pictures(folder)
+        return find_pictures(folder, sample)
 
     def load(self, path: Path) -> Picture:
         """Return the picture as the script sends it: JPEG again, never turned."""

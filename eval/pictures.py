@@ -16,7 +16,9 @@ from echo4o.pictures import MAX_PIXELS, PictureError, picture_facts
 from .items import Item
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp")
-_NAME = re.compile(rf"0*([1-9]\d*)\.({'|'.join(EXTENSIONS)})", re.IGNORECASE | re.ASCII)
+_NAME = re.compile(
+    rf"0*([1-9]\d*)(?:-0*([1-9]\d*))?\.({'|'.join(EXTENSIONS)})", re.IGNORECASE | re.ASCII
+)
 _ORIENTATION = 0x0112
 _SENT_AS_THEY_ARE = {("PNG", "RGB"), ("PNG", "L"), ("PNG", "P"), ("JPEG", "RGB"), ("WEBP", "RGB")}
 
@@ -36,26 +38,46 @@ class Picture:
         return hashlib.sha256(self.data).hexdigest()
 
 
-def find_pictures(folder: Path) -> dict[int, Path]:
+def find_pictures(folder: Path, sample: int = 1) -> dict[int, Path]:
     """Return the picture files of a folder by item number (`7.png`, `007.JPG`).
 
+    Args:
+        folder: Where to look.
+        sample: Which picture of each prompt; the second ones are `7-2.png` and so on.
+
     Raises:
-        Echo4oError: no such folder, or two files for one number.
+        Echo4oError: no such folder, or two files for one picture.
     """
-    if not folder.is_dir():
-        raise Echo4oError(f"there is no picture folder {folder}")
     found: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        match = _NAME.fullmatch(path.name)
-        if match is None or not path.is_file():
+    for number, place, path in _numbered(folder):
+        if place != sample:
             continue
-        other = found.setdefault(int(match[1]), path)
+        other = found.setdefault(number, path)
         if other != path:
             raise Echo4oError(
-                f"{folder} has two pictures for item {int(match[1])}: {other.name} and {path.name};"
+                f"{folder} has two pictures for item {number}: {other.name} and {path.name};"
                 " keep one of them"
             )
     return found
+
+
+def samples_in(folder: Path) -> int:
+    """Return how many pictures a prompt has at most in a folder; 1 when there are none.
+
+    Raises:
+        Echo4oError: no such folder.
+    """
+    return max((sample for _, sample, _ in _numbered(folder)), default=1)
+
+
+def _numbered(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """Yield item number, which picture of the prompt, and file."""
+    if not folder.is_dir():
+        raise Echo4oError(f"there is no picture folder {folder}")
+    for path in sorted(folder.iterdir()):
+        match = _NAME.fullmatch(path.name)
+        if match is not None and path.is_file():
+            yield int(match[1]), int(match[2] or 1), path
 
 
 def find_named(folder: Path, extensions: Sequence[str]) -> dict[int, Path]:
@@ -107,9 +129,9 @@ def prepare(data: bytes, name: str) -> Picture:
         return Picture(name=name, data=_as_sent(image, data))
 
 
-def name_of(item: Item) -> str:
-    """Return the file name that generation gives the picture of `item`."""
-    return f"{item.number}.png"
+def name_of(item: Item, sample: int = 1) -> str:
+    """Return the file name that generation gives a picture of `item`."""
+    return f"{item.number}.png" if sample == 1 else f"{item.number}-{sample}.png"
 
 
 @contextmanager

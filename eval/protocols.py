@@ -93,9 +93,9 @@ class JudgeProtocol(ABC):
         """
         return None
 
-    def find(self, folder: Path) -> dict[int, Path]:
-        """Return the picture files of a folder by item number."""
-        return find_pictures(folder)
+    def find(self, folder: Path, sample: int = 1) -> dict[int, Path]:
+        """Return the picture files of a folder by item number; `sample` is which of a prompt."""
+        return find_pictures(folder, sample)
 
     def load(self, path: Path) -> Picture:
         """Return a picture as the judge gets it; PictureError when it does not decode."""

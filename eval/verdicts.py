@@ -27,6 +27,10 @@ class Verdict:
     prompt: str
     objects: int
     """Object instances asked for; 0 where a task does not count them."""
+    sample: int = 1
+    """Which picture of the prompt, from 1."""
+    repeat: int = 1
+    """Which time this picture was judged, from 1."""
     outcome: Outcome
     correct: bool
     """True only when judged and every finding is satisfied."""
