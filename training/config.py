@@ -11,10 +11,13 @@ from typing import Literal
 
 from echo4o.records import JsonValue
 
+from .checks import at_least, check_sizes, multiple, positive, within
+
 UNTRACED = frozenset(
     {
         *("data", "revision"),  # the rows themselves are compared by their digest
         *("checkpoint_every", "keep_checkpoints", "latent_cache_mb", "log_every", "trackers"),
+        *("shard", "layout", "save_dtype", "save_weights", "push", "push_every", "stop_above"),
         *("sample_every", "sample_prompts", "sample_steps", "sample_guidance", "resume_force"),
     }
 )
@@ -52,18 +55,47 @@ class TinySizes:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _at_least(f"tiny.{field.name}", getattr(self, field.name), 1)
-        _multiple("tiny.hidden_size", self.hidden_size, "tiny.heads", self.heads)
-        _multiple("tiny.heads", self.heads, "tiny.kv_heads", self.kv_heads)
-        _multiple("tiny.vit_hidden_size", self.vit_hidden_size, "tiny.vit_heads", self.vit_heads)
-        _multiple("tiny.picture_side", self.picture_side, "the patch side", 16)
-        _multiple("tiny.vit_side", self.vit_side, "the patch side", 14)
+            at_least(f"tiny.{field.name}", getattr(self, field.name), 1)
+        multiple("tiny.hidden_size", self.hidden_size, "tiny.heads", self.heads)
+        multiple("tiny.heads", self.heads, "tiny.kv_heads", self.kv_heads)
+        multiple("tiny.vit_hidden_size", self.vit_hidden_size, "tiny.vit_heads", self.vit_heads)
+        multiple("tiny.picture_side", self.picture_side, "the patch side", 16)
+        multiple("tiny.vit_side", self.vit_side, "the patch side", 14)
         # 4: the fixed sin-cos position table has two axes, each with sines and cosines.
-        _multiple("tiny.hidden_size", self.hidden_size, "the parts of the position table", 4)
+        multiple("tiny.hidden_size", self.hidden_size, "the parts of the position table", 4)
         if self.vocab_size < 300:
             raise ValueError(
                 f"`tiny.vocab_size` must be at least 300 (256 bytes, special tokens and merges), "
                 f"got {self.vocab_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraSettings:
+    """Adapters on the linear layers of chosen experts; everything else stays as it is."""
+
+    experts: tuple[str, ...] = ("gen",)
+    """Experts that get one: und, gen."""
+    rank: int = 32
+    """Rank of the added matrices."""
+    alpha: float | None = None
+    """What is added is scaled by alpha / rank; None: by 1."""
+    quantize: Literal["none", "int8", "int4", "nf4"] = "none"
+    """Storage of the frozen experts: int8 and int4 through torchao, nf4 through bitsandbytes (CUDA
+    only)."""
+    merged: bool = False
+    """Also write the whole model with the adapter merged into it."""
+
+    def __post_init__(self) -> None:
+        if not self.experts or set(self.experts) - {"und", "gen"}:
+            raise ValueError(f"`lora.experts` must be of und, gen; got {list(self.experts)}")
+        at_least("lora.rank", self.rank, 1)
+        if self.alpha is not None:
+            positive("lora.alpha", self.alpha)
+        if self.merged and self.quantize != "none":
+            raise ValueError(
+                "`lora.merged` needs a base that is not quantised; set lora.quantize=none, or merge "
+                "the finished adapter with `echo4o model merge`"
             )
 
 
@@ -84,7 +116,9 @@ class TrainConfig:
     autoencoder: str | None = None
     """Folder of the AutoencoderKL of a random model; None takes the one the package ships."""
     freeze: tuple[str, ...] = ()
-    """Groups that are not trained: und, gen, vit, embeddings, heads (the autoencoder never is)."""
+    """Groups that are not trained: und, gen, vit, embeddings, heads; the autoencoder never is."""
+    lora: LoraSettings | None = None
+    """Train adapters only; None trains the weights themselves."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
 
@@ -134,6 +168,8 @@ class TrainConfig:
     """Weight of the text loss of rows that have one."""
 
     # ---- optimiser ---------------------------------------------------------------------------
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """AdamW with two float32 moments, or with 8-bit ones (torchao, `echo4o[quantize]`)."""
     steps: int
     """Optimiser steps; 0 writes only the base model."""
     learning_rate: float = 2e-5
@@ -158,6 +194,9 @@ class TrainConfig:
     """Decay of the moving average of the weights, the ones that are saved as the model."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Computation; auto is bf16 on a GPU and fp32 on a CPU. Master weights are always fp32."""
+    shard: Literal["auto", "none", "full"] = "auto"
+    """Whether processes share weights, gradients, moments and averages (FSDP2) or each holds all;
+    auto shares them on several GPUs."""
     seed: int = 42
     """Seed of everything: base weights, order, dropout, time steps, noise."""
 
@@ -176,6 +215,18 @@ class TrainConfig:
     """Denoising steps of those pictures."""
     sample_guidance: float = 4.0
     """Text guidance of those pictures."""
+    stop_above: float = 10.0
+    """The run stops when a loss exceeds the mean of the 50 before it this many times; 0: never."""
+    save_dtype: Literal["bf16", "fp32"] = "bf16"
+    """Type of the saved model."""
+    save_weights: Literal["ema", "raw"] = "ema"
+    """What is saved as the model: the moving average, or the weights of the last step."""
+    layout: Literal["echo4o", "bagel"] = "echo4o"
+    """Files of the saved model: ours, or the authors'."""
+    push: str | None = None
+    """ORG/NAME on the Hub that gets the model, its card, record and samples."""
+    push_every: int = 0
+    """Steps between pushes; 0 pushes the result only."""
     trackers: tuple[str, ...] = ()
     """Experiment trackers of accelerate, for example trackio (kept in OUT/trackio, offline)."""
     resume_force: bool = False
@@ -192,19 +243,21 @@ class TrainConfig:
                 f"exactly one of `base_model` and `tiny` must be set, got {self.base_model!r} and "
                 f"{self.tiny!r}; set base_model to a model folder or Hub id"
             )
-        unknown = sorted(set(self.freeze) - set(GROUPS))
+        unknown = sorted(set(self.freeze) - {*GROUPS, "autoencoder"})
         if unknown:
             raise ValueError(f"`freeze` has unknown groups {unknown}; choose from {GROUPS}")
+        if not set(GROUPS if self.lora is None else self.lora.experts) - set(self.freeze):
+            raise ValueError(f"`freeze` {self.freeze} leaves nothing to train; take a group out")
         if not self.mixture or all(weight == 0 for _, weight in self.mixture):
             raise ValueError(f"`mixture` {self.mixture!r} has no weight above 0: nothing to train")
         for config, weight in self.mixture:
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"`mixture` weight of {config!r} must be 0 or more, got {weight}")
         for name in ("drop_text", "drop_vit", "drop_vae"):
-            _within(name, getattr(self, name), 0.0, 1.0)
+            within(name, getattr(self, name), 0.0, 1.0)
         for name in ("vae_sizes", "vit_sizes"):
-            _check_sizes(name, getattr(self, name))
-        _at_least("latent_cache_mb", self.latent_cache_mb, 0)
+            check_sizes(name, getattr(self, name))
+        at_least("latent_cache_mb", self.latent_cache_mb, 0)
 
     def _check_batch(self) -> None:
         if (self.samples_per_pack is None) == (self.tokens_per_pack is None):
@@ -213,27 +266,39 @@ class TrainConfig:
                 f"{self.samples_per_pack} and {self.tokens_per_pack}; set the other one to none"
             )
         for name in ("samples_per_pack", "tokens_per_pack"):
-            _at_least(name, getattr(self, name) or 1, 1)
-        _at_least("lookahead", self.lookahead, 0)
-        _at_least("packs_per_step", self.packs_per_step, 1)
-        _at_least("noise_draws", self.noise_draws, 1)
+            at_least(name, getattr(self, name) or 1, 1)
+        at_least("lookahead", self.lookahead, 0)
+        at_least("packs_per_step", self.packs_per_step, 1)
+        at_least("noise_draws", self.noise_draws, 1)
 
     def _check_optimiser(self) -> None:
-        for name in ("steps", "warmup_steps", "sample_every", "seed"):
-            _at_least(name, getattr(self, name), 0)
+        for name in ("steps", "warmup_steps", "sample_every", "push_every", "seed"):
+            at_least(name, getattr(self, name), 0)
         for name in ("log_every", "checkpoint_every", "keep_checkpoints", "sample_steps"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("learning_rate", "epsilon", "max_grad_norm", "timestep_shift"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         for name in ("weight_decay", "mse_weight", "ce_weight", "sample_guidance"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name in ("beta1", "beta2", "ema_decay"):
-            _within(name, getattr(self, name), 0.0, 1.0)
-        _within("min_learning_rate", self.min_learning_rate, 0.0, self.learning_rate)
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"`schedule` must be constant or cosine, got {self.schedule!r}")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"`precision` must be auto, fp32 or bf16, got {self.precision!r}")
+            within(name, getattr(self, name), 0.0, 1.0)
+        within("min_learning_rate", self.min_learning_rate, 0.0, self.learning_rate)
+        at_least("stop_above", self.stop_above, 0)
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                wanted = ", ".join(allowed)
+                raise ValueError(f"`{name}` must be one of {wanted}; got {getattr(self, name)!r}")
+        if self.push_every and not self.push:
+            raise ValueError("`push_every` needs `push`, the ORG/NAME on the Hub to push to")
+        if self.push is not None and self.push.count("/") != 1:
+            raise ValueError(f"`push` must be ORG/NAME, got {self.push!r}")
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """Folders that a finished run leaves."""
+        if self.lora is None:
+            return ("model",)
+        return ("adapter", "model") if self.lora.merged else ("adapter",)
 
     def to_dict(self) -> dict[str, JsonValue]:
         """The settings as JSON values: tuples become lists, local folders their bare names."""
@@ -243,6 +308,16 @@ class TrainConfig:
                 fields[name] = Path(str(fields[name])).resolve().name
         return fields
 
+
+_CHOICES = {
+    "schedule": ("constant", "cosine"),
+    "precision": ("auto", "fp32", "bf16"),
+    "optimizer": ("adamw", "adamw_8bit"),
+    "shard": ("auto", "none", "full"),
+    "save_dtype": ("bf16", "fp32"),
+    "save_weights": ("ema", "raw"),
+    "layout": ("echo4o", "bagel"),
+}
 
 GROUPS = ("und", "gen", "vit", "embeddings", "heads")
 """Parameter groups that can be frozen, by the name `freeze` takes."""
@@ -265,34 +340,3 @@ def _plain(value: object) -> JsonValue:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value  # type: ignore[return-value]
-
-
-def _check_sizes(name: str, sizes: tuple[int, int, int] | None) -> None:
-    if sizes is None:
-        return
-    longest, shortest, stride = sizes
-    if not (0 < stride <= longest and 0 < shortest <= longest and longest % stride == 0):
-        raise ValueError(
-            f"`{name}` must be longest side, shortest side, stride, with the longest a multiple of "
-            f"the stride; got {sizes}"
-        )
-
-
-def _at_least(name: str, value: float, low: float) -> None:
-    if not value >= low or math.isinf(value):
-        raise ValueError(f"`{name}` must be at least {low}, got {value}")
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0 or math.isinf(value):
-        raise ValueError(f"`{name}` must be above 0, got {value}")
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"`{name}` must be between {low} and {high}, got {value}")
-
-
-def _multiple(name: str, value: int, of_name: str, of: int) -> None:
-    if value % of:
-        raise ValueError(f"`{name}` must be a multiple of {of_name} ({of}), got {value}")

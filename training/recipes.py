@@ -30,6 +30,7 @@ def tiny() -> TrainConfig:
         beta2=0.99,
         epsilon=1e-8,
         ema_decay=0.997,
+        save_dtype="fp32",  # it runs on a CPU
         checkpoint_every=200,
         sample_every=1000,
         sample_prompts=(
