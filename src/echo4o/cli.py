@@ -51,9 +51,9 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "eval": {
         "fetch": ("echo4o.eval.cli:fetch", "get the authors' items and judge wording"),
         "run": ("echo4o.eval.cli:run", "generate, judge and score a task"),
-        "judge": ("echo4o.eval.cli:judge", "judge pictures that exist"),
+        "judge": ("echo4o.eval.judge_cli:judge", "judge pictures that exist"),
         "report": ("echo4o.eval.cli:report", "write an HTML report of one or more runs"),
-        "compare": ("echo4o.eval.cli:compare", "which run is better, and do judges agree"),
+        "compare": ("echo4o.eval.judge_cli:compare", "which run is better, and do judges agree"),
     },
     "card": {
         "render": ("echo4o.model_cards.cli:render", "write a card from records"),

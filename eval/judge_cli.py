@@ -1,0 +1,153 @@
+"""`echo4o eval judge|compare`, and what every verb that judges has in common."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .intervals import Score
+    from .items import Item, ItemSet
+    from .judging import JudgeConfig
+    from .runs import Run
+    from .tasks import Task
+
+
+def judge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `echo4o eval judge`."""
+    task_arguments(parser)
+    parser.add_argument(
+        "--images", type=Path, required=True, help="folder with 1.png, 2.jpg ... by item number"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of this run; resumes")
+    judging_arguments(parser)
+
+
+def judge(args: argparse.Namespace) -> None:
+    """Judge pictures that exist, and score them."""
+    judge_pictures(read_command(args), args.images, args.out, explained=args.explain)
+
+
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `echo4o eval compare`."""
+    parser.add_argument(
+        "runs", nargs="+", type=Path, help="run folders; the last is held against the first"
+    )
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Say which run is better; over the same pictures, how far their judges agree."""
+    from .compared import compare_runs
+
+    print("\n".join(compare_runs(args.runs)))
+
+
+def task_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which items are asked about, and how."""
+    parser.add_argument("task", help="which benchmark: geneval_plus_plus or imagine_bench")
+    parser.add_argument(
+        "--items",
+        default="kit",
+        help="`kit` for our own items, `authors` for fetched ones, or a JSONL file",
+    )
+    parser.add_argument("--limit", type=int, help="only so many items, spread over the tags")
+    parser.add_argument(
+        "--protocol",
+        help="how the judge is asked and read: paper, released, strict (the authors' wording) or "
+        "kit (ours); if absent kit for our own items, else paper",
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="say which items the authors' readings tell apart"
+    )
+
+
+def judging_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say who judges."""
+    parser.add_argument("--judge", required=True, help="judge model at the API")
+    parser.add_argument("--base-url", help="OpenAI-compatible API; OPENAI_BASE_URL if absent")
+    parser.add_argument("--concurrency", type=int, default=8, help="most calls in flight")
+    parser.add_argument("--budget", type=float, help="most USD that this run may ever spend")
+
+
+class Command(NamedTuple):
+    """What is to be judged and by whom, read and checked."""
+
+    task: "Task"
+    source: "ItemSet"
+    items: "tuple[Item, ...]"
+    protocol: str
+    config: "JudgeConfig"
+
+
+def read_command(args: argparse.Namespace) -> Command:
+    """Return what the options of `task_arguments` and `judging_arguments` ask for.
+
+    Raises:
+        Echo4oError: the task, its items, the wording of the protocol or the judge is not there.
+    """
+    from .items import select
+    from .judging import JudgeConfig
+    from .tasks import default_protocol, get_task
+
+    task = get_task(args.task)
+    source = task.items(args.items)
+    protocol = args.protocol or default_protocol(args.items)
+    task.protocol(protocol)
+    config = JudgeConfig(
+        model=args.judge,
+        base_url=args.base_url,
+        concurrency=args.concurrency,
+        budget_usd=args.budget,
+    )
+    return Command(task, source, select(source.items, args.limit), protocol, config)
+
+
+def check_judges(asked: Command, out: Path) -> None:
+    """Refuse now what judging would refuse before its first call."""
+    from .judging import check_judge
+    from .runs import LEDGER
+
+    check_judge(asked.config, out / LEDGER)
+
+
+def judge_pictures(asked: Command, pictures: Path, out: Path, *, explained: bool) -> None:
+    """Judge a folder of pictures into `out` and say what came of it."""
+    from .runs import judge_run
+
+    finished = judge_run(
+        asked.task,
+        asked.source,
+        asked.items,
+        pictures=pictures,
+        out=out,
+        protocol=asked.protocol,
+        config=asked.config,
+        progress=True,
+    )
+    _tell(finished, out, explained=explained)
+
+
+def _tell(finished: "Run", out: Path, *, explained: bool) -> None:
+    from .explain import explain
+
+    scores = finished.scores()
+    lines = [("overall", scores.overall), ("one or two objects", scores.one_or_two_objects)]
+    for name, score in [*lines, *scores.by_group.items(), *scores.by_tag.items()]:
+        if score is not None:
+            print(f"{name:26}{_score(score, scores.scale)}  {score.items:4d} items")
+    counts = ", ".join(f"{count} {name}" for name, count in scores.outcomes.items() if count)
+    print(f"verdicts: {counts}; {finished.calls} calls now, {finished.spent_usd:.4f} USD in all")
+    smallest = 100 * scores.smallest_clear / scores.scale
+    print(
+        f"protocol {finished.protocol['name']}; two runs of so many items are told apart from "
+        f"{smallest:.1f} % of the scale on (80 % power)"
+    )
+    if explained:
+        print("\n".join(explain(finished)))
+    print(f"run     {out / 'run.json'}")
+
+
+def _score(score: "Score", scale: float) -> str:
+    if scale == 1:
+        share, low, high = (100 * end for end in (score.score, score.low, score.high))
+        return f"{share:5.1f} %  [{low:4.1f}, {high:4.1f}]"
+    return f"{score.score:7.3f}  [{score.low:4.2f}, {score.high:4.2f}]"
