@@ -22,6 +22,8 @@ class CardFacts:
 
     origin: str
     """One sentence: where the rows come from."""
+    title: str = DATASET_NAME
+    """Name of the dataset, as a repository would have it."""
     license: str | None = None
     """Licence identifier of the Hub, or None when nobody declared one."""
     tags: Sequence[str] = ("synthetic",)
@@ -38,7 +40,7 @@ def render_card(
 
     rows = cast(int, statistics["rows"])
     matter: dict[str, object] = {
-        "pretty_name": DATASET_NAME,
+        "pretty_name": facts.title,
         "language": ["en"],
         "task_categories": ["text-to-image", "image-to-image"],
         "size_categories": [next((name for top, name in _SIZES if rows < top), "n>1M")],
@@ -83,7 +85,7 @@ def _text(facts: CardFacts, statistics: Mapping[str, JsonValue]) -> str:
     counted = ", ".join(f"{count:,} in `{name}`" for name, count in splits.items())
     return "\n".join(
         [
-            f"# {DATASET_NAME}",
+            f"# {facts.title}",
             "",
             f"{facts.origin} {statistics['rows']:,} rows ({counted}); row format {FORMAT_VERSION}.",
             "",
@@ -96,7 +98,7 @@ def _text(facts: CardFacts, statistics: Mapping[str, JsonValue]) -> str:
             "```python",
             "from datasets import load_dataset",
             "",
-            f'rows = load_dataset("ORG/{DATASET_NAME}", "preview", split="train")',
+            f'rows = load_dataset("ORG/{facts.title}", "preview", split="train")',
             "```",
             "",
             "Pictures are stored byte for byte as they were received. `constraints`, `references`",

@@ -189,6 +189,9 @@ def import__arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="commit, branch or tag of a Hub id")
     parser.add_argument("--validation", type=int, default=0, metavar="N", help="validation rows")
     parser.add_argument("--verify", action="store_true", help="decode every picture")
+    parser.add_argument(
+        "--download", action="store_true", help="fetch a Hub id into the cache first: resumes"
+    )
 
 
 def import_(args: argparse.Namespace) -> None:
@@ -199,6 +202,7 @@ def import_(args: argparse.Namespace) -> None:
         args.source,
         args.out,
         revision=args.revision,
+        download=args.download,
         validation=args.validation,
         verify=args.verify,
         progress=True,

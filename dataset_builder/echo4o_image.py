@@ -13,16 +13,16 @@ import pyarrow as pa
 
 from echo4o.errors import Echo4oError
 from echo4o.ledger import Ledger
-from echo4o.records import Input
 from echo4o.schema import CONFIGS, SUBSETS, Row, features
 
 from .build import Harvest
 from .generate import LEDGER_NAME
-from .importing import Release, locate
-from .layout import Key, find_subsets
+from .importing import Release
+from .layout import Key, find_parts
 from .plan import PLAN_NAME
 from .pool import PicturePool
 from .shards import MAX_GROUP_BYTES, MAX_GROUP_ROWS
+from .sources import locate
 
 _NAMES = tuple(name for name in CONFIGS if name != "preview")
 
@@ -39,33 +39,38 @@ class Echo4oImage(datasets.ArrowBasedBuilder):
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:
         if self.config.data_dir is None:
             raise Echo4oError("Echo4oImage needs data_dir: a folder, or the Hub id of the release")
-        folder, origin = locate(self.config.data_dir)
+        place = self.config.data_dir
         wanted = SUBSETS if self.config.name == "all" else (self.config.name,)
-        if not (folder / PLAN_NAME).is_file():
-            present = find_subsets(folder)
+        revision = None
+        if not _is_plan(place):
+            source = locate(place)
+            present = {part.subset for part in find_parts(source)}
             wanted = tuple(subset for subset in wanted if subset in present)
+            revision = source.facts.revision
         # A list is what `datasets` spreads over processes and workers.
-        arguments = {"folder": str(folder), "origin": origin.id, "subsets": list(wanted)}
-        arguments["revision"] = origin.revision or ""
+        arguments = {"place": place, "subsets": list(wanted), "revision": revision}
         return [datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs=arguments)]
 
     def _generate_tables(
-        self, folder: str, origin: str, subsets: list[str], revision: str
+        self, place: str, subsets: list[str], revision: str | None
     ) -> Iterator[tuple[str, pa.Table]]:
-        source = Input(kind="dataset", id=origin, revision=revision or None)
         for subset in subsets:
-            rows = _rows(Path(folder), source, subset)
+            rows = _rows(place, revision, subset)
             for number, table in enumerate(_tables(rows)):
                 yield f"{subset}-{number}", table
 
 
-def _rows(folder: Path, source: Input, subset: str) -> Iterator[Row]:
-    if (folder / PLAN_NAME).is_file():
-        with Ledger(folder / LEDGER_NAME, read_only=True) as ledger:
-            harvest = Harvest(folder, ledger, subset=subset)
+def _is_plan(place: str) -> bool:
+    return (Path(place) / PLAN_NAME).is_file()
+
+
+def _rows(place: str, revision: str | None, subset: str) -> Iterator[Row]:
+    if _is_plan(place):
+        with Ledger(Path(place) / LEDGER_NAME, read_only=True) as ledger:
+            harvest = Harvest(Path(place), ledger, subset=subset)
             yield from harvest.rows(harvest.ready(), frozenset())
         return
-    release = Release(folder, source=source, subsets=(subset,))
+    release = Release(locate(place, revision), subsets=(subset,))
     with tempfile.TemporaryDirectory() as spill, PicturePool[Key](Path(spill)) as pool:
         yield from release.rows(pool)
     if release.ambiguous:

@@ -5,7 +5,6 @@ counted and listed; a row is written only when all its pictures are there and wh
 """
 
 import logging
-import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -14,25 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from echo4o.errors import Echo4oError
 from echo4o.pictures import PictureError, PictureFacts
 from echo4o.records import Input, JsonValue, RunRecord, sha256_bytes
 from echo4o.schema import DATASET_NAME, SUBSETS, Picture, Row
 
 from .card import CardFacts
 from .folder import PREVIEW_ROWS, FolderWriter, LeftOut, Result, check_target
-from .layout import Archive, Key, Record, archives, find_subsets, member_key, read_records
+from .layout import Archive, Key, Kind, Record, archives, find_parts, member_key, read_records
 from .pool import PicturePool
+from .sources import Source, locate
 from .splits import Candidate, choose_validation, ranked
 from .tars import ArchiveError, read_members
 from .thumbnails import check_picture
 
 logger = logging.getLogger(__name__)
-
-GENERATOR = "gpt-4o"
-"""What the authors name as the generator of every picture."""
-LICENSE = "mit"
-"""What the authors' data page declares."""
 
 
 class Found(NamedTuple):
@@ -47,13 +41,12 @@ class Found(NamedTuple):
 
 
 class Release:
-    """A folder in the authors' layout, read into rows; `left_out` fills while it is read."""
+    """One of the authors' datasets, read into rows; `left_out` fills while it is read."""
 
     def __init__(
         self,
-        root: Path,
+        source: Source,
         *,
-        source: Input,
         verify: bool = False,
         progress: bool = False,
         ambiguous: frozenset[Key] = frozenset(),
@@ -67,13 +60,19 @@ class Release:
         self._faults = dict.fromkeys(ambiguous, "two different pictures have this name")
         self._verify = verify
         self._progress = progress
-        found = find_subsets(root)
-        self._folders = {name: folder for name, folder in found.items() if name in subsets}
+        self._parts = [part for part in find_parts(source) if part.subset in subsets]
+        seen: set[str] = set()
         self.records = [
             record
-            for subset, folder in self._folders.items()
-            for record in read_records(subset, folder, self._report)
+            for part in self._parts
+            for record in read_records(source, part, self._report, seen)
         ]
+        self._pictured = {key for one in self.records for key in (one.output, *one.references)}
+
+    @property
+    def kind(self) -> Kind:
+        """Which of the authors' datasets it is."""
+        return self._parts[0].kind
 
     def rows(self, pool: PicturePool[Key], validation: int = 0, seed: int = 0) -> Iterator[Row]:
         """Rows in the order of the archives; `pool` holds the references meanwhile."""
@@ -85,7 +84,7 @@ class Release:
             waiting[record.output].append(record)
         for found in self._pictures(set(waiting), references=False):
             for record in waiting.pop(found.key):
-                row = _row(record, found, pool, self.source)
+                row = _row(record, found, pool, self.source.facts, self.kind)
                 yield replace(row, split="validation") if row.id in chosen else row
         for key, rows in waiting.items():
             for record in rows:
@@ -120,10 +119,7 @@ class Release:
             disable=not self._progress,
         ) as bar:
             for archive in self._archives(references):
-                for key, place, data in self._members(archive):
-                    if key not in wanted:
-                        self._report("surplus picture", place, key.path)
-                        continue
+                for key, place, data in self._members(archive, wanted, references):
                     digest = sha256_bytes(data)
                     if self._is_new(seen, key, digest, place):
                         facts = self._checked(key, data)
@@ -132,29 +128,36 @@ class Release:
                             yield Found(key, place, data, digest, facts)
 
     def _archives(self, references: bool) -> list[Archive]:
-        return [
-            archive
-            for subset, folder in self._folders.items()
-            for archive in archives(subset, folder, references=references)
-        ]
+        return [one for part in self._parts for one in archives(part, references=references)]
 
-    def _members(self, archive: Archive) -> Iterator[tuple[Key, str, bytes]]:
-        """Members with a key; an archive that is cut off gives those before the cut."""
-        name = archive.path.name
+    def _members(
+        self, archive: Archive, wanted: set[Key], references: bool
+    ) -> Iterator[tuple[Key, str, bytes]]:
+        """Wanted members; an archive that is cut off gives those before the cut."""
+        name = PurePosixPath(archive.name).name
+        # An archive of both is read twice, and tells of its faults the second time.
+        report = _silent if references and archive.holds == "both" else self._report
 
         def refuse(member: str, reason: str) -> None:
-            self._report("refused member", f"{name}:{member!r:.200}", reason)
+            report("refused member", f"{name}:{member!r:.200}", reason)
+
+        def is_wanted(member: str) -> bool:
+            key = member_key(archive, member)
+            if key is None:
+                refuse(member, "lies in a folder that is not of the release")
+            elif key not in wanted and (archive.holds != "both" or key not in self._pictured):
+                report("surplus picture", f"{name}:{member}", key.path)
+            return key in wanted
 
         try:
-            for member in read_members(archive.path, wanted=lambda _: True, refuse=refuse):
-                key = member_key(archive, member.name)
-                if key is None:
-                    refuse(member.name, "lies in a folder that is not of the release")
-                else:
+            with self.source.open(archive.name) as file:
+                for member in read_members(file, name, wanted=is_wanted, refuse=refuse):
+                    key = member_key(archive, member.name)
+                    assert key is not None
                     yield key, f"{name}:{member.name}", member.data
         except ArchiveError as error:
             logger.warning("%s", error)
-            self._report("damaged archive", name, str(error))
+            report("damaged archive", name, str(error))
 
     def _is_new(self, seen: dict[Key, str], key: Key, digest: str, place: str) -> bool:
         if key in self._faults:
@@ -185,29 +188,53 @@ class Release:
         self._report(reason, record.id, key.path if fault is None else f"{key.path}: {fault}")
 
 
+def _silent(reason: str, where: str, detail: str) -> None:
+    pass
+
+
 def import_release(
     source: str,
     out: Path,
     *,
     revision: str | None = None,
+    download: bool = False,
     validation: int = 0,
     seed: int = 0,
     verify: bool = False,
     progress: bool = False,
 ) -> Result:
-    """Turn the authors' layout (a folder, or a Hub id) into the dataset folder `out`.
+    """Turn one of the authors' datasets (a folder, or a Hub id) into the dataset folder `out`.
+
+    A Hub id is streamed archive by archive; with `download` it is fetched into the cache first.
 
     Raises:
         Echo4oError: `source` is no such layout, `out` holds other files, or no row is complete.
     """
-    started, clock = datetime.now(UTC), time.monotonic()
     check_target(out)
-    root, origin = locate(source, revision)
+    return import_source(
+        locate(source, revision, download=download),
+        out,
+        validation=validation,
+        seed=seed,
+        verify=verify,
+        progress=progress,
+    )
+
+
+def import_source(
+    source: Source,
+    out: Path,
+    *,
+    validation: int = 0,
+    seed: int = 0,
+    verify: bool = False,
+    progress: bool = False,
+) -> Result:
+    """The same, from wherever `source` reads."""
+    started, clock = datetime.now(UTC), time.monotonic()
     ambiguous: frozenset[Key] = frozenset()
     while True:
-        release = Release(
-            root, source=origin, verify=verify, progress=progress, ambiguous=ambiguous
-        )
+        release = Release(source, verify=verify, progress=progress, ambiguous=ambiguous)
         preview = ranked([record.id for record in release.records], PREVIEW_ROWS)
         with FolderWriter(out, preview=preview) as writer, PicturePool[Key](writer.staging) as pool:
             for row in release.rows(pool, validation, seed):
@@ -217,36 +244,16 @@ def import_release(
                 record = RunRecord(
                     name=DATASET_NAME,
                     command="echo4o data import",
-                    inputs=(origin,),
+                    inputs=(source.facts,),
                     parameters={"validation": validation, "verify": verify},
                     seed=seed,
                     started=started.isoformat(timespec="seconds"),
                     seconds=round(time.monotonic() - clock, 3),
                 )
-                return writer.finish(record, _card(origin), release.left_out)
+                return writer.finish(record, _card(source.facts, release.kind), release.left_out)
 
 
-def locate(source: str, revision: str | None = None) -> tuple[Path, Input]:
-    """The folder of a release; a Hub id is downloaded at one commit, which is recorded.
-
-    Raises:
-        Echo4oError: `source` is neither a folder nor a Hub id.
-    """
-    folder = Path(source).expanduser()
-    if folder.exists():
-        if revision is not None:
-            raise Echo4oError(f"--revision belongs to a Hub id, but {source} is a local folder")
-        return folder, Input(kind="folder", id=folder.resolve().name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith((".", "/")):
-        raise Echo4oError(f"{source!r} is neither a folder here nor a Hub id (ORG/NAME)")
-    from echo4o.hub import download_folder, resolve
-
-    commit = resolve(source, "dataset", revision)
-    path = download_folder(source, "dataset", commit)
-    return path, Input(kind="dataset", id=source, revision=commit)
-
-
-def _row(record: Record, found: Found, pool: PicturePool[Key], source: Input) -> Row:
+def _row(record: Record, found: Found, pool: PicturePool[Key], source: Input, kind: Kind) -> Row:
     hashes: list[JsonValue] = [pool.sha256(key) for key in record.references]
     return Row(
         id=record.id,
@@ -262,14 +269,15 @@ def _row(record: Record, found: Found, pool: PicturePool[Key], source: Input) ->
         type=record.type,
         width=found.facts.width,
         height=found.facts.height,
-        generator=GENERATOR,
-        license=LICENSE,
+        generator=kind.generator,
+        license=kind.license,
         references=tuple(_reference(key, pool.sha256(key)) for key in record.references),
         provenance={
             "source": source.id,
             "revision": source.revision,
             "archive": found.place,
             "sha256": {"output_image": found.sha256, "input_images": hashes},
+            **({"general_prompt": record.general_prompt} if record.general_prompt else {}),
         },
     )
 
@@ -293,10 +301,11 @@ def _candidate(record: Record, pool: PicturePool[Key]) -> Candidate:
     return Candidate(record.id, (f"instruction {words}", f"output {record.output}", *hashes))
 
 
-def _card(source: Input) -> CardFacts:
+def _card(source: Input, kind: Kind) -> CardFacts:
     revision = f" at `{source.revision}`" if source.revision else ""
     return CardFacts(
-        origin=f"Imported from `{source.id}`{revision}, the authors' layout of Echo-4o-Image.",
-        license=LICENSE,
-        tags=("synthetic", "gpt-4o", "arxiv:2508.09987"),
+        title=kind.title,
+        origin=f"Imported from `{source.id}`{revision}, the authors' layout of {kind.title}.",
+        license=kind.license,
+        tags=kind.tags,
     )

@@ -1,4 +1,4 @@
-"""The authors' published layout: where its folders, record files and archives are.
+"""The authors' published layouts: where folders, record files and archives are.
 
 Quirks handled here: misspelt folder names, a logical root that is no folder, names that repeat in
 every subset, JSON lines or arrays or glued objects. Nothing is guessed: what does not fit is told.
@@ -6,14 +6,22 @@ every subset, JSON lines or arrays or glued objects. Nothing is guessed: what do
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import PurePosixPath
+from typing import Literal, NamedTuple
 
 from echo4o.errors import Echo4oError
-from echo4o.schema import CATEGORIES, MAX_REFERENCES, RowError, TaskType, check_instruction
+from echo4o.schema import (
+    CATEGORIES,
+    DATASET_NAME,
+    MAX_REFERENCES,
+    RowError,
+    TaskType,
+    check_instruction,
+)
 
+from .sources import Source
 from .tars import unsafe_path
 
 _SUBSET_FOLDERS = {
@@ -22,9 +30,10 @@ _SUBSET_FOLDERS = {
     "surreal-fantasy-image": "surreal_fantasy",
     "surrel-fantasy-image": "surreal_fantasy",
 }
-# Folders from which a path means the same in a record and on the disk.
-_ANCHORS = ("images", "multi_refer_images_input", "multi_refer_images_output")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
+_RECORDS = (".jsonl", ".json")
+_CLEANED = "_cleaned"
+"""Ends the name of a record file that stands for another one, in Nano-consistent-150k."""
 _CATEGORIES = {
     **{"hum_hum": "human_human", "obj_obj": "object_object"},
     **{"hum_obj_sce": "human_object_scene"},
@@ -34,13 +43,55 @@ _CATEGORIES = {
 }
 _NEXT_OBJECT = re.compile(r"[\n}\]]\s*,?\s*(?=\{)")
 _SEPARATORS = re.compile(r"[\s,\[\]]*")
+_EMPTY_LIST = re.compile(r"\[\s*\]")
 
 Report = Callable[[str, str, str], None]
 """Called with reason, place and detail of whatever is left out."""
 
 
 class LayoutError(Echo4oError):
-    """The folder is not in the authors' layout."""
+    """The files are not in one of the authors' layouts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """What all rows of one of the authors' datasets have in common."""
+
+    title: str
+    generator: str
+    """As the authors name it."""
+    license: str | None
+    """What their data page declares; None when that is not known."""
+    tags: tuple[str, ...]
+    anchors: tuple[str, ...]
+    """Folders from which a path means the same in a record and on the disk."""
+
+
+ECHO_4O = Kind(
+    title=DATASET_NAME,
+    generator="gpt-4o",
+    license="mit",
+    tags=("synthetic", "gpt-4o", "arxiv:2508.09987"),
+    anchors=("images", "multi_refer_images_input", "multi_refer_images_output"),
+)
+NANO = Kind(
+    title="nano-consistent-150k",
+    generator="nano-banana",
+    license=None,
+    tags=("synthetic", "nano-banana", "image-editing"),
+    anchors=("Image",),
+)
+
+
+class Part(NamedTuple):
+    """The files of one subset."""
+
+    kind: Kind
+    subset: str
+    names: tuple[str, ...]
+    """Of its files in the source."""
+    folder: str
+    """What `names` begin with; empty, or with `/` at its end."""
 
 
 class Key(NamedTuple):
@@ -63,48 +114,66 @@ class Record:
     type: str | None
     references: tuple[Key, ...]
     output: Key
+    general_prompt: str | None = None
+    """What was done to a whole group of pictures, in Nano-consistent-150k."""
 
 
 class Archive(NamedTuple):
     """An archive and the key folder that its bare members belong to."""
 
-    subset: str
+    part: Part
     folder: str
-    path: Path
+    name: str
+    holds: Literal["references", "targets", "both"]
 
 
-def find_subsets(root: Path) -> dict[str, Path]:
-    """Subset -> folder, in `root` or in a single folder inside it.
+def find_parts(source: Source) -> list[Part]:
+    """The subsets of a release, which lie at the root or in a single folder.
 
     Raises:
         LayoutError: there is none.
     """
-    if not root.is_dir():
-        raise LayoutError(f"{root} is no folder; give the folder of the authors' dataset")
-    children = sorted(path for path in root.iterdir() if path.is_dir())
-    for folder in (root, *children):
-        found = {
-            _SUBSET_FOLDERS[path.name.lower()]: path
-            for path in sorted(folder.iterdir())
-            if path.is_dir() and path.name.lower() in _SUBSET_FOLDERS
-        }
-        if found:
-            return found
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in source.names:
+        parts = PurePosixPath(name).parts
+        for depth in (0, 1):
+            if len(parts) > depth + 1 and parts[depth].lower() in _SUBSET_FOLDERS:
+                outer = "/".join(parts[:depth])
+                inner = "".join(f"{part}/" for part in parts[: depth + 1])
+                found.setdefault(outer, {}).setdefault(inner, []).append(name)
+                break
+    if found:
+        return [
+            Part(ECHO_4O, _SUBSET_FOLDERS[PurePosixPath(folder).name.lower()], tuple(names), folder)
+            for folder, names in sorted(found[min(found)].items())
+        ]
+    if any(_is_nano(name) for name in source.names):
+        return [Part(NANO, "multi_reference", source.names, "")]
     raise LayoutError(
-        f"{root} has none of the folders Instruction-Following-Image, Surrel-Fantasy-Image and "
-        "Multi-Reference-Image; give the folder that holds them"
+        f"{source.facts.id} has none of the folders Instruction-Following-Image, "
+        "Surrel-Fantasy-Image and Multi-Reference-Image, and no Nano-150k.tar.gz; name the folder "
+        "that holds them"
     )
 
 
-def archives(subset: str, folder: Path, *, references: bool) -> list[Archive]:
+def _is_nano(name: str) -> bool:
+    return bool(re.match(r"nano-[^/]*150k[^/]*$", PurePosixPath(name).name.lower())) and (
+        name.lower().endswith(_ARCHIVES)
+    )
+
+
+def archives(part: Part, *, references: bool) -> list[Archive]:
     """Archives of references, or of targets, in natural order (5000-10000 before 10000-15000)."""
     found = []
-    for path in sorted(folder.rglob("*"), key=lambda path: _natural(path.as_posix())):
-        if path.is_file() and path.name.lower().endswith(_ARCHIVES):
-            parts = path.relative_to(folder).parent.parts
-            anchored = _from_anchor(parts) or "images"
-            if (anchored.split("/")[0] == "multi_refer_images_input") == references:
-                found.append(Archive(subset, anchored, path))
+    for name in sorted(part.names, key=_natural):
+        if name.lower().endswith(_ARCHIVES):
+            parts = PurePosixPath(name.removeprefix(part.folder)).parent.parts
+            anchored = _from_anchor(parts, part.kind) or part.kind.anchors[0]
+            inputs = anchored.split("/")[0] == "multi_refer_images_input"
+            if part.kind is NANO:
+                found.append(Archive(part, anchored, name, "both"))
+            elif inputs == references:
+                found.append(Archive(part, anchored, name, "references" if inputs else "targets"))
     return found
 
 
@@ -116,41 +185,48 @@ def member_key(archive: Archive, name: str) -> Key | None:
     path = PurePosixPath(name)
     parents = path.parent.parts
     folder = tuple(archive.folder.split("/"))
+    subset = archive.part.subset
     if parents and parents != folder[len(folder) - len(parents) :]:
-        anchored = _from_anchor(parents)
-        return Key(archive.subset, f"{anchored}/{path.name}") if anchored else None
-    return Key(archive.subset, f"{archive.folder}/{path.name}")
+        anchored = _from_anchor(parents, archive.part.kind)
+        return Key(subset, f"{anchored}/{path.name}") if anchored else None
+    return Key(subset, f"{archive.folder}/{path.name}")
 
 
-def read_records(subset: str, folder: Path, report: Report) -> Iterator[Record]:
-    """Rows of all record files of a subset; malformed ones are reported and left out."""
-    files = sorted([*folder.rglob("*.jsonl"), *folder.rglob("*.json")])
+def read_records(source: Source, part: Part, report: Report, seen: set[str]) -> Iterator[Record]:
+    """Rows of all record files of a subset; malformed ones are reported and left out.
+
+    `seen` fills with the ids, in small letters: file systems may not tell `A` from `a`.
+    """
+    files = [name for name in part.names if name.lower().endswith(_RECORDS)]
     if not files:
-        raise LayoutError(f"{folder} has no .jsonl or .json file with its rows")
-    seen: set[str] = set()
-    for file in files:
-        place = file.relative_to(folder.parent).as_posix()
-        for number, value in enumerate(read_objects(file, report, place), 1):
+        raise LayoutError(
+            f"{part.folder or source.facts.id} has no .jsonl or .json file with its rows"
+        )
+    for name in sorted(files, key=lambda name: (PurePosixPath(name).suffix != ".jsonl", name)):
+        path = PurePosixPath(name)
+        cleaned = str(path.with_name(f"{path.stem}{_CLEANED}{path.suffix}"))
+        if part.kind is NANO and cleaned in files:
+            report("superseded file", name, f"{PurePosixPath(cleaned).name} stands for it")
+            continue
+        for number, value in enumerate(read_objects(source.text(name), report, name), 1):
             try:
-                record = _record(subset, file.stem, value, seen)
+                record = _record(part, path.stem, value, seen)
             except (RowError, ValueError) as error:
-                report("malformed row", f"{place} object {number}", str(error))
+                report("malformed row", f"{name} object {number}", str(error))
                 continue
-            seen.add(record.id)
+            seen.add(record.id.casefold())
             yield record
 
 
-def read_objects(file: Path, report: Report, place: str) -> Iterator[dict[str, object]]:
-    """JSON objects of a file: one a line, in an array, or glued `}{`; the rest is reported."""
-    text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    decoder = json.JSONDecoder()
-    position = _skip(text, 0)
+def read_objects(text: str, report: Report, place: str) -> Iterator[dict[str, object]]:
+    """JSON objects of a text: one a line, in an array, or glued `}{`; the rest is reported."""
+    decoder, lines = json.JSONDecoder(), _Lines(text, place)
+    position = _skip(text, 0, report, lines)
     while position < len(text):
         try:
             value, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            line = text.count("\n", 0, position) + 1
-            report("malformed row", f"{place} line {line}", str(error))
+            report("malformed row", lines.at(position), str(error))
             following = _NEXT_OBJECT.search(text, position)
             end = following.end() if following else len(text)
             value = None
@@ -159,27 +235,46 @@ def read_objects(file: Path, report: Report, place: str) -> Iterator[dict[str, o
                 report("malformed row", place, f"expected an object, got {value!r:.60}")
         if isinstance(value, dict):
             yield value
-        position = _skip(text, end)
+        position = _skip(text, end, report, lines)
 
 
-def _skip(text: str, position: int) -> int:
+def _skip(text: str, position: int, report: Report, lines: "_Lines") -> int:
+    """Where the next value begins; a list without any is no row, and is told."""
     match = _SEPARATORS.match(text, position)
-    return match.end() if match else position
+    end = match.end() if match else position
+    for empty in _EMPTY_LIST.finditer(text, position, end):
+        report("malformed row", lines.at(empty.start()), "an empty list")
+    return end
 
 
-def _record(subset: str, stem: str, value: dict[str, object], seen: set[str]) -> Record:
+class _Lines:
+    """Line numbers of positions that only grow: counting each from the start would take hours."""
+
+    def __init__(self, text: str, place: str) -> None:
+        self._text = text
+        self._place = place
+        self._position, self._line = 0, 1
+
+    def at(self, position: int) -> str:
+        """File and line."""
+        self._line += self._text.count("\n", self._position, position)
+        self._position = position
+        return f"{self._place} line {self._line}"
+
+
+def _record(part: Part, stem: str, value: dict[str, object], seen: set[str]) -> Record:
+    subset = part.subset
     instruction = _text(value, "instruction")
-    output = _key(subset, _text(value, "output_image"))
-    references = _references(subset, value)
+    output = _key(part, _text(value, "output_image"))
+    references = _references(part, value)
     task_type: TaskType = "ic" if references else "t2i"
     declared = value.get("task_type")
     # Other codes than these two may occur; the references tell what the row is.
     if declared in ("ic", "t2i") and declared != task_type:
         raise ValueError(f"task_type {declared!r} with {len(references)} input_images")
-    kind = value.get("type")
-    if kind is not None and not isinstance(kind, str):
-        raise ValueError(f"`type` must be a text, got {kind!r:.60}")
-    code = kind if subset != "multi_reference" or kind else stem
+    code = _optional(value, "type") or (
+        _task(output, stem) if subset == "multi_reference" else None
+    )
     category = _CATEGORIES.get(code or "")
     name = _row_id(subset, output, seen)
     check_instruction(instruction, name)
@@ -192,16 +287,27 @@ def _record(subset: str, stem: str, value: dict[str, object], seen: set[str]) ->
         type=code,
         references=references,
         output=output,
+        general_prompt=_optional(value, "general_prompt"),
     )
 
 
-def _references(subset: str, value: dict[str, object]) -> tuple[Key, ...]:
+def _task(output: Key, stem: str) -> str:
+    """The folder of `Image/output/TASK/VARIANT/` names the task; else the record file does."""
+    parts = PurePosixPath(output.path).parts
+    return (
+        parts[2]
+        if parts[:2] == ("Image", "output") and len(parts) > 3
+        else stem.removesuffix(_CLEANED)
+    )
+
+
+def _references(part: Part, value: dict[str, object]) -> tuple[Key, ...]:
     paths = value.get("input_images") or []
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise ValueError(f"`input_images` must be a list of paths, got {paths!r:.60}")
     if len(paths) > MAX_REFERENCES:
         raise ValueError(f"{len(paths)} references; at most {MAX_REFERENCES} are known")
-    return tuple(_key(subset, path) for path in paths)
+    return tuple(_key(part, path) for path in paths)
 
 
 def _text(value: dict[str, object], name: str) -> str:
@@ -211,22 +317,29 @@ def _text(value: dict[str, object], name: str) -> str:
     return text
 
 
-def _key(subset: str, path: str) -> Key:
+def _optional(value: dict[str, object], name: str) -> str | None:
+    text = value.get(name)
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"`{name}` must be a text, got {text!r:.60}")
+    return text
+
+
+def _key(part: Part, path: str) -> Key:
     """Drop the logical root; a path of another subset or without a known folder is refused."""
     reason = unsafe_path(path.lstrip("/"))
     if reason is not None:
         raise ValueError(f"path {path!r:.80} {reason}")
     parts = PurePosixPath(path).parts
-    named = {_SUBSET_FOLDERS[part.lower()] for part in parts if part.lower() in _SUBSET_FOLDERS}
-    anchored = _from_anchor(parts)
-    if anchored is None or named - {subset}:
+    named = {_SUBSET_FOLDERS[one.lower()] for one in parts if one.lower() in _SUBSET_FOLDERS}
+    anchored = _from_anchor(parts, part.kind)
+    if anchored is None or named - {part.subset}:
         raise ValueError(f"path {path!r:.80} does not lie in this subset's folders")
-    return Key(subset, anchored)
+    return Key(part.subset, anchored)
 
 
-def _from_anchor(parts: tuple[str, ...]) -> str | None:
+def _from_anchor(parts: Sequence[str], kind: Kind) -> str | None:
     for index, part in enumerate(parts):
-        if part in _ANCHORS:
+        if part in kind.anchors:
             return "/".join(parts[index:])
     return None
 
@@ -235,9 +348,10 @@ def _row_id(subset: str, output: Key, seen: set[str]) -> str:
     folders = PurePosixPath(output.path).parent.parts[1:]
     words = [subset, *folders, PurePosixPath(output.path).stem]
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(words))
-    if name not in seen:
+    if name.casefold() not in seen:
         return name
-    return next(f"{name}-{n}" for n in range(2, len(seen) + 3) if f"{name}-{n}" not in seen)
+    names = (f"{name}-{number}" for number in range(2, len(seen) + 3))
+    return next(one for one in names if one.casefold() not in seen)
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

@@ -7,10 +7,12 @@ headers are refused, and a cut-off archive gives what came before the cut.
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
 from echo4o.errors import Echo4oError
+
+from .sources import Readable
 
 MAX_MEMBER_BYTES = 16_000_000
 """Five of these still fit a 100 MB row group."""
@@ -50,32 +52,51 @@ class _CarefulInfo(tarfile.TarInfo):
         )
 
 
-def read_members(path: Path, *, wanted: Callable[[str], bool], refuse: Refuse) -> Iterator[Member]:
+def read_members(
+    file: Readable, name: str, *, wanted: Callable[[str], bool], refuse: Refuse
+) -> Iterator[Member]:
     """Yield the regular files for which `wanted(name)` holds, in the archive's order.
+
+    `file` is read once, from its start; `name` is what messages call it.
 
     Raises:
         ArchiveError: the archive is cut off or damaged; members before the cut were yielded.
     """
-    with path.open("rb") as file:
-        stream = _Inflated(file) if file.read(2) == b"\x1f\x8b" else file
-        file.seek(0)
-        try:
-            yield from _members(cast(BinaryIO, stream), wanted, refuse)
-            _check_rest(cast(BinaryIO, stream))
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise ArchiveError(
-                f"{path.name} is cut off or damaged ({error}); fetch it again"
-            ) from None
+    first = file.read(_BLOCK)
+    stream: Readable = _Begun(first, file)
+    if first.startswith(b"\x1f\x8b"):
+        stream = _Inflated(stream)
+    try:
+        yield from _members(cast(BinaryIO, stream), wanted, refuse)
+        _check_rest(stream)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ArchiveError(f"{name} is cut off or damaged ({error}); fetch it again") from None
+
+
+class _Begun:
+    """A stream whose first block was looked at."""
+
+    def __init__(self, first: bytes, rest: Readable) -> None:
+        self._first = first
+        self._rest = rest
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, fewer only at the end."""
+        data = self._first[:size]
+        self._first = self._first[size:]
+        while len(data) < size and (more := self._rest.read(size - len(data))):
+            data += more
+        return data
 
 
 class _Inflated:
     """Reads gzip and gives everything before a cut; `gzip` itself loses the block with the cut."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
         self._inflate = zlib.decompressobj(wbits=31)
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, /) -> bytes:
         """Some of the next `size` bytes, none at the end; checksums are verified."""
         while True:
             if self._inflate.eof:
@@ -141,7 +162,7 @@ def unsafe_path(name: str) -> str | None:
     return None
 
 
-def _check_rest(stream: BinaryIO) -> None:
+def _check_rest(stream: Readable) -> None:
     """Read to the end, so that gzip compares its checksum; padding is short."""
     for _ in range(16):
         if not stream.read(_BLOCK):
