@@ -33,12 +33,14 @@ from echo4o.models.bagel.processor import ResizeRule
 from echo4o.sampler import shift_times
 
 from . import draws
+from .adapters import ADAPTER, adapter_parameters, add_adapters, quantization
 from .config import TrainConfig
 from .data import Rows, UnusableRowError
 from .examples import Example, Examples, Reference
 from .latents import Encoder
 from .loss import Counts, LossSums, sums
 from .order import Visit
+from .processes import computes_in_bf16
 from .tiny import make_base
 
 
@@ -131,9 +133,11 @@ class BagelFamily:
         )
 
     def groups(self) -> Mapping[str, Mapping[str, Parameter]]:
-        """Parameters by group (config.GROUPS); fixed tables are in none."""
+        """Parameters by group (config.GROUPS); fixed tables, and the base of adapters, in none."""
+        lora = self._config.lora is not None
+        named = adapter_parameters(self.model) if lora else dict(self.model.named_parameters())
         found: dict[str, dict[str, Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in named.items():
             if (group := parameter_group(name)) is not None:
                 found.setdefault(group, {})[name] = parameter
         return found
@@ -152,8 +156,17 @@ class BagelFamily:
         assert isinstance(drawn, Echo4oPipelineOutput)
         return cast(list[Image.Image], drawn.images)
 
-    def save(self, folder: Path) -> None:
-        """Write the pipeline folder: model, autoencoder, tokenizer, scheduler."""
+    def save(self, artefact: str, folder: Path) -> None:
+        """Write the adapter, or the pipeline folder: model, autoencoder, tokenizer, scheduler.
+
+        A model is the last thing to be written: adapters are merged into it and taken off.
+        """
+        if artefact == "adapter":
+            self._pipeline.save_lora_weights(folder, ADAPTER)
+            return
+        if self._config.lora is not None:
+            self._pipeline.fuse_lora()
+            self._pipeline.unload_lora_weights()
         self._pipeline.save_pretrained(folder)
 
     def _key(self, visit: Visit, purpose: str) -> tuple[int | str, ...]:
@@ -198,14 +211,20 @@ class BagelFamily:
 def open_family(config: TrainConfig, rows: Rows, out: Path, *, device: torch.device) -> BagelFamily:
     """Load the base model, or make the small random one of the recipe first (in `out/base`).
 
-    The trained weights are float32 whatever the checkpoint holds.
+    The trained weights are float32 whatever the checkpoint holds; the frozen base of adapters has
+    the type of the computation.
     """
     source = config.base_model or str(make_base(config, rows, out / "base"))
     pipeline = Echo4oPipeline.from_pretrained(
-        source, revision=config.base_revision, dtype=torch.float32
+        source,
+        revision=config.base_revision,
+        dtype=torch.bfloat16 if config.lora and computes_in_bf16(config) else torch.float32,
+        quantization_config=quantization(config.lora),
     ).to(device)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.requires_grad_(False)
+    if config.lora is not None:
+        add_adapters(pipeline.model, config.lora, config.seed)
     if config.gradient_checkpointing:
         pipeline.model.gradient_checkpointing_enable()
     return BagelFamily(pipeline, rows, config, device)

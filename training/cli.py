@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> None:
     if not is_first_rank():
         return
     if result.finished:
-        print(f"model: {out / 'model'}  record: {out / 'record.json'}  loss: {out / 'loss.jsonl'}")
+        made = "  ".join(f"{name}: {out / name}" for name in config.artefacts)
+        print(f"{made}  record: {out / 'record.json'}  loss: {out / 'loss.jsonl'}")
     else:
         print(f"stopped after step {result.step}; run the same command again to go on")
 

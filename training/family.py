@@ -52,10 +52,10 @@ class Family(Protocol):
         """Decode, drop, pack; rows that fail are skipped and counted, None when all do."""
 
     def groups(self) -> Mapping[str, Mapping[str, Parameter]]:
-        """Group -> parameter name -> parameter; every parameter is in one group."""
+        """Group -> parameter name -> parameter, of all that can be trained."""
 
     def pictures(self, prompts: Sequence[str]) -> list[Image.Image]:
         """Draw fixed prompts with fixed noise."""
 
-    def save(self, folder: Path) -> None:
-        """Write the whole model, frozen parts included, as `from_pretrained` reads it."""
+    def save(self, artefact: str, folder: Path) -> None:
+        """Write one of `config.artefacts`; a model has its frozen parts too."""

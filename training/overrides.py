@@ -9,7 +9,13 @@ from collections.abc import Iterable, Mapping
 
 from echo4o.errors import Echo4oError
 
-from .config import TinySizes, TrainConfig
+from .config import TrainConfig
+from .parts import LoraSettings, TinySizes
+
+_NESTED: dict[str, type[TinySizes] | type[LoraSettings]] = {
+    "tiny": TinySizes,
+    "lora": LoraSettings,
+}
 
 
 class SettingError(Echo4oError):
@@ -27,23 +33,34 @@ def override(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
         ValueError: the value is refused by the configuration.
     """
     changes: dict[str, object] = {}
-    sizes: dict[str, object] = {}
-    known = _fields(TrainConfig) | {f"tiny.{k}": v for k, v in _fields(TinySizes).items()}
+    nested: dict[str, dict[str, object]] = {}
+    known = _fields(TrainConfig)
+    for group, cls in _NESTED.items():
+        known |= {f"{group}.{name}": kind for name, kind in _fields(cls).items()}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise SettingError(f"--set takes key=value, got {setting!r}")
         if key not in known:
             raise SettingError(_unknown(key, known))
-        group, name = (sizes, key[5:]) if key.startswith("tiny.") else (changes, key)
-        group[name] = _parse(key, text.strip(), known[key])
+        group, _, name = key.rpartition(".")
+        target = nested.setdefault(group, {}) if group else changes
+        target[name] = _parse(key, text.strip(), known[key])
     if changes.get("base_model") is not None:
         changes.setdefault("tiny", None)
-    if sizes:
-        if config.tiny is None:
-            raise SettingError("tiny.* has no meaning here: this recipe starts from `base_model`")
-        changes["tiny"] = dataclasses.replace(config.tiny, **sizes)  # type: ignore[arg-type]
+    for group, parts in nested.items():
+        changes[group] = _changed(config, group, parts)
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+def _changed(config: TrainConfig, group: str, parts: dict[str, object]) -> object:
+    """The nested settings with some of them changed; LoRA is switched on by its first setting."""
+    before = getattr(config, group)
+    if before is not None:
+        return dataclasses.replace(before, **parts)
+    if group == "tiny":
+        raise SettingError("tiny.* has no meaning here: this recipe starts from `base_model`")
+    return _NESTED[group](**parts)  # type: ignore[arg-type]
 
 
 def _fields(cls: type) -> dict[str, object]:
@@ -71,6 +88,8 @@ def _parse(key: str, text: str, kind: object) -> object:
         return _choice(key, text.lower(), ("true", "false")) == "true"
     if kind is str:
         return text
+    if dataclasses.is_dataclass(kind):
+        raise SettingError(f"`{key}` has parts: set {key}.NAME=VALUE, got {text!r}")
     try:
         return typing.cast(type, kind)(text)
     except (TypeError, ValueError):

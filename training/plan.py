@@ -9,6 +9,7 @@ import torch
 from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 
+from .adapters import add_adapters
 from .bagel import parameter_group
 from .config import TrainConfig
 from .tiny import model_config
@@ -38,12 +39,16 @@ def needs(config: TrainConfig) -> Needs:
     """Count parameters on the meta device and what they cost."""
     with torch.device("meta"):
         model = BagelForUnifiedGeneration(_sizes(config))
+        if config.lora is not None:
+            add_adapters(model, config.lora, config.seed)
     counts: Counter[str] = Counter()
+    trained = 0
     for name, parameter in model.named_parameters():
         if (group := parameter_group(name)) is not None:
             counts[group] += parameter.numel()
-    frozen = sum(count for group, count in counts.items() if group in config.freeze)
-    trained = counts.total() - frozen
+            if group not in config.freeze and (config.lora is None or ".lora_" in name):
+                trained += parameter.numel()
+    frozen = counts.total() - trained
     budget = config.tokens_per_pack
     return Needs(
         parameters=dict(counts),

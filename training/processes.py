@@ -24,15 +24,13 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     Raises:
         Echo4oError: the packs of a step cannot be shared equally, or bf16 lacks a GPU.
     """
-    has_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_gpu)
     if "trackio" in config.trackers:
         # Read when trackio is imported; its figures stay with the run.
         os.environ.setdefault("TRACKIO_DIR", str(out.resolve() / "trackio"))
     accelerator = Accelerator(
         # Unless it is told, accelerate gives several processes without a GPU no barriers.
         cpu=not torch.accelerator.is_available(),
-        mixed_precision="bf16" if bf16 else "no",
+        mixed_precision="bf16" if computes_in_bf16(config) else "no",
         log_with=list(config.trackers) or None,
         project_dir=out,
     )
@@ -44,6 +42,12 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     if config.trackers:
         accelerator.init_trackers("echo4o", config={"settings": json.dumps(config.to_dict())})
     return accelerator
+
+
+def computes_in_bf16(config: TrainConfig) -> bool:
+    """Whether matrices are multiplied in bfloat16."""
+    has_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    return config.precision == "bf16" or (config.precision == "auto" and has_gpu)
 
 
 def rank_share(packs: Sequence[Pack], accelerator: Accelerator) -> list[Pack]:

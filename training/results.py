@@ -22,7 +22,7 @@ from .data import Rows
 if TYPE_CHECKING:
     from .resume import State
 
-_TRACE, _MODEL = "loss.jsonl", "model"
+_TRACE = "loss.jsonl"
 _LAST_STEPS = 100
 
 
@@ -79,7 +79,7 @@ def is_finished(config: TrainConfig, rows: Rows, out: Path) -> bool:
     Raises:
         Echo4oError: it holds the result of another run.
     """
-    if not (out / "record.json").exists() or not (out / _MODEL).is_dir():
+    if not all((out / name).exists() for name in ("record.json", *config.artefacts)):
         return False
     record = RunRecord.load(out)
     changed = differences(record.parameters, config)
@@ -131,17 +131,14 @@ def save_pictures(state: "State", config: TrainConfig, out: Path) -> None:
 
 
 def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> None:
-    """Write the model with averaged weights, then the record; the record means finished."""
-    aside, final = out / f".{_MODEL}.tmp", out / _MODEL
-    shutil.rmtree(aside, ignore_errors=True)
-    with averaged(state), writing(final):
-        state.family.save(aside)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(aside, final)
-    sync_folder(out)
+    """Write model or adapter with averaged weights, then the record; the record means finished."""
+    with averaged(state):
+        for artefact in config.artefacts:
+            _save_folder(state, artefact, out)
     write_atomic(out / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
     base = config.to_dict()["base_model"]
-    files = [path for path in sorted(final.rglob("*")) if path.is_file()] + [out / _TRACE]
+    found = (path for name in config.artefacts for path in sorted((out / name).rglob("*")))
+    files = [path for path in found if path.is_file()] + [out / _TRACE]
     RunRecord(
         name=config.recipe,
         command=f"echo4o train run {config.recipe}",
@@ -163,6 +160,16 @@ def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> N
         started=state.started,
         seconds=state.seconds,
     ).save(out)
+
+
+def _save_folder(state: "State", artefact: str, out: Path) -> None:
+    aside, final = out / f".{artefact}.tmp", out / artefact
+    shutil.rmtree(aside, ignore_errors=True)
+    with writing(final):
+        state.family.save(artefact, aside)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(aside, final)
+    sync_folder(out)
 
 
 def _trace_metrics(path: Path) -> dict[str, int | float | None]:

@@ -20,8 +20,9 @@ from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.pipeline import Echo4oPipeline
 from echo4o.records import RECORD_NAME, JsonValue, RunRecord, sync_folder
 
-from .config import TinySizes, TrainConfig
+from .config import TrainConfig
 from .data import Rows
+from .parts import TinySizes
 from .tokenizer import train_tokenizer
 
 _TABLE_SIDE = 8

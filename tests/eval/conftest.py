@@ -18,7 +18,7 @@ def model_folder(tmp_path_factory):
     import torch
 
     from echo4o.training.autoencoder import tiny_autoencoder
-    from echo4o.training.config import TinySizes
+    from echo4o.training.parts import TinySizes
     from echo4o.training.tiny import build_pipeline
 
     torch.manual_seed(0)

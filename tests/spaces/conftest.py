@@ -12,7 +12,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a real pipeline that makes 64 px pictures of nothing in particular."""
     from diffusers import AutoencoderKL
 
-    from echo4o.training.config import TinySizes
+    from echo4o.training.parts import TinySizes
     from echo4o.training.tiny import build_pipeline
 
     vae = AutoencoderKL(
