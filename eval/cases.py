@@ -3,7 +3,7 @@
 No call is made here; judging.py brings the replies, and so does a test with recorded ones.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from echo4o.client import ChatRequest, Reply
@@ -20,19 +20,30 @@ class Case:
     """An item while its verdict is found."""
 
     item: Item
-    path: Path
-    """Its picture."""
+    path: Path | None
+    """Its picture; None when there is none."""
     protocol: JudgeProtocol
+    sample: int = 1
+    """Which picture of the prompt."""
+    repeat: int = 1
+    """Which time it is judged."""
     sha256: str | None = None
     """Of the bytes that are sent."""
-    cost_usd: float = 0.0
+    paid: dict[str, float] = field(default_factory=dict)
+    """What each call cost, USD by content key."""
     problems: list[str] = field(default_factory=list)
     """Why each reply so far was not the last one."""
     replies: int = 0
 
-    def take(self, reply: Reply, key: str = "", *, is_paid: bool = True) -> Verdict | None:
+    def request(self, picture: bytes, model: str) -> ChatRequest:
+        """Return the next question to `model`; a pure function of the case and its replies."""
+        return chat_request(
+            self.protocol, self.item, picture, model, attempt=self.replies, repeat=self.repeat
+        )
+
+    def take(self, reply: Reply, key: str = "") -> Verdict | None:
         """Return the verdict that follows from `reply`; None when it has to be asked again."""
-        self.cost_usd += reply.cost_usd if is_paid else 0.0
+        self.paid[key] = reply.cost_usd
         self.replies += 1
         outcome, findings, problem = self._understand(reply)
         if problem is not None and not findings:
@@ -41,6 +52,15 @@ class Case:
             if asks_again and self.replies < self.protocol.attempts:
                 return None
         return self._verdict(reply, key, outcome, findings, problem)
+
+    def unasked(self, outcome: Outcome, reason: str) -> Verdict:
+        """Return the verdict when no judge can be asked."""
+        return replace(
+            unasked(self.item, self.protocol, outcome, reason),
+            sample=self.sample,
+            repeat=self.repeat,
+            picture=None if self.path is None else self.path.name,
+        )
 
     def _understand(self, reply: Reply) -> tuple[Outcome, tuple[Finding, ...], str | None]:
         if reply.outcome != "done":
@@ -70,6 +90,8 @@ class Case:
             tag=self.item.tag,
             prompt=self.item.prompt,
             objects=self.item.objects,
+            sample=self.sample,
+            repeat=self.repeat,
             outcome=outcome,
             correct=right,
             points=self.protocol.points(findings),
@@ -77,12 +99,12 @@ class Case:
             reason=problem,
             problems=tuple(self.problems),
             raw_reply=None if reply.text is None else reply.text[:_LONGEST_RAW_REPLY],
-            picture=self.path.name,
+            picture=None if self.path is None else self.path.name,
             picture_sha256=self.sha256,
             judge_model=reply.model,
             request_id=reply.request_id,
             key=key or None,
-            cost_usd=self.cost_usd,
+            cost_usd=sum(self.paid.values()),
             calls=self.replies,
             created=reply.created,
         )
@@ -104,9 +126,14 @@ def unasked(item: Item, protocol: JudgeProtocol, outcome: Outcome, reason: str) 
 
 
 def chat_request(
-    protocol: JudgeProtocol, item: Item, picture: bytes, model: str, attempt: int = 0
+    protocol: JudgeProtocol,
+    item: Item,
+    picture: bytes,
+    model: str,
+    attempt: int = 0,
+    repeat: int = 1,
 ) -> ChatRequest:
-    """Return the request that asks `model` about `picture`."""
+    """Return the request that asks `model` about `picture`, in the `repeat`-th judging of it."""
     question = protocol.question(item, attempt)
     return ChatRequest(
         model=model,
@@ -116,5 +143,6 @@ def chat_request(
         json_schema=question.schema,
         image_mime=question.image_mime,
         system_as_parts=question.system_as_parts,
-        repeat=question.repeat,
+        # The first judging has the numbers of its attempts; each later one has numbers of its own.
+        repeat=question.repeat + (repeat - 1) * protocol.attempts,
     )

@@ -74,49 +74,71 @@ def wilson(right: float, items: float) -> tuple[float, float]:
     return (0.0 if share == 0 else low), (1.0 if share == 1 else high)
 
 
-def one_group(right: Sequence[bool]) -> Score:
-    """Return the share of right items of one group, with its Wilson interval."""
-    count = sum(right)
-    low, high = wilson(count, len(right))
-    return Score(score=count / len(right), low=low, high=high, items=len(right))
+def one_group(values: Sequence[float], each: int = 1) -> Score:
+    """Return the share of right items of one group, with its Wilson interval.
+
+    Args:
+        values: The share of right verdicts of each item.
+        each: Verdicts of an item. Those of one item resemble each other, so the interval is that
+            of as many independent verdicts as spread like these (Korn and Graubard 1998).
+    """
+    share, items = sum(values) / len(values), len(values)
+    effective = _effective(values, each)
+    low, high = wilson(share * effective, effective)
+    return Score(score=share, low=low, high=high, items=items)
 
 
-def stratified(groups: Mapping[str, Sequence[bool]], *, macro: bool) -> Score:
+def _effective(values: Sequence[float], each: int) -> float:
+    """Return how many independent verdicts say as much: between the items and all verdicts."""
+    items, share = len(values), sum(values) / len(values)
+    if each == 1 or share in (0, 1):
+        return items
+    spread = float(np.var(values, ddof=1)) if items > 1 else 0.0
+    most = items * each
+    return max(items, min(most, items * share * (1 - share) / spread)) if spread else most
+
+
+def stratified(groups: Mapping[str, Sequence[float]], *, macro: bool) -> Score:
     """Return the share over all groups, with a stratified bootstrap interval.
 
     Items are drawn anew within each group. Where every group is all right or all wrong there is no
     spread to draw from and a bootstrap would be sure of itself; Wilson's interval is used there.
 
     Args:
-        groups: Outcomes by group; empty groups are left out, one item at least is needed.
+        groups: Shares of right verdicts of the items, by group; empty groups are left out, one
+            item at least is needed.
         macro: True for the mean of the groups' shares (the benchmark's overall), False for the
             share of all items.
     """
-    sizes = np.array([len(group) for group in groups.values() if len(group)], dtype=np.int64)
-    counts = np.array([sum(group) for group in groups.values() if len(group)], dtype=np.int64)
+    filled = [np.asarray(group, dtype=np.float64) for group in groups.values() if len(group)]
+    sizes = np.array([len(group) for group in filled])
     weights = np.full(len(sizes), 1 / len(sizes)) if macro else sizes / sizes.sum()
     items = int(sizes.sum())
-    score = float((counts / sizes).mean()) if macro else int(counts.sum()) / items
-    if np.isin(counts / sizes, (0, 1)).all():
+    shares = np.array([group.mean() for group in filled])
+    score = float(shares.mean()) if macro else float(sum(map(sum, filled))) / items
+    if all(group.min() == group.max() for group in filled):
         low, high = wilson(score * items, items)
         return Score(score=score, low=low, high=high, items=items)
-    draw = np.random.default_rng(_SEED)
-    # Drawing n outcomes with replacement and adding them up is one binomial draw.
-    drawn = draw.binomial(sizes, counts / sizes, size=(RESAMPLES, len(sizes)))
-    low, high = np.percentile((drawn / sizes) @ weights, _TAILS)
+    if all(np.isin(group, (0, 1)).all() for group in filled):
+        # Drawing n outcomes with replacement and adding them up is one binomial draw.
+        draw = np.random.default_rng(_SEED)
+        drawn = draw.binomial(sizes, shares, size=(RESAMPLES, len(sizes))) / sizes
+    else:
+        drawn = np.stack([_resampled(group, place) for place, group in enumerate(filled)], axis=1)
+    low, high = np.percentile(drawn @ weights, _TAILS)
     return Score(score=score, low=float(low), high=float(high), items=items)
 
 
-def paired(groups: Mapping[str, Sequence[tuple[bool, bool]]], *, macro: bool) -> Difference:
+def paired(groups: Mapping[str, Sequence[tuple[float, float]]], *, macro: bool) -> Difference:
     """Return second minus first over items that both runs have, with a paired bootstrap interval.
 
     Where the runs agree on every item, the interval is what so many items can exclude.
 
     Args:
-        groups: (first run right, second run right) of every common item, by group.
+        groups: (share right in the first run, in the second) of every common item, by group.
         macro: As for `stratified`.
     """
-    filled = [np.asarray(group, dtype=np.int64) for group in groups.values() if len(group)]
+    filled = [np.asarray(group, dtype=np.float64) for group in groups.values() if len(group)]
     sizes = np.array([len(group) for group in filled])
     weights = np.full(len(sizes), 1 / len(sizes)) if macro else sizes / sizes.sum()
     steps = [group[:, 1] - group[:, 0] for group in filled]
@@ -126,17 +148,24 @@ def paired(groups: Mapping[str, Sequence[tuple[bool, bool]]], *, macro: bool) ->
         return Difference(difference=0.0, low=-limit, high=limit, items=items)
     draw = np.random.default_rng(_SEED)
     total: NDArray[np.float64] = np.zeros(RESAMPLES)
-    for step, size, weight in zip(steps, sizes, weights, strict=True):
-        shares = [np.mean(step == sign) for sign in (1, -1, 0)]
-        drawn = draw.multinomial(size, shares, size=RESAMPLES)
-        total += weight * (drawn[:, 0] - drawn[:, 1]) / size
+    for place, (step, size, weight) in enumerate(zip(steps, sizes, weights, strict=True)):
+        if np.isin(step, (-1, 0, 1)).all():
+            shares = [np.mean(step == sign) for sign in (1, -1, 0)]
+            drawn = draw.multinomial(size, shares, size=RESAMPLES)
+            total += weight * (drawn[:, 0] - drawn[:, 1]) / size
+        else:
+            total += weight * _resampled(step, place)
     low, high = np.percentile(total, _TAILS)
     observed = sum(weight * step.mean() for weight, step in zip(weights, steps, strict=True))
     return Difference(difference=float(observed), low=float(low), high=float(high), items=items)
 
 
-def smallest_clear_difference(items: int, share: float) -> float:
-    """Return the difference between two runs that would be found with 80 % power, unpaired."""
+def smallest_clear_difference(values: Sequence[float], each: int = 1) -> float:
+    """Return the difference between two runs that would be found with 80 % power, unpaired.
+
+    `values` and `each` are those of `one_group`.
+    """
+    share, items = sum(values) / len(values), _effective(values, each)
     spread = math.sqrt(2 * max(share * (1 - share), 0.25 / items) / items)
     return (_Z + _POWER) * spread
 

@@ -6,13 +6,13 @@ where it was. A reply that cannot be read is asked for again as often as the pro
 
 import asyncio
 import logging
-import time
-from collections import Counter, deque
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from echo4o.client import ApiClient, ChatRequest
 from echo4o.errors import Echo4oError
@@ -20,9 +20,8 @@ from echo4o.ledger import Ledger
 from echo4o.pictures import PictureError
 from echo4o.prices import PriceTable
 
-from .cases import Case, chat_request, unasked
+from .cases import Case
 from .items import Item
-from .pictures import Picture
 from .protocols import JudgeProtocol
 from .verdicts import Verdict
 
@@ -31,8 +30,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _READERS = 2
-_AHEAD = 16
-"""Pictures that are held ready; 1024 x 1024 ones are a few hundred kB each."""
+"""Threads that read, turn and encode pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,12 +47,16 @@ class JudgeConfig:
     """Most that the ledger of this run may ever hold; None means no limit."""
     timeout_s: float = 120.0
     """Longest wait for one reply."""
+    repeats: int = 1
+    """Times every picture is judged; an item counts the mean."""
 
     def __post_init__(self) -> None:
         if not self.model.strip():
             raise ValueError("`model` of the judge is empty; name one")
         if self.concurrency < 1:
             raise ValueError(f"`concurrency` must be at least 1, got {self.concurrency}")
+        if self.repeats < 1:
+            raise ValueError(f"`repeats` must be at least 1, got {self.repeats}")
         if self.budget_usd is not None and not self.budget_usd >= 0:
             raise ValueError(f"`budget_usd` must be 0 or more, got {self.budget_usd}")
         if not self.timeout_s > 0:
@@ -63,7 +65,7 @@ class JudgeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """Verdicts in item order, and what they took."""
+    """Verdicts by item, picture and repeat in this order, and what they took."""
 
     verdicts: tuple[Verdict, ...]
     calls: int
@@ -92,6 +94,7 @@ def judge(
     items: Sequence[Item],
     pictures: Mapping[int, Path],
     *,
+    more: Sequence[Mapping[int, Path]] = (),
     protocol: JudgeProtocol,
     config: JudgeConfig,
     ledger: Path,
@@ -102,6 +105,7 @@ def judge(
     Args:
         items: What to judge, in the order of the result.
         pictures: Picture file by item number; an item without one gets the verdict `missing`.
+        more: The second pictures of the items, the third ones, and so on.
         protocol: How to ask and how to read.
         config: Which judge.
         ledger: SQLite file that keeps every reply; the same file is never asked twice.
@@ -111,10 +115,29 @@ def judge(
         BudgetExceeded: the next call does not fit into the budget; what was judged is kept.
         Echo4oError: the judge gave no reply to any item, or cannot be used at all.
     """
+    samples = [pictures, *more]
     work = judge_async(
-        items, pictures, protocol=protocol, config=config, ledger=ledger, progress=progress
+        make_cases(items, samples, protocol, config.repeats),
+        config=config,
+        ledger=ledger,
+        progress=progress,
     )
     return _wait_for(work)
+
+
+def make_cases(
+    items: Sequence[Item],
+    samples: Sequence[Mapping[int, Path]],
+    protocol: JudgeProtocol,
+    repeats: int = 1,
+) -> list[Case]:
+    """Return what is to be judged, by item, picture and repeat."""
+    return [
+        Case(item=item, path=found.get(item.number), protocol=protocol, sample=n, repeat=time)
+        for item in items
+        for n, found in enumerate(samples, start=1)
+        for time in range(1, repeats + 1)
+    ]
 
 
 def _wait_for(work: Coroutine[Any, Any, T]) -> T:
@@ -134,32 +157,20 @@ def _is_in_loop() -> bool:
 
 
 async def judge_async(
-    items: Sequence[Item],
-    pictures: Mapping[int, Path],
-    *,
-    protocol: JudgeProtocol,
-    config: JudgeConfig,
-    ledger: Path,
-    progress: bool = False,
+    cases: Sequence[Case], *, config: JudgeConfig, ledger: Path, progress: bool = False
 ) -> Judged:
     """Judge as `judge` does, inside a running event loop."""
-    settled: dict[int, Verdict] = {}
-    cases: list[Case] = []
-    for item in items:
-        if item.number in pictures:
-            cases.append(Case(item=item, path=pictures[item.number], protocol=protocol))
-        else:
-            reason = "there is no picture for this item"
-            settled[item.number] = unasked(item, protocol, "missing", reason)
     with Ledger(ledger, budget_usd=config.budget_usd) as book:
         async with _client(config, book) as client:
-            judging = _Judging(client, protocol, config.model, progress)
-            settled |= await judging.settle(cases)
+            verdicts = await _Judging(client, config, book, progress).settle(cases)
         result = Judged(
-            verdicts=tuple(settled[item.number] for item in items),
+            verdicts=tuple(_charge_once(cases, verdicts)),
             calls=client.calls_made,
             spent_usd=round(book.spent_usd, 8),
         )
+    for verdict in result.verdicts:
+        if verdict.outcome == "unreadable":
+            logger.warning("item %d: no readable reply (%s)", verdict.number, verdict.reason)
     _refuse_silence(result.verdicts, config.model)
     return result
 
@@ -174,112 +185,85 @@ def _client(config: JudgeConfig, book: Ledger) -> ApiClient:
 
 
 class _Judging:
-    """One pass over all cases: ask, read, ask again what could not be read."""
+    """Settles each case on its own: ask, read, ask again what could not be read."""
 
     def __init__(
-        self, client: ApiClient, protocol: JudgeProtocol, model: str, progress: bool
+        self, client: ApiClient, config: JudgeConfig, ledger: Ledger, progress: bool
     ) -> None:
         self._client = client
-        self._protocol = protocol
-        self._model = model
+        self._model = config.model
+        self._ledger = ledger
+        # Twice as many as may be in flight: some read pictures or wait for their next attempt.
+        self._workers = 2 * config.concurrency
         self._progress = progress
 
-    async def settle(self, cases: Sequence[Case]) -> dict[int, Verdict]:
-        """Return a verdict for every case.
+    async def settle(self, cases: Sequence[Case]) -> list[Verdict]:
+        """Return a verdict for every case, in their order.
 
-        What must be asked again goes in between the others; only what the last replies leave over
-        needs another pass.
+        An error that needs the user lets calls in flight finish, and is raised then.
         """
         settled: dict[int, Verdict] = {}
-        asked, waiting = _Requests(self._protocol, self._model), list(cases)
-        for turn in range(self._protocol.attempts):
-            if not waiting:
-                break
-            if turn:
-                await asyncio.sleep(self._protocol.pause_s)
-            asked.begin(waiting)
-            name = f"judge, {len(waiting)} once more" if turn else "judge"
-            async for request, reply in self._client.run(
-                asked, progress=name if self._progress else None
-            ):
-                case, is_first = asked.take(request.key)
-                verdict = case.take(reply, request.key, is_paid=is_first)
-                if verdict is None:
-                    asked.put_back(case)
-                else:
-                    settled[case.item.number] = verdict
-            settled |= asked.damaged
-            waiting = [case for case in waiting if case.item.number not in settled]
-        for number, verdict in settled.items():
-            if verdict.outcome == "unreadable":
-                logger.warning("item %d: no readable reply (%s)", number, verdict.reason)
-        return settled
+        errors: list[Exception] = []
+        source = iter(enumerate(cases))
+        bar = tqdm(total=len(cases), desc="judge", disable=not self._progress, mininterval=0.5)
+
+        async def work() -> None:
+            for place, case in source:
+                if errors:
+                    return
+                try:
+                    settled[place] = await self._settle(case, pool)
+                except Exception as error:
+                    errors.append(error)
+                    return
+                bar.set_postfix_str(f"{self._ledger.spent_usd:.2f} USD", refresh=False)
+                bar.update()
+
+        with bar, ThreadPoolExecutor(max_workers=_READERS) as pool:
+            await asyncio.gather(*(work() for _ in range(min(self._workers, len(cases)))))
+        if errors:
+            raise errors[0]
+        return [settled[place] for place in range(len(cases))]
+
+    async def _settle(self, case: Case, pool: ThreadPoolExecutor) -> Verdict:
+        if case.path is None:
+            return case.unasked("missing", "there is no picture for this item")
+        loop = asyncio.get_running_loop()
+        try:
+            picture, request = await loop.run_in_executor(pool, _first, case, self._model)
+        except PictureError as error:
+            return case.unasked("damaged", str(error))
+        while True:
+            verdict = case.take(await self._client.chat(request), request.key)
+            if verdict is not None:
+                return verdict
+            await asyncio.sleep(case.protocol.pause_s)
+            request = case.request(picture, self._model)
 
 
-class _Requests:
-    """The requests of each pass; pictures are read and encoded a few ahead of the client.
+def _first(case: Case, model: str) -> tuple[bytes, ChatRequest]:
+    """Return the picture as it is sent and the first request; the slow part, fit for a thread."""
+    assert case.path is not None
+    picture = case.protocol.load(case.path)
+    case.sha256 = picture.sha256
+    request = case.request(picture.data, model)
+    _ = request.key  # hashed here once
+    return picture.data, request
+
+
+def _charge_once(cases: Sequence[Case], verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Return the verdicts with each call's price at one of them.
 
     Equal questions about equal pictures are equal requests: the client buys one reply and gives it
-    to each, and its price belongs to the first.
+    to each, and its price belongs to the first in order, whichever asked first.
     """
-
-    def __init__(self, protocol: JudgeProtocol, model: str) -> None:
-        self._by_key: dict[str, list[Case]] = {}
-        self._answered: Counter[str] = Counter()
-        self.damaged: dict[int, Verdict] = {}
-        self._cases: Sequence[Case] = ()
-        self._protocol = protocol
-        self._model = model
-        self._again: deque[tuple[float, Case]] = deque()
-
-    def begin(self, cases: Sequence[Case]) -> None:
-        """Start a pass over these."""
-        self._cases = cases
-        self._again.clear()
-
-    def __len__(self) -> int:
-        return len(self._cases)
-
-    def __iter__(self) -> Iterator[ChatRequest]:
-        for case, loaded in self._ahead():
-            while self._again and self._again[0][0] <= time.monotonic():
-                _, again = self._again.popleft()
-                yield self._request(again, self._protocol.load(again.path))
-            try:
-                picture = loaded.result()
-            except PictureError as error:
-                blank = unasked(case.item, self._protocol, "damaged", str(error))
-                self.damaged[case.item.number] = replace(blank, picture=case.path.name)
-                continue
-            yield self._request(case, picture)
-
-    def put_back(self, case: Case) -> None:
-        """Ask about `case` again as soon as its protocol allows, or leave it to the next pass."""
-        self._again.append((time.monotonic() + self._protocol.pause_s, case))
-
-    def _ahead(self) -> Iterator[tuple[Case, Future[Picture]]]:
-        """Yield each case with its picture; replies are not kept waiting for encoders."""
-        waiting: deque[tuple[Case, Future[Picture]]] = deque()
-        with ThreadPoolExecutor(max_workers=_READERS) as pool:
-            for case in self._cases:
-                waiting.append((case, pool.submit(self._protocol.load, case.path)))
-                if len(waiting) > _AHEAD:
-                    yield waiting.popleft()
-            yield from waiting
-
-    def take(self, key: str) -> tuple[Case, bool]:
-        """Return the next case that waits for a reply to `key`, and whether it is the first."""
-        number = self._answered[key]
-        self._answered[key] += 1
-        return self._by_key[key][number], number == 0
-
-    def _request(self, case: Case, picture: Picture) -> ChatRequest:
-        case.sha256 = picture.sha256
-        request = chat_request(
-            self._protocol, case.item, picture.data, self._model, attempt=case.replies
-        )
-        self._by_key.setdefault(request.key, []).append(case)
-        return request
+    charged: set[str] = set()
+    result = []
+    for case, verdict in zip(cases, verdicts, strict=True):
+        cost = sum(price for key, price in case.paid.items() if key not in charged)
+        charged |= case.paid.keys()
+        result.append(replace(verdict, cost_usd=cost))
+    return result
 
 
 def _refuse_silence(verdicts: Sequence[Verdict], model: str) -> None:

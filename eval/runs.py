@@ -18,6 +18,7 @@ from echo4o.records import Input, RunRecord, environment, sha256_file, write_ato
 from .generate import read_manifest
 from .items import Item, ItemSet
 from .judging import JudgeConfig, Judged, judge
+from .pictures import samples_in
 from .released import write_released
 from .scores import RELEASED, Scores
 from .tasks import Task, get_task
@@ -40,11 +41,11 @@ class Run:
     items: dict[str, Any]
     """Source, SHA-256, how many the source has and how many were judged."""
     judge: dict[str, Any]
-    """Model asked for, and the model names that answered."""
+    """Model asked for, the model names that answered, repeats, and pictures of each prompt."""
     generation: dict[str, Any] | None
     """The pictures' manifest; None when nobody knows what made them."""
     verdicts: tuple[Verdict, ...]
-    """In item order."""
+    """By item, picture and repeat, in this order."""
     calls: int
     """HTTP requests of the last invocation."""
     spent_usd: float
@@ -89,10 +90,17 @@ def judge_run(
         Echo4oError: as `judging.judge`, or the wording of the protocol is not here.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+    samples = samples_in(pictures)
+    if protocol == RELEASED and (samples > 1 or config.repeats > 1):
+        raise Echo4oError(
+            f"the published script asks once about one picture of a prompt, not {config.repeats} "
+            f"times about {samples}; use another --protocol than {RELEASED}"
+        )
     asked = task.protocol(protocol)
     judged = judge(
         items,
         asked.find(pictures),
+        more=[asked.find(pictures, sample) for sample in range(2, samples + 1)],
         protocol=asked,
         config=config,
         ledger=out / LEDGER,
@@ -102,7 +110,12 @@ def judge_run(
         task=task.name,
         protocol={"name": asked.name, "version": asked.version},
         items=_items_facts(source, items),
-        judge={"model": config.model, "answered_as": _names(judged)},
+        judge={
+            "model": config.model,
+            "answered_as": _names(judged),
+            "repeats": config.repeats,
+            "samples": samples,
+        },
         generation=read_manifest(pictures),
         verdicts=judged.verdicts,
         calls=judged.calls,
@@ -129,6 +142,13 @@ def save_run(run: Run, out: Path) -> Path:
     path = out / RUN_FILE
     write_atomic(path, json.dumps(value, indent=1) + "\n")
     return path
+
+
+def run_folders(out: Path) -> list[Path]:
+    """Return the runs that lie in `out`: itself, else one folder for each of several judges."""
+    if (out / RUN_FILE).is_file():
+        return [out]
+    return sorted(file.parent for file in out.glob(f"*/{RUN_FILE}")) or [out]
 
 
 def load_run(folder: Path) -> Run:
@@ -179,7 +199,7 @@ def _record(run: Run, out: Path) -> None:
     inputs = [Input(kind="items", id=run.items["source"], sha256=run.items["sha256"])]
     if run.generation is not None:
         inputs.append(Input(kind="model", **run.generation["model"]))
-    seed = run.generation["settings"]["seed"] if run.generation is not None else None
+    seed = run.generation["settings"].get("seed") if run.generation is not None else None
     RunRecord(
         name=run.task,
         command="echo4o eval",

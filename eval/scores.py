@@ -1,13 +1,14 @@
 """Scores of a run: shares of right items or mean points, per tag and overall, with intervals.
 
-What an item counts is settled in its verdict, by the protocol. Under most of them every item asked
+What an item counts is settled in its verdicts, by the protocol; an item with several pictures or
+repeats counts their mean, and is one item in every interval. Under most of them every item asked
 for is in the denominator, and what the judge could not say is counted by name beside the score.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from echo4o.errors import Echo4oError
 
@@ -25,6 +26,8 @@ from .intervals import (
 )
 from .verdicts import OUTCOMES, Verdict
 
+_Pair: TypeAlias = tuple[list[Verdict], list[Verdict]]
+"""The verdicts of one item in two runs."""
 RELEASED = "released"
 """The reading whose numbers are rounded on the way, as the published scripts round them."""
 
@@ -99,28 +102,31 @@ class Comparison:
 
 def score_shares(verdicts: Sequence[Verdict], protocol: str) -> Scores:
     """Return all scores of a task whose items are right or wrong."""
-    groups = _by_tag(verdicts)
-    few = _by_tag([verdict for verdict in verdicts if _few(verdict)])
-    by_tag = {tag: one_group(group) for tag, group in groups.items()}
+    groups, few = _shares(verdicts), _shares([one for one in verdicts if _few(one)])
+    each = verdicts_per_item(verdicts)
+    by_tag = {tag: one_group(group, each) for tag, group in groups.items()}
     overall = stratified(groups, macro=True)
     if protocol == RELEASED:
         by_tag = {tag: _rounded(score, 4) for tag, score in by_tag.items()}
         mean = sum(score.score for score in by_tag.values()) / len(by_tag)
         overall = _rounded(replace(overall, score=mean), 4)
-    share = sum(verdict.correct for verdict in verdicts) / len(verdicts)
+    values = [value for group in groups.values() for value in group]
     return Scores(
         overall=overall,
         one_or_two_objects=stratified(few, macro=False) if few else None,
         by_tag=by_tag,
-        smallest_clear=smallest_clear_difference(len(verdicts), share),
-        **_counted(verdicts),
+        smallest_clear=smallest_clear_difference(values, each),
+        **_facts(verdicts),
     )
 
 
 def score_points(verdicts: Sequence[Verdict], protocol: str, grading: Grading) -> Scores:
     """Return all scores of a task whose items get points."""
-    counted = [verdict for verdict in verdicts if not verdict.is_left_out]
-    tags, groups = _points(counted, lambda tag: tag), _points(counted, _grouped(grading))
+    items = [counted for one in by_item(verdicts) if (counted := _counted(one))]
+    tags, groups = (
+        _grouped_means(items, _tag, _points),
+        _grouped_means(items, _grouped(grading), _points),
+    )
     weights, scale = grading.weights_of(protocol), grading.scale
     by_group = {name: mean_points(group, scale) for name, group in groups.items()}
     overall = weighted_points(groups, weights, scale)
@@ -134,7 +140,7 @@ def score_points(verdicts: Sequence[Verdict], protocol: str, grading: Grading) -
         by_group=by_group,
         smallest_clear=smallest_clear_points(groups, weights),
         scale=scale,
-        **_counted(verdicts),
+        **_facts(verdicts),
     )
 
 
@@ -152,52 +158,57 @@ def compare(
     pairs = _pairs(first, second)
     if grading is not None:
         return _compare_points(pairs, grading, protocol)
-    groups = _pairs_by_tag(pairs, lambda verdict: True)
-    few = _pairs_by_tag(pairs, _few)
-    overall = paired(groups, macro=True)
-    share = sum(verdict.correct for _, verdict in pairs) / len(pairs)
+    groups = _paired(pairs, _tag, _right)
+    few = _paired([pair for pair in pairs if _few(pair[1][0])], _tag, _right)
+    later = [second for group in groups.values() for _, second in group]
     return Comparison(
-        overall=overall,
+        overall=paired(groups, macro=True),
         one_or_two_objects=paired(few, macro=False) if few else None,
         by_tag={tag: paired({tag: group}, macro=True) for tag, group in groups.items()},
-        smallest_clear=smallest_clear_difference(overall.items, share),
+        smallest_clear=smallest_clear_difference(later, verdicts_per_item(second)),
     )
 
 
-def _compare_points(
-    pairs: Sequence[tuple[Verdict, Verdict]], grading: Grading, protocol: str
-) -> Comparison:
+def _compare_points(pairs: Sequence[_Pair], grading: Grading, protocol: str) -> Comparison:
     scale, weights = grading.scale, grading.weights_of(protocol)
-    both = [pair for pair in pairs if not (pair[0].is_left_out or pair[1].is_left_out)]
+    both = [(_counted(one), _counted(other)) for one, other in pairs]
+    both = [(one, other) for one, other in both if one and other]
     if not both:
         raise Echo4oError("no item counts in both runs, so there is nothing to compare")
-
-    def split(name_of: Callable[[str], str]) -> dict[str, list[tuple[float, float]]]:
-        groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        for one, other in both:
-            groups[name_of(one.tag)].append((one.value, other.value))
-        return dict(groups)
 
     def each(groups: dict[str, list[tuple[float, float]]]) -> dict[str, Difference]:
         return {name: paired_points({name: one}, {name: 1}, scale) for name, one in groups.items()}
 
-    groups = split(_grouped(grading))
+    groups = _paired(both, _grouped(grading), _points)
     later = {name: [second for _, second in group] for name, group in groups.items()}
     return Comparison(
         overall=paired_points(groups, weights, scale),
         one_or_two_objects=None,
-        by_tag=each(split(lambda tag: tag)),
+        by_tag=each(_paired(both, _tag, _points)),
         by_group=each(groups),
         smallest_clear=smallest_clear_points(later, weights),
     )
 
 
-def _pairs(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[tuple[Verdict, Verdict]]:
-    earlier = {verdict.number: verdict for verdict in first}
-    pairs = [(earlier[one.number], one) for one in second if one.number in earlier]
+def by_item(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
+    """Return the verdicts of each item: several pictures, several repeats; first-seen order."""
+    items: dict[int, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        items[verdict.number].append(verdict)
+    return list(items.values())
+
+
+def verdicts_per_item(verdicts: Sequence[Verdict]) -> int:
+    """Return how many verdicts an item has at most."""
+    return max(map(len, by_item(verdicts)))
+
+
+def _pairs(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[_Pair]:
+    earlier = {item[0].number: item for item in by_item(first)}
+    pairs = [(earlier[one[0].number], one) for one in by_item(second) if one[0].number in earlier]
     if not pairs:
         raise Echo4oError("the two runs have no item in common; compare runs of the same items")
-    for one, other in pairs:
+    for (one, *_), (other, *_) in pairs:
         if (one.prompt, one.tag) != (other.prompt, other.tag):
             raise Echo4oError(
                 f"item {one.number} is {one.prompt!r} in one run and {other.prompt!r} in the other;"
@@ -206,35 +217,56 @@ def _pairs(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[tuple[Ve
     return pairs
 
 
-def _by_tag(verdicts: Sequence[Verdict]) -> dict[str, list[bool]]:
-    groups: dict[str, list[bool]] = defaultdict(list)
-    for verdict in verdicts:
-        groups[verdict.tag].append(verdict.correct)
-    return dict(groups)
+def _shares(verdicts: Sequence[Verdict]) -> dict[str, list[float]]:
+    return _grouped_means(by_item(verdicts), _tag, _right)
 
 
-def _pairs_by_tag(
-    pairs: Sequence[tuple[Verdict, Verdict]], wanted: Callable[[Verdict], bool]
-) -> dict[str, list[tuple[bool, bool]]]:
-    groups: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
-    for one, other in pairs:
-        if wanted(one):
-            groups[one.tag].append((one.correct, other.correct))
-    return dict(groups)
-
-
-def _points(verdicts: Sequence[Verdict], name_of: Callable[[str], str]) -> dict[str, list[float]]:
+def _grouped_means(
+    items: Iterable[Sequence[Verdict]],
+    name_of: Callable[[Verdict], str],
+    counts: Callable[[Verdict], float],
+) -> dict[str, list[float]]:
+    """Return the mean of what each item's verdicts count, by group."""
     groups: dict[str, list[float]] = defaultdict(list)
-    for verdict in verdicts:
-        groups[name_of(verdict.tag)].append(verdict.value)
+    for item in items:
+        groups[name_of(item[0])].append(_mean(item, counts))
     return dict(groups)
 
 
-def _grouped(grading: Grading) -> Callable[[str], str]:
-    return lambda tag: grading.group_of.get(tag, tag)
+def _paired(
+    pairs: Sequence[_Pair], name_of: Callable[[Verdict], str], counts: Callable[[Verdict], float]
+) -> dict[str, list[tuple[float, float]]]:
+    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one, other in pairs:
+        groups[name_of(other[0])].append((_mean(one, counts), _mean(other, counts)))
+    return dict(groups)
 
 
-def _counted(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _mean(item: Sequence[Verdict], counts: Callable[[Verdict], float]) -> float:
+    return sum(map(counts, item)) / len(item)
+
+
+def _tag(verdict: Verdict) -> str:
+    return verdict.tag
+
+
+def _right(verdict: Verdict) -> float:
+    return float(verdict.correct)
+
+
+def _points(verdict: Verdict) -> float:
+    return verdict.value
+
+
+def _counted(item: Sequence[Verdict]) -> list[Verdict]:
+    return [one for one in item if not one.is_left_out]
+
+
+def _grouped(grading: Grading) -> Callable[[Verdict], str]:
+    return lambda one: grading.group_of.get(one.tag, one.tag)
+
+
+def _facts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     counts = Counter(verdict.outcome for verdict in verdicts)
     return {
         "coverage": counts["judged"] / len(verdicts),

@@ -121,6 +121,31 @@ def test_a_run_is_kept_and_the_second_one_asks_nothing(api, tmp_path):
     assert str(tmp_path) not in json.dumps([stored, record])
 
 
+def test_several_pictures_and_repeats_are_judged_each_and_refused_where_the_script_has_none(
+    api, tmp_path
+):
+    pictures = paint_into(tmp_path / "pictures", ITEMS)
+    for item in ITEMS[1:]:  # the first item has one picture only
+        Image.new("RGB", (64, 64), "white").save(pictures / f"{item.number}-2.png")
+    config = JudgeConfig(model="sandbox-judge", repeats=2)
+    asked = {"pictures": pictures, "out": tmp_path / "run", "config": config}
+    run = judge_run(TASK, KIT, ITEMS, protocol="kit", **asked)
+    assert [(one.sample, one.repeat) for one in run.verdicts] == [
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (2, 2),
+    ] * 14
+    assert [one.outcome for one in run.verdicts[2:4]] == ["missing"] * 2
+    assert run.calls == (14 + 13) * 2
+    assert run.scores().overall.score == pytest.approx(0.5)
+    assert run.scores().overall.items == 14
+    assert load_run(tmp_path / "run").verdicts == run.verdicts
+    assert judge_run(TASK, KIT, ITEMS, protocol="kit", **asked).calls == 0
+    with pytest.raises(Echo4oError, match="asks once about one picture of a prompt, not 2 times"):
+        judge_run(TASK, KIT, ITEMS, protocol="released", **asked)
+
+
 def test_missing_and_damaged_pictures_count_as_wrong_without_a_call(api, tmp_path):
     pictures = paint_into(tmp_path / "pictures", ITEMS)
     (pictures / f"{ITEMS[0].number}.png").unlink()

@@ -161,7 +161,7 @@ def test_reasons_are_shown_as_the_judge_wrote_them():
 def test_refusals_count_nothing_and_are_named(protocol, calls, outcome, value, is_left_out):
     case = Case(item=POINT_ITEM, path=Path("1.jpg"), protocol=protocol)
     refusal = Reply(outcome="refused", reason="I cannot", model="m", cost_usd=0.5)
-    verdicts = [case.take(refusal) for _ in range(calls)]
+    verdicts = [case.take(refusal, str(call)) for call in range(calls)]
     assert verdicts[:-1] == [None] * (calls - 1)
     last = verdicts[-1]
     assert (last.outcome, last.value, last.is_left_out) == (outcome, value, is_left_out)

@@ -1,6 +1,7 @@
 """Scores against values worked out by hand, and intervals against simulated benchmarks."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_equal_runs_are_not_certainly_equal():
 def test_smallest_clear_difference_has_the_power_it_says():
     draw = np.random.default_rng(3)
     items, share = 280, 0.4
-    step = smallest_clear_difference(items, share + 0.058)
+    step = smallest_clear_difference([share + 0.058] * items)
     first, second = (draw.binomial(items, rate, 4000) / items for rate in (share, share + step))
     spread = np.sqrt((first * (1 - first) + second * (1 - second)) / items)
     assert np.mean((second - first) / spread > 1.96) == pytest.approx(0.8, abs=0.04)
@@ -168,3 +169,28 @@ def test_a_verdict_cannot_claim_what_its_findings_deny():
 def test_one_group():
     score = one_group([True, False, True, True])
     assert (score.score, score.items) == (0.75, 4)
+    assert one_group([1.0, 0.0] * 20, each=4) == one_group([1.0, 0.0] * 20)  # repeats all agree
+    apart = one_group([0.5] * 40, each=4)  # verdicts of one item say nothing about each other
+    assert (apart.low, apart.high) == wilson(80, 160)
+
+
+def test_repeats_and_pictures_of_an_item_are_one_item_in_every_interval():
+    draw = np.random.default_rng(8)
+    right = {item.number: draw.random() < 0.5 for item in KIT.items}
+    once = [verdict(item, right[item.number]) for item in KIT.items]
+    copies = [replace(one, repeat=n) for one in once for n in (1, 2, 3, 4)]
+    alone, copied = TASK.score(once), TASK.score(copies)
+    assert copied.overall == alone.overall
+    assert copied.by_tag == alone.by_tag
+    assert copied.smallest_clear == pytest.approx(alone.smallest_clear, rel=0.01)
+    assert TASK.compare(once, copies).overall.items == 210
+    noisy = [
+        replace(verdict(item, draw.random() < 0.5), sample=n) for item in KIT.items for n in (1, 2)
+    ]
+    found = TASK.score(noisy)
+    assert found.overall.items == 210
+    assert found.outcomes["judged"] == 420
+    width = (found.overall.high - found.overall.low) / (alone.overall.high - alone.overall.low)
+    assert width == pytest.approx(2**-0.5, abs=0.08)  # two independent verdicts halve the variance
+    few = [one.score for one in found.by_tag.values()]
+    assert found.overall.score == pytest.approx(sum(few) / len(few))
