@@ -5,7 +5,7 @@ Loading scripts are gone from `datasets`, so this is an ordinary class:
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -15,13 +15,13 @@ from echo4o.errors import Echo4oError
 from echo4o.ledger import Ledger
 from echo4o.schema import CONFIGS, SUBSETS, Row, features
 
+from .batches import batches
 from .build import Harvest
 from .generate import LEDGER_NAME
 from .importing import Release
 from .layout import Key, find_parts
 from .plan import PLAN_NAME
 from .pool import PicturePool
-from .shards import MAX_GROUP_BYTES, MAX_GROUP_ROWS
 from .sources import locate
 
 _NAMES = tuple(name for name in CONFIGS if name != "preview")
@@ -56,8 +56,8 @@ class Echo4oImage(datasets.ArrowBasedBuilder):
     ) -> Iterator[tuple[str, pa.Table]]:
         for subset in subsets:
             rows = _rows(place, revision, subset)
-            for number, table in enumerate(_tables(rows)):
-                yield f"{subset}-{number}", table
+            for number, batch in enumerate(batches(rows)):
+                yield f"{subset}-{number}", pa.Table.from_batches([batch])
 
 
 def _is_plan(place: str) -> bool:
@@ -78,17 +78,3 @@ def _rows(place: str, revision: str | None, subset: str) -> Iterator[Row]:
             f"two different pictures are called {min(release.ambiguous).path}; `echo4o data import`"
             " leaves such rows out"
         )
-
-
-def _tables(rows: Iterable[Row]) -> Iterator[pa.Table]:
-    schema = features().arrow_schema
-    batch: list[dict[str, object]] = []
-    size = 0
-    for row in rows:
-        batch.append(row.to_dict())
-        size += sum(len(one.data) for one in (*row.input_images, row.output_image))
-        if size > MAX_GROUP_BYTES or len(batch) == MAX_GROUP_ROWS:
-            yield pa.Table.from_pylist(batch, schema=schema)
-            batch, size = [], 0
-    if batch:
-        yield pa.Table.from_pylist(batch, schema=schema)

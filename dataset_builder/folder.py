@@ -19,6 +19,7 @@ from echo4o.pictures import PictureError
 from echo4o.records import RECORD_NAME, JsonValue, RunRecord, sha256_file, sync_folder, write_atomic
 from echo4o.schema import DATASET_NAME, Row, check_row, dump_json
 
+from .background import Background
 from .card import CardFacts, render_card
 from .shards import Shard, ShardWriter
 from .tally import Tally
@@ -98,6 +99,7 @@ class FolderWriter:
         self.tally = Tally()
         self._preview = preview
         self._staging = _aside(out, "partial")
+        self._background = Background()
         self._writers: dict[tuple[str, str], ShardWriter] = {}
         self._sheet: list[bytes] = []
         shutil.rmtree(self._staging, ignore_errors=True)
@@ -117,6 +119,7 @@ class FolderWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._background.__exit__(kind, error, trace)
         if kind is not None:
             self.abort()
 
@@ -170,7 +173,7 @@ class FolderWriter:
     def _writer(self, config: str, split: str) -> ShardWriter:
         if (config, split) not in self._writers:
             folder = self._staging / "data" / config
-            self._writers[config, split] = ShardWriter(folder, split)
+            self._writers[config, split] = ShardWriter(folder, split, background=self._background)
         return self._writers[config, split]
 
     def _add_preview(self, row: Row) -> None:

@@ -182,14 +182,12 @@ def member_key(archive: Archive, name: str) -> Key | None:
 
     Members are written `00000.jpg`, `./00000.jpg` or `images/00000.jpg`.
     """
-    path = PurePosixPath(name)
-    parents = path.parent.parts
-    folder = tuple(archive.folder.split("/"))
-    subset = archive.part.subset
+    *parents, last = name.split("/")
+    subset, folder = archive.part.subset, archive.folder.split("/")
     if parents and parents != folder[len(folder) - len(parents) :]:
         anchored = _from_anchor(parents, archive.part.kind)
-        return Key(subset, f"{anchored}/{path.name}") if anchored else None
-    return Key(subset, f"{archive.folder}/{path.name}")
+        return Key(subset, f"{anchored}/{last}") if anchored else None
+    return Key(subset, f"{archive.folder}/{last}")
 
 
 def read_records(source: Source, part: Part, report: Report, seen: set[str]) -> Iterator[Record]:

@@ -4,24 +4,23 @@ Content-defined chunking (uploads re-send only what changed), page index, row gr
 shards under 500 MB; one row group is held in memory at a time.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from echo4o.records import sha256_file
 from echo4o.schema import Row, features
+
+from .background import Background
+from .batches import MAX_BATCH_BYTES, MAX_BATCH_ROWS, size_of, to_batch
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-MAX_GROUP_BYTES = 32_000_000
-"""Small groups let a streaming reader show its first row soon; the Hub asks for at most 100 MB."""
-MAX_GROUP_ROWS = 1_000
 MAX_SHARD_BYTES = 450_000_000
 _CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}
-_TEXT_BYTES = 2_000
 
 
 class Shard(NamedTuple):
@@ -30,6 +29,41 @@ class Shard(NamedTuple):
     path: Path
     rows: int
     sha256: str
+
+
+class _HashedFile:
+    """A new file that hashes what is written, so that nobody has to read it again."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._hash = hashlib.sha256()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def finish(self) -> str:
+        """Bring it to the disk; its SHA-256."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._hash.hexdigest()
+
+
+class _Open(NamedTuple):
+    path: Path
+    file: _HashedFile
+    writer: "pq.ParquetWriter"
 
 
 class ShardWriter:
@@ -44,49 +78,61 @@ class ShardWriter:
         folder: Path,
         split: str,
         *,
-        max_group_bytes: int = MAX_GROUP_BYTES,
+        background: Background | None = None,
+        max_group_bytes: int = MAX_BATCH_BYTES,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
+        """Row groups are written by the thread `background`, if one is given."""
         self.folder = folder
         self.split = split
-        self.rows = 0
         self._schema: pa.Schema = features().arrow_schema
+        self._background = background
         self._max_group_bytes = max_group_bytes
         self._max_shard_bytes = max_shard_bytes
-        self._group: list[dict[str, object]] = []
+        self._group: list[Row] = []
         self._group_bytes = 0
-        self._writer: pq.ParquetWriter | None = None
+        self._open: _Open | None = None
         self._written_bytes = 0
         self._counts: list[int] = []
+        self._hashes: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, row: Row) -> None:
         """Append one row; writes a row group when enough have come together."""
-        size = _TEXT_BYTES + len(row.output_image.data)
-        size += sum(len(picture.data) for picture in row.input_images)
+        size = size_of(row)
         full = self._group_bytes + size > self._max_group_bytes
-        if self._group and (full or len(self._group) >= MAX_GROUP_ROWS):
+        if self._group and (full or len(self._group) >= MAX_BATCH_ROWS):
             self._flush()
-        self._group.append(row.to_dict())
+        self._group.append(row)
         self._group_bytes += size
-        self.rows += 1
+
+    def write(self, batch: "pa.RecordBatch") -> None:
+        """Append a row group; a new file begins where the old one would grow too large."""
+        size = batch.nbytes
+        if self._written_bytes and self._written_bytes + size > self._max_shard_bytes:
+            self._finish_shard()
+        self._opened().writer.write_batch(batch, row_group_size=batch.num_rows)
+        self._counts[-1] += batch.num_rows
+        self._written_bytes += size
 
     def close(self) -> list[Shard]:
         """Write what is left and name the files; an empty split leaves none."""
         self._flush()
+        if self._background is not None:
+            self._background.wait()
         self._finish_shard()
         shards = []
-        for index, rows in enumerate(self._counts):
+        for index, (rows, digest) in enumerate(zip(self._counts, self._hashes, strict=True)):
             name = f"{self.split}-{index:05d}-of-{len(self._counts):05d}.parquet"
             path = self._partial(index).rename(self.folder / name)
-            shards.append(Shard(path, rows, sha256_file(path)))
+            shards.append(Shard(path, rows, digest))
         return shards
 
     def abort(self) -> None:
         """Release the open file after an error."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._open is not None:
+            self._open.file.close()
+            self._open = None
 
     def _partial(self, index: int) -> Path:
         return self.folder / f".{self.split}-{index:05d}.partial"
@@ -94,38 +140,39 @@ class ShardWriter:
     def _flush(self) -> None:
         if not self._group:
             return
-        if self._written_bytes and self._written_bytes + self._group_bytes > self._max_shard_bytes:
-            self._finish_shard()
-        import pyarrow as pa
-
-        table = pa.Table.from_pylist(self._group, schema=self._schema)
-        self._open_writer().write_table(table, row_group_size=len(self._group))
-        self._counts[-1] += len(self._group)
-        self._written_bytes += self._group_bytes
+        if self._background is None:
+            self._write_rows(self._group)
+        else:
+            self._background.do(self._write_rows, self._group)
         self._group, self._group_bytes = [], 0
 
-    def _open_writer(self) -> "pq.ParquetWriter":
-        if self._writer is None:
+    def _write_rows(self, rows: list[Row]) -> None:
+        self.write(to_batch(rows))
+
+    def _opened(self) -> _Open:
+        if self._open is None:
             import pyarrow.parquet as pq
 
-            self._counts.append(0)
-            self._writer = pq.ParquetWriter(
-                self._partial(len(self._counts) - 1),
+            path = self._partial(len(self._counts))
+            file = _HashedFile(path)
+            writer = pq.ParquetWriter(
+                file,
                 self._schema,
                 use_content_defined_chunking=_CHUNKING,
                 write_page_index=True,
                 **column_options(self._schema),
             )
-        return self._writer
+            self._open = _Open(path, file, writer)
+            self._counts.append(0)
+        return self._open
 
     def _finish_shard(self) -> None:
-        if self._writer is None:
+        if self._open is None:
             return
-        self._writer.close()
-        self._writer = None
+        self._open.writer.close()
+        self._hashes.append(self._open.file.finish())
+        self._open = None
         self._written_bytes = 0
-        with self._partial(len(self._counts) - 1).open("rb+") as file:
-            os.fsync(file.fileno())
 
 
 def column_options(schema: "pa.Schema") -> Mapping[str, object]:

@@ -7,7 +7,6 @@ headers are refused, and a cut-off archive gives what came before the cut.
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
 from echo4o.errors import Echo4oError
@@ -126,7 +125,7 @@ def _members(stream: BinaryIO, wanted: Callable[[str], bool], refuse: Refuse) ->
             if reason is not None:
                 refuse(info.name, reason)
                 continue
-            name = str(PurePosixPath(info.name))
+            name = "/".join(part for part in info.name.split("/") if part not in ("", "."))
             if wanted(name):
                 yield Member(name, _read(archive, info))
 
@@ -150,12 +149,11 @@ def _objection(info: tarfile.TarInfo) -> str | None:
 
 def unsafe_path(name: str) -> str | None:
     """Why a foreign relative path is refused, None when it is harmless."""
-    parts = PurePosixPath(name).parts
-    if not parts or len(name) > 500:
+    if not name.strip("/.") or len(name) > 500:
         return "has an empty or endless name"
-    if name.startswith("/") or "\\" in name or parts[0].endswith(":"):
+    if name.startswith("/") or "\\" in name or name.partition("/")[0].endswith(":"):
         return "has an absolute path"
-    if ".." in parts:
+    if ".." in name.split("/"):
         return "has a path with `..`"
     if not name.isprintable():
         return "has control characters in its name"
