@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from echo4o.ledger import LEDGER_VERSION, BudgetExceeded, Ledger, LedgerError
+from echo4o.ledger import BudgetExceeded, Ledger, LedgerError
+from echo4o.ledger_file import LEDGER_VERSION
 
 
 def key(number):

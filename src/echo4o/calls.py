@@ -71,6 +71,22 @@ class ImageRequest:
         """Content key: SHA-256 in hexadecimal."""
         return hashlib.sha256(self.record.encode()).hexdigest()
 
+    @property
+    def endpoint(self) -> str:
+        """Where it is sent."""
+        return "/v1/images/edits" if self.references else "/v1/images/generations"
+
+    def body(self) -> JsonDict:
+        """Parameters as JSON; references as data URLs, which only the Batch API is sent."""
+        body: JsonDict = {"model": self.model, "prompt": self.prompt, "size": self.size}
+        if self.quality != "auto":
+            body["quality"] = self.quality
+        if self.output_format != "png":
+            body["output_format"] = self.output_format
+        if self.references:
+            body["images"] = [{"image_url": _data_url(data)} for data in self.references]
+        return body
+
     def estimate(self, prices: PriceTable) -> Estimate:
         """Expected tokens and price."""
         price = prices.price(self.model)
@@ -143,6 +159,11 @@ class ChatRequest:
         """Content key: SHA-256 in hexadecimal."""
         return hashlib.sha256(self.record.encode()).hexdigest()
 
+    @property
+    def endpoint(self) -> str:
+        """Where it is sent."""
+        return "/v1/chat/completions"
+
     def body(self) -> JsonDict:
         """Parameters of chat/completions."""
         messages: list[JsonDict] = []
@@ -194,9 +215,7 @@ class ChatRequest:
     def _part(self, part: str | bytes) -> JsonDict:
         if isinstance(part, str):
             return {"type": "text", "text": part}
-        mime = self.image_mime or sniff_mime(part) or "application/octet-stream"
-        url = f"data:{mime};base64,{base64.b64encode(part).decode()}"
-        return {"type": "image_url", "image_url": {"url": url}}
+        return {"type": "image_url", "image_url": {"url": _data_url(part, self.image_mime)}}
 
 
 Request = ImageRequest | ChatRequest
@@ -226,6 +245,11 @@ class Reply:
     created: str = ""
     """Time of the reply by the service's clock (UTC, ISO 8601)."""
     attempts: int = 0
+
+
+def _data_url(data: bytes, mime: str | None = None) -> str:
+    mime = mime or sniff_mime(data) or "application/octet-stream"
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def _canonical(value: object) -> str:

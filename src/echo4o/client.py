@@ -12,17 +12,21 @@ import weakref
 from collections.abc import AsyncIterator, Iterable, Sized
 from typing import TYPE_CHECKING, Self
 
+from .batch_api import BatchOptions as BatchOptions
+from .batch_api import BatchRunner
 from .calls import ChatRequest as ChatRequest
 from .calls import Estimate as Estimate
 from .calls import ImageRequest as ImageRequest
 from .calls import Reply as Reply
 from .calls import Request as Request
 from .errors import Echo4oError, MissingExtraError, shown_address
-from .ledger import BudgetExceeded, Entry, Ledger, LedgerError
+from .ledger import BudgetExceeded, Ledger, LedgerError
 from .limits import AdaptiveLimit, exhausted_for, requests_per_minute
-from .pictures import PictureError, picture_facts
+from .pictures import PictureError
 from .prices import PriceError
 from .prices import PriceTable as PriceTable
+from .progress import Progress
+from .settling import Order, Settler
 from .transport import Answer, Rejected, Transient, Unreachable, ask
 
 if TYPE_CHECKING:
@@ -71,6 +75,7 @@ class ApiClient:
         self._pacer = None if requests_per_minute is None else _pacer(requests_per_minute)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._openai = _openai(base_url, api_key, timeout_s)
+        self._settler = Settler(ledger, self.prices)
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,7 +121,7 @@ class ApiClient:
         # Twice as many as may be in flight: some wait for their next attempt.
         workers = [asyncio.create_task(work()) for _ in range(2 * self._concurrency)]
         total = len(requests) if isinstance(requests, Sized) else None
-        bar = _Bar(progress, total, self.ledger)
+        bar = Progress(progress, total, self.ledger)
         try:
             running = len(workers)
             while running:
@@ -124,7 +129,7 @@ class ApiClient:
                 if result is None:
                     running -= 1
                     continue
-                bar.show(result[1])
+                bar.take(result[1].outcome, is_cached=result[1].cached)
                 yield result
         finally:
             bar.close()
@@ -134,22 +139,55 @@ class ApiClient:
         if errors:
             raise errors[0]
 
+    async def run_batches(
+        self,
+        requests: Iterable[Request],
+        *,
+        options: BatchOptions | None = None,
+        progress: str | None = None,
+    ) -> AsyncIterator[tuple[Request, Reply]]:
+        """The Batch API's answer to `run`: cheaper, within a day, and it outlives this process.
+
+        `requests` must be readable several times (a list, or an object with `__iter__`). First
+        everything is sent and waited for, then each request is yielded with its reply, in order.
+        A process that is stopped meanwhile finds its batches again by the ledger; `run` refuses
+        to buy what is under way in a batch. Lines that fail or expire are sent again.
+
+        Raises:
+            BudgetExceeded: the budget is too small for all; what fitted was yielded before.
+            Echo4oError: the key, the model, the address or the price table needs the user.
+        """
+        async for result in self._batches(options).run(requests, progress):
+            yield result
+
+    async def cancel_batches(self, options: BatchOptions | None = None) -> int:
+        """Cancel the batches under way, settle what they finished; returns their number."""
+        return await self._batches(options).cancel()
+
+    def _batches(self, options: BatchOptions | None) -> BatchRunner:
+        options = options or BatchOptions()
+        return BatchRunner(self._openai, self._settler, options, backoff_s=self._backoff_s)
+
     async def _call(self, request: Request) -> Reply:
         # Two equal requests at once are one purchase.
         lock = self._locks.setdefault(request.key, asyncio.Lock())
         async with lock:
-            entry = self.ledger.find(request.key)
-            if entry is not None and entry.state in ("done", "refused"):
-                return self._cached(entry)
-            return await self._buy(request)
+            return self._settler.known(request.key) or await self._buy(request)
 
     async def _buy(self, request: Request) -> Reply:
+        order = Order.of(request, self.prices)
         for attempt in range(1, self._max_attempts + 1):
             try:
                 answer = await self._attempt(request, is_first=attempt == 1)
             except Transient as failure:
                 if attempt == self._max_attempts:
-                    reply = self._fail(request, failure, attempt)
+                    reply = self._settler.fail(
+                        request.key,
+                        request.model,
+                        str(failure),
+                        attempt,
+                        unknown_bill=failure.may_be_billed,
+                    )
                     if isinstance(failure, Unreachable):
                         place = shown_address(self._openai.base_url)
                         raise Echo4oError(
@@ -161,14 +199,14 @@ class ApiClient:
                     self.ledger.reserve_again(request.key)
                 await self._wait(failure, attempt)
             except Rejected as failure:
-                return self._fail(request, failure, attempt)
+                return self._settler.fail(request.key, request.model, str(failure), attempt)
             except (BudgetExceeded, LedgerError, PriceError, PictureError):
                 raise  # nothing was reserved, nothing sent
             except Echo4oError as error:
-                self._settle_failed(request, str(error), attempt, unknown_bill=False)
+                self._settler.fail(request.key, request.model, str(error), attempt)
                 raise
             else:
-                return await self._settle(request, answer, attempt)
+                return await self._settler.settle(order, answer, attempt)
         raise AssertionError("the loop always returns")
 
     async def _attempt(self, request: Request, *, is_first: bool) -> Answer:
@@ -176,7 +214,7 @@ class ApiClient:
             if self._pacer is not None:
                 await self._pacer.acquire()
             if is_first:  # not before it is this call's turn: what waits needs no money
-                self._reserve(request)
+                self._settler.reserve(request)
             self.calls_made += 1
             try:
                 answer = await ask(self._openai, request)
@@ -188,15 +226,6 @@ class ApiClient:
         self._limit.observe(limited=False)
         self._learn(answer)
         return answer
-
-    def _reserve(self, request: Request) -> None:
-        self.ledger.reserve(
-            request.key,
-            kind=request.kind,
-            model=request.model,
-            request=request.record,
-            price_usd=request.bound_usd(self.prices),
-        )
 
     def _learn(self, answer: Answer) -> None:
         if self._pacer is None and (pace := requests_per_minute(answer.headers)) is not None:
@@ -213,110 +242,6 @@ class ApiClient:
         if seconds > _WORTH_TELLING_S:
             logger.info("waiting %.0f s before the next attempt: %s", seconds, failure)
         await asyncio.sleep(seconds)
-
-    async def _settle(self, request: Request, answer: Answer, attempts: int) -> Reply:
-        digest = extension = None
-        if answer.image is not None:
-            extension = picture_facts(answer.image).extension
-            digest = await asyncio.to_thread(self.ledger.store_picture, answer.image, extension)
-        cost = self._cost(request, answer)
-        self.ledger.settle(
-            request.key,
-            answer.outcome,
-            cost_usd=cost,
-            attempts=attempts,
-            created=answer.created,
-            answered_by=answer.model,
-            reason=answer.reason,
-            text=answer.text,
-            picture=digest,
-            extension=extension,
-            request_id=answer.request_id,
-            usage=answer.usage,
-        )
-        return Reply(
-            outcome=answer.outcome,
-            reason=answer.reason,
-            text=answer.text,
-            image=answer.image,
-            image_sha256=digest,
-            request_id=answer.request_id,
-            model=answer.model,
-            usage=answer.usage,
-            cost_usd=cost,
-            created=answer.created,
-            attempts=attempts,
-        )
-
-    def _cost(self, request: Request, answer: Answer) -> float:
-        price = self.prices.price(request.model)
-        if answer.is_free:
-            return 0.0
-        if not answer.usage:
-            # A server that does not say what it used is assumed to have used the most.
-            return request.bound_usd(self.prices)
-        usage = answer.usage
-        return price.cost(text=usage["text"], images=usage["images"], output=usage["output"])
-
-    def _fail(self, request: Request, failure: Transient | Rejected, attempts: int) -> Reply:
-        unknown_bill = isinstance(failure, Transient) and failure.may_be_billed
-        return self._settle_failed(request, str(failure), attempts, unknown_bill=unknown_bill)
-
-    def _settle_failed(
-        self, request: Request, reason: str, attempts: int, *, unknown_bill: bool
-    ) -> Reply:
-        self.ledger.settle(
-            request.key,
-            "failed",
-            cost_usd=0.0,
-            attempts=attempts,
-            created="",
-            reason=reason,
-            unknown_bill=unknown_bill,
-        )
-        return Reply(outcome="failed", reason=reason, model=request.model, attempts=attempts)
-
-    def _cached(self, entry: Entry) -> Reply:
-        image = None
-        if entry.picture is not None and entry.extension is not None:
-            image = self.ledger.read_picture(entry.picture, entry.extension)
-        return Reply(
-            outcome="done" if entry.state == "done" else "refused",
-            reason=entry.reason,
-            text=entry.text,
-            image=image,
-            image_sha256=entry.picture,
-            request_id=entry.request_id,
-            model=entry.answered_by or entry.model,
-            usage=entry.usage,
-            cost_usd=entry.cost_usd,
-            cached=True,
-            created=entry.created,
-            attempts=entry.attempts,
-        )
-
-
-class _Bar:
-    """Progress on stderr: how many, what became of them, what was spent."""
-
-    def __init__(self, name: str | None, total: int | None, ledger: Ledger) -> None:
-        from tqdm import tqdm
-
-        self._counts = {"done": 0, "refused": 0, "failed": 0}
-        self._ledger = ledger
-        self._bar = tqdm(desc=name, total=total, disable=name is None, mininterval=0.5)
-
-    def show(self, reply: Reply) -> None:
-        if self._bar.disable:
-            return
-        self._counts[reply.outcome] += 1
-        parts = [f"{count} {name}" for name, count in self._counts.items() if count]
-        spent = f"{self._ledger.spent_usd:.2f} USD"
-        self._bar.set_postfix_str(", ".join([*parts, spent]), refresh=False)
-        self._bar.update()
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 def _openai(base_url: str | None, api_key: str | None, timeout_s: float) -> "AsyncOpenAI":

@@ -5,13 +5,10 @@ settled after it, so that a kill at any moment neither loses a paid reply that w
 the budget be exceeded: a reservation that nobody settled stays counted.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,33 +16,18 @@ from pathlib import Path
 from typing import Literal, Self
 
 from .errors import Echo4oError
+from .ledger_file import LedgerError as LedgerError
+from .ledger_file import lock_exclusively, open_database, sqlite_errors
+from .records import sync_folder
 
 logger = logging.getLogger(__name__)
 
-APPLICATION_ID = 0x65346F4C  # "e4oL", in the SQLite header
-LEDGER_VERSION = 1
-
 State = Literal["reserved", "done", "refused", "failed"]
 
-_SCHEMA = """
-CREATE TABLE calls (
-  key TEXT PRIMARY KEY, kind TEXT NOT NULL, model TEXT NOT NULL, request TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('reserved', 'done', 'refused', 'failed')),
-  reserved_usd REAL NOT NULL DEFAULT 0, cost_usd REAL NOT NULL DEFAULT 0,
-  lost_usd REAL NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
-  created TEXT NOT NULL DEFAULT '', answered_by TEXT, reason TEXT, text TEXT,
-  picture TEXT, extension TEXT, request_id TEXT, usage TEXT NOT NULL DEFAULT '{}'
-) WITHOUT ROWID;
-CREATE INDEX calls_by_state ON calls (state);
-"""
 _COLUMNS = (
     "key, kind, model, request, state, reserved_usd, cost_usd, lost_usd, attempts, created, "
-    "answered_by, reason, text, picture, extension, request_id, usage"
+    "answered_by, reason, text, picture, extension, request_id, usage, batch"
 )
-
-
-class LedgerError(Echo4oError):
-    """The ledger file cannot be used."""
 
 
 class BudgetExceeded(Echo4oError):
@@ -80,6 +62,8 @@ class Entry:
     extension: str | None = None
     request_id: str | None = None
     usage: dict[str, int]
+    batch: str | None = None
+    """Token of the batch in which it is, or was settled."""
 
 
 class Ledger:
@@ -102,11 +86,11 @@ class Ledger:
             raise LedgerError(f"there is no ledger at {path}")
         if not read_only:
             self.pictures.mkdir(parents=True, exist_ok=True)
-            self._lock_file = _exclusive(path.with_name(path.name + ".lock"), path)
+            self._lock_file = lock_exclusively(path.with_name(path.name + ".lock"), path)
         try:
-            self._database = _open(path, read_only)
+            self._database = open_database(path, read_only)
             sums = "SELECT total(cost_usd), total(reserved_usd), total(lost_usd) FROM calls"
-            with _sqlite_errors(path):
+            with sqlite_errors(path):
                 self._spent, self._reserved, self._lost = self._database.execute(sums).fetchone()
         except BaseException:
             self._unlock()
@@ -129,7 +113,7 @@ class Ledger:
 
     def find(self, key: str) -> Entry | None:
         """The entry with this content key."""
-        with self._lock, _sqlite_errors(self.path):
+        with self._lock, sqlite_errors(self.path):
             row = self._database.execute(
                 f"SELECT {_COLUMNS} FROM calls WHERE key = ?", (key,)
             ).fetchone()
@@ -143,7 +127,7 @@ class Ledger:
         )
         last = ""
         while True:
-            with self._lock, _sqlite_errors(self.path):
+            with self._lock, sqlite_errors(self.path):
                 rows = self._database.execute(query, (last, state)).fetchall()
             yield from map(_entry, rows)
             if not rows:
@@ -152,35 +136,51 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """Number of calls by state; states that do not occur are 0."""
-        with self._lock, _sqlite_errors(self.path):
+        with self._lock, sqlite_errors(self.path):
             rows = self._database.execute("SELECT state, count(*) FROM calls GROUP BY state")
             return {"reserved": 0, "done": 0, "refused": 0, "failed": 0} | dict(rows.fetchall())
 
-    def reserve(self, key: str, *, kind: str, model: str, request: str, price_usd: float) -> None:
+    def reserve(
+        self,
+        key: str,
+        *,
+        kind: str,
+        model: str,
+        request: str,
+        price_usd: float,
+        batch: str | None = None,
+    ) -> None:
         """Set `price_usd`, an upper bound, aside for one call; call this before the call is made.
 
         A reservation left by a killed process moves to `lost_usd`, since that call may be billed.
+        `batch` is the token of the batch that will make the call; its lines stay reserved across
+        processes until the batch is collected.
 
         Raises:
             BudgetExceeded: the price does not fit into what is left of the budget.
-            LedgerError: the key is settled as done or refused.
+            LedgerError: the key is settled as done or refused, or under way in a batch.
         """
-        with self._lock, _sqlite_errors(self.path):
+        with self._lock, sqlite_errors(self.path):
             row = self._database.execute(
-                "SELECT state, reserved_usd FROM calls WHERE key = ?", (key,)
+                "SELECT state, reserved_usd, batch FROM calls WHERE key = ?", (key,)
             ).fetchone()
-            state, left_over = row or (None, 0.0)
+            state, left_over, earlier_batch = row or (None, 0.0, None)
             if state in ("done", "refused"):
                 raise LedgerError(
                     f"call {key[:12]} is settled as {state}; it is never bought again"
                 )
+            if state == "reserved" and earlier_batch is not None:
+                raise LedgerError(
+                    f"call {key[:12]} is under way in batch {earlier_batch[:8]}; collect or cancel "
+                    "the batch first, or it would be paid twice"
+                )
             self._check_budget(price_usd)
             self._database.execute(
-                "INSERT INTO calls (key, kind, model, request, state, reserved_usd) "
-                "VALUES (?, ?, ?, ?, 'reserved', ?) ON CONFLICT (key) DO UPDATE SET "
+                "INSERT INTO calls (key, kind, model, request, state, reserved_usd, batch) "
+                "VALUES (?, ?, ?, ?, 'reserved', ?, ?) ON CONFLICT (key) DO UPDATE SET "
                 "state = 'reserved', lost_usd = lost_usd + reserved_usd, "
-                "reserved_usd = excluded.reserved_usd, reason = NULL",
-                (key, kind, model, request, price_usd),
+                "reserved_usd = excluded.reserved_usd, reason = NULL, batch = excluded.batch",
+                (key, kind, model, request, price_usd, batch),
             )
             self._reserved += price_usd - left_over
             self._lost += left_over
@@ -191,7 +191,7 @@ class Ledger:
         Raises:
             BudgetExceeded: a second price does not fit; the first stays reserved.
         """
-        with self._lock, _sqlite_errors(self.path):
+        with self._lock, sqlite_errors(self.path):
             row = self._database.execute(
                 "SELECT reserved_usd FROM calls WHERE key = ? AND state = 'reserved'", (key,)
             ).fetchone()
@@ -225,7 +225,7 @@ class Ledger:
         A picture must have been stored with `store_picture` before. `unknown_bill` keeps the
         reservation, as lost: the last attempt may be billed although no reply came.
         """
-        with self._lock, _sqlite_errors(self.path):
+        with self._lock, sqlite_errors(self.path):
             row = self._database.execute(
                 "SELECT reserved_usd FROM calls WHERE key = ? AND state = 'reserved'", (key,)
             ).fetchone()
@@ -254,6 +254,11 @@ class Ledger:
             self._lost += lost
             self._spent += cost_usd
 
+    def execute(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[str, ...]]:
+        """Run one statement on the `batches` table, or one that changes no money."""
+        with self._lock, sqlite_errors(self.path):
+            return self._database.execute(statement, values).fetchall()
+
     def store_picture(self, data: bytes, extension: str) -> str:
         """Write received bytes under their SHA-256, flushed to the disk; returns the hash."""
         digest = hashlib.sha256(data).hexdigest()
@@ -266,6 +271,7 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        sync_folder(path.parent)
         return digest
 
     def picture_path(self, sha256: str, extension: str) -> Path:
@@ -311,72 +317,6 @@ class Ledger:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
-
-
-def _exclusive(lock: Path, ledger: Path) -> int:
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise LedgerError(
-            f"the ledger {ledger} is being written by another process; wait for it or stop it"
-        ) from None
-    return descriptor
-
-
-def _open(path: Path, read_only: bool) -> sqlite3.Connection:
-    with _sqlite_errors(path):
-        database = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            _prepare(database, path, read_only)
-        except BaseException:
-            database.close()
-            raise
-    return database
-
-
-def _prepare(database: sqlite3.Connection, path: Path, read_only: bool) -> None:
-    def pragma(name: str) -> int:
-        return int(database.execute(f"PRAGMA {name}").fetchone()[0])
-
-    is_empty = pragma("schema_version") == 0
-    if not is_empty and pragma("application_id") != APPLICATION_ID:
-        raise LedgerError(f"{path} is a database, but no echo4o ledger; choose another path")
-    if not is_empty and pragma("user_version") != LEDGER_VERSION:
-        raise LedgerError(
-            f"the ledger {path} has format {pragma('user_version')}, this echo4o reads format "
-            f"{LEDGER_VERSION}; use the echo4o that wrote it, or start in a new folder"
-        )
-    if read_only:
-        return
-    # WAL with NORMAL survives a kill of the process at any moment; power loss may cost the last
-    # moments, never the consistency.
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = NORMAL")
-    if is_empty:
-        identity = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = "
-        database.executescript(f"BEGIN; {_SCHEMA} {identity}{LEDGER_VERSION}; COMMIT;")
-
-
-@contextlib.contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if "disk is full" in str(error):
-            raise LedgerError(
-                f"the disk is full while writing {path}; free some space and run the command again"
-            ) from error
-        raise LedgerError(
-            f"the ledger {path} cannot be used ({error}); restore it from a copy, "
-            "or start in a new folder"
-        ) from error
 
 
 def _entry(row: tuple[object, ...]) -> Entry:

@@ -2,13 +2,15 @@
 
 import base64
 import binascii
+import contextlib
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from .calls import ChatRequest, ImageRequest, Request
+from .calls import ChatRequest, Request
 from .errors import Echo4oError, shown_address
 from .limits import exhausted_for, retry_after
 from .pictures import PictureError, picture_facts, sniff_mime
@@ -46,6 +48,10 @@ class Transient(Exception):
 class Rejected(Exception):
     """The service will never accept this request; others may be fine."""
 
+    def __init__(self, reason: str, *, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
@@ -81,10 +87,19 @@ async def ask(client: "AsyncOpenAI", request: Request) -> Answer:
     except openai.APIConnectionError as error:
         raise _connection_failure(error) from error
     document = _json_object(response.content)
-    headers = response.headers
-    if isinstance(request, ImageRequest):
-        return _read_image(document, headers, request)
-    return _read_chat(document, headers, request)
+    return read_answer(request.kind, request.model, document, response.headers)
+
+
+def read_answer(
+    kind: str, model: str, document: Mapping[str, Any], headers: Mapping[str, str]
+) -> Answer:
+    """The answer in the body of a reply with status 200; `kind` is `image` or `chat`.
+
+    Raises:
+        Transient: the body is not what was asked for.
+    """
+    reader = _read_image if kind == "image" else _read_chat
+    return reader(document, headers, model)
 
 
 async def _send(client: "AsyncOpenAI", request: Request) -> Any:
@@ -95,18 +110,13 @@ async def _send(client: "AsyncOpenAI", request: Request) -> Any:
         chat = client.chat.completions.with_raw_response
         raw = await chat.create(**request.body(), extra_headers=identity)
         return raw.http_response
-    optional: dict[str, Any] = {}
-    if request.quality != "auto":
-        optional["quality"] = request.quality
-    if request.output_format != "png":
-        optional["output_format"] = request.output_format
-    common = {"model": request.model, "prompt": request.prompt, "size": request.size, **optional}
     images = client.images.with_raw_response
     if request.references:
         files = [_upload(number, data) for number, data in enumerate(request.references, 1)]
-        raw = await images.edit(image=files, **common, extra_headers=identity)
+        fields = dataclasses.replace(request, references=()).body()
+        raw = await images.edit(image=files, **fields, extra_headers=identity)
     else:
-        raw = await images.generate(**common, extra_headers=identity)
+        raw = await images.generate(**request.body(), extra_headers=identity)
     return raw.http_response
 
 
@@ -117,9 +127,7 @@ def _upload(number: int, data: bytes) -> tuple[str, bytes, str]:
     return f"{number}.{mime.removeprefix('image/')}", data, mime
 
 
-def _read_image(
-    document: dict[str, Any], headers: Mapping[str, str], request: ImageRequest
-) -> Answer:
+def _read_image(document: Mapping[str, Any], headers: Mapping[str, str], model: str) -> Answer:
     try:
         image = base64.b64decode(document["data"][0]["b64_json"], validate=True)
         picture_facts(image)
@@ -141,7 +149,7 @@ def _read_image(
         }
     return Answer(
         outcome="done",
-        model=str(document.get("model") or request.model),
+        model=str(document.get("model") or model),
         created=_moment(document),
         headers=headers,
         request_id=headers.get("x-request-id"),
@@ -150,9 +158,7 @@ def _read_image(
     )
 
 
-def _read_chat(
-    document: dict[str, Any], headers: Mapping[str, str], request: ChatRequest
-) -> Answer:
+def _read_chat(document: Mapping[str, Any], headers: Mapping[str, str], model: str) -> Answer:
     try:
         choice = document["choices"][0]
         message = choice["message"]
@@ -168,7 +174,7 @@ def _read_chat(
     reason = str(refusal) if refusal else ("content_filter" if filtered else None)
     return Answer(
         outcome="done" if reason is None else "refused",
-        model=str(document.get("model") or request.model),
+        model=str(document.get("model") or model),
         created=_moment(document),
         headers=headers,
         request_id=headers.get("x-request-id"),
@@ -179,15 +185,32 @@ def _read_chat(
 
 
 def _read_error(error: "APIStatusError", request: Request, client: "AsyncOpenAI") -> Answer:
-    """The refusal that an error status means; everything else is raised."""
-    status, headers = error.status_code, error.response.headers
-    body = error.body if isinstance(error.body, dict) else {}
+    body = error.body if isinstance(error.body, dict) else {"message": error.message}
+    headers = error.response.headers
+    return read_problem(error.status_code, body, headers, model=request.model, client=client)
+
+
+def read_problem(
+    status: int,
+    body: Mapping[str, Any],
+    headers: Mapping[str, str],
+    *,
+    model: str | None,
+    client: "AsyncOpenAI",
+) -> Answer:
+    """The refusal that an error status and its `error` object mean; everything else is raised.
+
+    Without a `model` nothing can be refused: what was sent was no content.
+
+    Raises:
+        Transient, Rejected, Echo4oError: as `ask` does.
+    """
     code = str(body.get("code") or body.get("type") or "")
-    message = _clean(str(body.get("message") or error.message), client.api_key)
-    if status == 400 and code in REFUSAL_CODES:
+    message = clean(str(body.get("message") or "no reason given"), client.api_key)
+    if status == 400 and code in REFUSAL_CODES and model is not None:
         return Answer(
             outcome="refused",
-            model=request.model,
+            model=model,
             created="",
             headers=headers,
             request_id=headers.get("x-request-id"),
@@ -201,8 +224,8 @@ def _read_error(error: "APIStatusError", request: Request, client: "AsyncOpenAI"
         raise Echo4oError(f"{place} refused the API key; set OPENAI_API_KEY")
     if status == 403:
         raise Echo4oError(f"{place} does not allow this key to do that: {message}")
-    if status == 404:
-        raise Echo4oError(f"{place} has no model {request.model!r}: {message}")
+    if status == 404 and model is not None:
+        raise Echo4oError(f"{place} has no model {model!r}: {message}")
     reason = f"{status} {message}"
     if status in _RETRIED or status >= 500:
         raise Transient(
@@ -213,7 +236,27 @@ def _read_error(error: "APIStatusError", request: Request, client: "AsyncOpenAI"
             exhausted_s=exhausted_for(headers),
             is_rate_limit=status == 429,
         )
-    raise Rejected(reason)
+    raise Rejected(reason, status=status)
+
+
+@contextlib.asynccontextmanager
+async def translated(client: "AsyncOpenAI", model: str | None) -> AsyncIterator[None]:
+    """Errors of the SDK inside come out as `Transient`, `Rejected` or `Echo4oError`."""
+    import httpx2
+    import openai
+
+    try:
+        yield
+    except openai.APIStatusError as error:
+        body = error.body if isinstance(error.body, dict) else {"message": error.message}
+        headers = error.response.headers
+        answer = read_problem(error.status_code, body, headers, model=model, client=client)
+        raise Rejected(str(answer.reason)) from error
+    except openai.APIConnectionError as error:
+        raise _connection_failure(error) from error
+    except (httpx2.TransportError, openai.APIError) as error:
+        # The body of a reply broke off, or was none.
+        raise Transient(f"{type(error).__name__}: {error}", may_be_billed=True) from error
 
 
 def _connection_failure(error: "APIConnectionError") -> Transient:
@@ -221,7 +264,7 @@ def _connection_failure(error: "APIConnectionError") -> Transient:
 
     cause = error.__cause__
     never_sent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-    reason = f"{type(cause or error).__name__}: {_clean(str(cause or error), '')}"
+    reason = f"{type(cause or error).__name__}: {clean(str(cause or error), '')}"
     failure = Transient(reason, may_be_billed=not never_sent)
     return Unreachable(reason) if isinstance(cause, httpx2.ConnectError) else failure
 
@@ -257,7 +300,7 @@ def _count(value: object) -> int:
     return int(value) if isinstance(value, int | float) and value >= 0 else 0
 
 
-def _clean(message: str, api_key: str) -> str:
+def clean(message: str, api_key: str) -> str:
     """A message fit for a file: one line, not too long, without the key."""
     line = " ".join(message.split())
     if api_key:

@@ -4,11 +4,11 @@ import asyncio
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from echo4o.client import ApiClient, ImageRequest
+from echo4o.client import ApiClient, BatchOptions, ImageRequest
 from echo4o.ledger import Ledger
 
 # What the fork server imports once for all children.
-PRELOAD = ["openai.resources", "aiolimiter", "tqdm", "echo4o.client"]
+PRELOAD = ["openai.resources", "openai.types", "aiolimiter", "tqdm", "echo4o.client"]
 
 
 def requests(count: int) -> list[ImageRequest]:
@@ -29,6 +29,19 @@ def buy_all(url: str, key: str, ledger: Path, count: int, begun: Event) -> None:
             async with ApiClient(ledger=book, base_url=url, api_key=key, **settings) as client:
                 begun.set()
                 async for _ in client.run(requests(count)):
+                    pass
+
+    asyncio.run(work())
+
+
+def buy_batches(url: str, key: str, ledger: Path, count: int) -> None:
+    """Buy `count` pictures by the Batch API, ten in a batch."""
+
+    async def work() -> None:
+        options = BatchOptions(poll_s=0.05, grace_s=0.3, max_lines=10, rounds=10)
+        with Ledger(ledger, budget_usd=1.0) as book:
+            async with ApiClient(ledger=book, base_url=url, api_key=key) as client:
+                async for _ in client.run_batches(requests(count), options=options):
                     pass
 
     asyncio.run(work())

@@ -1,8 +1,9 @@
-"""Faults on purpose: latency, 429, 5xx, cut replies, refusals, garbage, wrong pictures.
+"""Faults on purpose: latency, 429, 5xx, cut replies, refusals, garbage, wrong or unsafe pictures.
 
 Every fault can be replayed. Transport faults follow from (seed, content of the request, attempt
-number of that content); outcomes (refuse, garbage of a judge, misalign) from (seed, content) alone,
-because they decide what is bought, and a purchase must not depend on when a client was killed.
+number of that content); outcomes (refuse, garbage or flag of a judge, misalign) from (seed,
+content) alone, because they decide what is bought, and a purchase must not depend on when a client
+was killed.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from ..errors import Echo4oError
 from ..limits import duration
 
 TransportFault = Literal["429", "500", "503", "cut", "truncate", "garbage"]
-OutcomeFault = Literal["refuse", "garbage", "misalign"]
+OutcomeFault = Literal["refuse", "garbage", "misalign", "flag"]
 Style = Literal["openai", "hub"]
 
 Scope = dict[str, Any]
@@ -28,7 +29,8 @@ Message = dict[str, Any]
 # `abort(client, reset)` ends the TCP connection of a client, by reset or in the ordinary way.
 Abort = Callable[[Any, bool], None]
 
-_SHARES = ("429", "500", "503", "cut", "truncate", "refuse", "garbage", "misalign")
+_OUTCOMES = ("refuse", "garbage", "misalign", "flag")
+_SHARES = ("429", "500", "503", "cut", "truncate", "expire", *_OUTCOMES)
 _KNOWN = (*_SHARES, "latency", "retry_after", "rpm", "seed")
 # Of larger bodies only the start and the length count as content: uploads stay streams.
 _CONTENT_BYTES = 1 << 20
@@ -54,7 +56,7 @@ class Faults:
         for name, share in self.shares:
             if not 0 <= share <= 1:
                 raise Echo4oError(f"fault {name!r} needs a share between 0 and 1, got {share}")
-        for kinds in (("429", "500", "503", "cut", "truncate"), ("refuse", "garbage", "misalign")):
+        for kinds in (("429", "500", "503", "cut", "truncate"), _OUTCOMES):
             if sum(self._share(kind) for kind in kinds) > 1:
                 raise Echo4oError(f"the shares of {', '.join(kinds)} must sum to at most 1")
 
@@ -92,6 +94,10 @@ class Faults:
         """What happens to this attempt (from 1) on its way."""
         kinds = ("429", "500", "503", "cut", "truncate", "garbage")
         return self._draw(f"{content}|{attempt}", kinds)
+
+    def expires(self, content: str, attempt: int) -> bool:
+        """Whether a batch ends before its turn comes to this line."""
+        return self._draw(f"{content}|{attempt}|batch", ("expire",)) is not None
 
     def outcome(self, content: str, *, kinds: tuple[OutcomeFault, ...]) -> OutcomeFault | None:
         """What the service does wrong with this content, every time it is asked."""

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ class Batches:
         self.root.mkdir(parents=True, exist_ok=True)
         self._service = service
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._attempts: Counter[str] = Counter()
 
     def resume(self) -> None:
         """Go on with what an earlier process began."""
@@ -205,23 +207,26 @@ class Batches:
         operation = self._service.operation(endpoint)
         assert operation is not None, endpoint
         job = self._service.job(endpoint, line["body"], client_key=line["custom_id"], in_batch=True)
-        fault = self._service.faults.transport(job.content.key, 1)
+        self._attempts[job.content.key] += 1
+        attempt = self._attempts[job.content.key]
+        result: dict[str, Any] = {
+            "id": f"batch_req_{job.content.key[:24]}",
+            "custom_id": line["custom_id"],
+            "response": None,
+            "error": None,
+        }
+        if self._service.faults.expires(job.content.key, attempt):
+            message = "This request could not be executed before the completion window expired."
+            return result | {"error": {"code": "batch_expired", "message": message}}
+        fault = self._service.faults.transport(job.content.key, attempt)
         try:
             if fault in ("429", "500", "503"):
                 raise ApiProblem(int(fault), "Injected by the sandbox.", kind="server_error")
             status, body = 200, operation(job)
         except ApiProblem as problem:
             status, body = problem.status, problem.body
-        return {
-            "id": f"batch_req_{job.content.key[:24]}",
-            "custom_id": line["custom_id"],
-            "response": {
-                "status_code": status,
-                "request_id": job.content.request_id,
-                "body": body,
-            },
-            "error": None,
-        }
+        facts = {"status_code": status, "request_id": job.content.request_id, "body": body}
+        return result | {"response": facts}
 
     def _finished(self, identity: str) -> dict[str, dict[str, Any]]:
         path = self.root / f"{identity}.lines"
@@ -236,8 +241,8 @@ class Batches:
 
     def _finish(self, identity: str, results: list[dict[str, Any]]) -> None:
         batch = self.get(identity)
-        good = [one for one in results if one["response"]["status_code"] == 200]
-        wrong = [one for one in results if one["response"]["status_code"] != 200]
+        good = [one for one in results if _status(one) == 200]
+        wrong = [one for one in results if _status(one) != 200]
         for field, part in (("output_file_id", good), ("error_file_id", wrong)):
             if part:
                 data = "".join(json.dumps(one) + "\n" for one in part).encode()
@@ -245,7 +250,8 @@ class Batches:
                 created = batch["created_at"]
                 facts = self.files.add(name, "batch_output", data, created=created)
                 batch[field] = facts["id"]
-        word = "cancelled" if batch["status"] == "cancelling" else "completed"
+        word = "expired" if any(one["error"] for one in wrong) else "completed"
+        word = "cancelled" if batch["status"] == "cancelling" else word
         counts = batch["request_counts"] | {"completed": len(good), "failed": len(wrong)}
         batch |= {"status": word, f"{word}_at": int(time.time()), "request_counts": counts}
         self._save(batch)
@@ -320,6 +326,11 @@ def _read_lines(data: bytes, endpoint: str) -> tuple[list[dict[str, Any]], list[
             seen.add(identity)
             lines.append(line)
     return lines, problems[:100]
+
+
+def _status(result: dict[str, Any]) -> int | None:
+    """Status of a finished line, None for one that was never run."""
+    return result["response"] and result["response"]["status_code"]
 
 
 def _problem(code: str, message: str, line: int | None) -> dict[str, Any]:

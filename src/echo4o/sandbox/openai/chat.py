@@ -1,7 +1,6 @@
 """/v1/chat/completions: text and pictures in, a judged, described or rewritten answer out."""
 
-import base64
-import binascii
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -10,6 +9,7 @@ from .. import judge
 from ..judge_forms import forced_verdict
 from .images import open_picture
 from .problems import bad, refuse_unknown, unsupported
+from .reading import data_url
 from .usage import chat_usage, sent_picture_tokens, text_tokens
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _KNOWN = (
     *("tools", "tool_choice", "logprobs", "stop", "frequency_penalty", "presence_penalty"),
     *("service_tier", "parallel_tool_calls", "stream_options"),
 )
+_FLAGS = ("unsafe", "minor", "trademark")
 _GARBAGE = (
     "Sure! Here is what I think: the picture is quite nice and I like it.",
     "<html><body>upstream error</body></html>",
@@ -41,14 +42,15 @@ def complete(job: "Job") -> dict[str, Any]:
     _refuse_unsupported(body)
     longest = _limit(body)
     question, texts = _read_messages(body)
-    fault = job.outcome("refuse", "garbage")
+    fault = job.outcome("refuse", "garbage", "flag")
     text, refusal = "", None
     if fault == "refuse":
         refusal = "I'm sorry, I can't help with that."
     elif fault == "garbage":
         text = _GARBAGE[job.content.seed % len(_GARBAGE)]
     else:
-        text = judge.answer(question)
+        flag = _FLAGS[job.content.seed % len(_FLAGS)] if fault == "flag" else None
+        text = judge.answer(replace(question, flag=flag))
     spoken, is_cut = _truncate(text if refusal is None else refusal, longest)
     prompt = sum(map(text_tokens, texts)) + _MESSAGE_TOKENS * len(body["messages"])
     images = sum(sent_picture_tokens(*picture.size) for picture in question.pictures)
@@ -126,15 +128,7 @@ def _data_url(value: object, where: str) -> bytes:
     url = value.get("url") if isinstance(value, dict) else None
     if not isinstance(url, str):
         raise bad(f"{where}.content", "'image_url' needs a 'url'.")
-    if not url.startswith("data:"):
-        raise unsupported(f"{where}.content", "pictures by address, only data URLs")
-    head, separator, encoded = url.partition(",")
-    if not separator or not head.endswith(";base64"):
-        raise bad(f"{where}.content", "A data URL must be base64: data:image/png;base64,...")
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
-        raise bad(f"{where}.content", "The data URL holds no valid base64.") from error
+    return data_url(url, f"{where}.content")
 
 
 def _response_format(body: dict[str, Any]) -> tuple[judge.Form, dict[str, Any] | None]:

@@ -1,5 +1,7 @@
 """Reads the bodies of requests, with limits."""
 
+import base64
+import binascii
 import json
 from typing import Any
 
@@ -7,7 +9,7 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 
 from .images import MAX_REFERENCE_BYTES, MAX_REFERENCES
-from .problems import ApiProblem, bad
+from .problems import ApiProblem, bad, unsupported
 
 _MAX_JSON_BYTES = 128 * 1024 * 1024
 _MAX_FORM_BYTES = 200 * 1024 * 1024
@@ -60,6 +62,31 @@ async def read_form(request: Request) -> tuple[dict[str, Any], list[bytes]]:
     if not 1 <= len(uploads) <= MAX_REFERENCES:
         raise bad("image", f"Edits take 1 to {MAX_REFERENCES} pictures, got {len(uploads)}.")
     return body, uploads
+
+
+def data_url(url: str, where: str) -> bytes:
+    """The picture in a data URL; `where` names the parameter in an error."""
+    if not url.startswith("data:"):
+        raise unsupported(where, "pictures by address, only data URLs")
+    head, separator, encoded = url.partition(",")
+    if not separator or not head.endswith(";base64"):
+        raise bad(where, "A data URL must be base64: data:image/png;base64,...")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        raise bad(where, "The data URL holds no valid base64.") from error
+
+
+def edit_line(body: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Parameters and pictures of an edit in a batch, which comes as JSON."""
+    pictures = body.get("images")
+    if not isinstance(pictures, list) or not 1 <= len(pictures) <= MAX_REFERENCES:
+        raise bad("images", f"Edits take 1 to {MAX_REFERENCES} pictures in 'images'.")
+    urls = [one.get("image_url") if isinstance(one, dict) else None for one in pictures]
+    if not all(isinstance(url, str) for url in urls):
+        raise bad("images", "Each of 'images' needs an 'image_url'.")
+    rest = {name: value for name, value in body.items() if name != "images"}
+    return rest, [data_url(str(url), "images") for url in urls]
 
 
 def _check_length(request: Request, limit: int) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -11,8 +11,9 @@ from ..faults import Faults, OutcomeFault
 from .bills import Bills
 from .chat import CHAT_MODELS, complete
 from .content import Content, content_of
-from .images import IMAGE_MODELS, make_pictures
+from .images import IMAGE_MODELS, make_pictures, open_picture
 from .problems import ApiProblem, bad
+from .reading import edit_line
 
 MODELS = (*IMAGE_MODELS, *CHAT_MODELS)
 
@@ -86,8 +87,14 @@ class Service:
         """The operation that a batch may name, None for others."""
         return {
             "/v1/images/generations": self.generate,
+            "/v1/images/edits": self._edit_line,
             "/v1/chat/completions": self.chat,
         }.get(endpoint)
+
+    def _edit_line(self, job: Job) -> dict[str, Any]:
+        body, pictures = edit_line(job.body)
+        references = [open_picture(data, "images") for data in pictures]
+        return self.edit(replace(job, body=body), references)
 
 
 def _check_model(body: dict[str, Any], allowed: tuple[str, ...]) -> None:
