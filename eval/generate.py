@@ -1,151 +1,67 @@
-"""Makes a picture for every item: batched, with recorded seeds, resumable, one file per item.
+"""Makes pictures for every item: batched, with recorded seeds, resumable, one file per picture.
 
 A folder of pictures belongs to one model and one set of settings, named in its manifest; finished
-pictures are kept, and a run with anything else in the same folder is refused.
+pictures are kept, and a run with anything else in the same folder is refused. Several processes
+(`--processes`, torchrun, accelerate launch) share what is left to do.
 """
 
+import datetime
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
 
 from echo4o.errors import Echo4oError
-from echo4o.hub import resolve
+from echo4o.launch import is_rank
 from echo4o.models.pictures import PictureRecord, encode_png
-from echo4o.records import sha256_file, write_atomic
+from echo4o.records import write_atomic
 
 from .items import Item, ItemSet
+from .painters import ModelIdentity, Painter, PaintSettings, manifest_facts
 from .pictures import find_pictures, name_of
 
 if TYPE_CHECKING:
-    from echo4o import Echo4oPipeline
-
-logger = logging.getLogger(__name__)
+    from accelerate import PartialState
 
 MANIFEST = "manifest.json"
+_LONGEST_WAIT = datetime.timedelta(days=7)
+"""Of one process for the slowest of the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GenerateConfig:
-    """How pictures are made; everything but `batch_size` changes them."""
+class GenerateConfig(PaintSettings):
+    """How pictures are made, how many, and how many at once."""
 
-    seed: int = 0
-    """Every item's own seed follows from this one and its number."""
-    steps: int | None = None
-    """Denoising steps; None means the pipeline's default."""
-    guidance: float | None = None
-    """Guidance scale for the text; None means the pipeline's default."""
-    size: tuple[int, int] | None = None
-    """Width and height in pixels; None means what the model was made for."""
+    samples: int = 1
+    """Pictures of each item; more can be added later."""
     batch_size: int = 8
     """Pictures made at once."""
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1, got {self.steps}")
+        PaintSettings.__post_init__(self)
+        if self.samples < 1:
+            raise ValueError(f"`samples` must be at least 1, got {self.samples}")
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}")
-        if self.seed < 0:
-            raise ValueError(f"`seed` must not be negative, got {self.seed}")
-
-    def identity(self) -> dict[str, Any]:
-        """Return what determines the pictures."""
-        size = None if self.size is None else list(self.size)
-        return {"seed": self.seed, "steps": self.steps, "guidance": self.guidance, "size": size}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelIdentity:
-    """Exactly which weights."""
+class Wanted(NamedTuple):
+    """One picture to be made."""
 
-    id: str
-    """Hub id, or the name of the folder."""
-    revision: str | None
-    """Commit on the Hub; None for a folder."""
-    sha256: str | None
-    """Hash over the folder's files; None for a Hub id, whose commit says as much."""
+    item: Item
+    sample: int
+    """From 1."""
 
 
-class Painter(Protocol):
-    """The seam to whatever makes pictures."""
-
-    identity: ModelIdentity
-
-    def paint(
-        self, prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
-    ) -> Sequence[Image.Image]:
-        """Return one picture per prompt; a picture depends on its own prompt and seed only."""
-
-
-class PipelinePainter:
-    """Our own pipeline, from a Hub id or a folder; loaded when the first picture is wanted."""
-
-    def __init__(self, model: str, revision: str | None = None) -> None:
-        self.identity = identify(model, revision)
-        self._source = model
-        self._pipeline: Echo4oPipeline | None = None
-
-    def paint(
-        self, prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
-    ) -> Sequence[Image.Image]:
-        """Return one picture per prompt."""
-        import torch
-
-        options: dict[str, Any] = {}
-        if config.steps is not None:
-            options["num_inference_steps"] = config.steps
-        if config.guidance is not None:
-            options["guidance_scale"] = config.guidance
-        if config.size is not None:
-            options["width"], options["height"] = config.size
-        # Noise is drawn on the CPU, one generator per picture, so that it is the same everywhere.
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        pipeline: Callable[..., Any] = self._load()
-        images: Sequence[Image.Image] = pipeline(
-            list(prompts), generator=generators, **options
-        ).images
-        return images
-
-    def _load(self) -> "Echo4oPipeline":
-        if self._pipeline is None:
-            import torch
-
-            from echo4o import Echo4oPipeline
-
-            pipeline = Echo4oPipeline.from_pretrained(self._source, revision=self.identity.revision)
-            pipeline.set_progress_bar_config(disable=True)
-            if torch.cuda.is_available():
-                pipeline.to("cuda")
-            self._pipeline = pipeline
-        return self._pipeline
-
-
-def identify(model: str, revision: str | None) -> ModelIdentity:
-    """Pin a model: the commit of a Hub repository, or a hash over a folder's files.
-
-    Raises:
-        Echo4oError: the name is neither a folder nor a Hub id, or the Hub has no such model.
-    """
-    folder = Path(model)
-    if folder.is_dir():
-        if revision is not None:
-            raise Echo4oError(f"{model} is a folder and has no revision {revision!r}; drop it")
-        return ModelIdentity(id=folder.resolve().name, revision=None, sha256=_hash_folder(folder))
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise Echo4oError(f"{model!r} is neither a folder nor a Hub id (owner/name)")
-    return ModelIdentity(id=model, revision=resolve(model, "model", revision), sha256=None)
-
-
-def seed_of(seed: int, number: int) -> int:
-    """Return the seed of item `number`: 0 to 2**31 - 1, unrelated between neighbours."""
-    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
+def seed_of(seed: int, number: int, sample: int = 1) -> int:
+    """Return the seed of a picture of item `number`: 0 to 2**31 - 1, unrelated between pictures."""
+    name = f"{seed}/{number}" if sample == 1 else f"{seed}/{number}/{sample}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1
 
 
 def generate(
@@ -156,40 +72,53 @@ def generate(
     config: GenerateConfig,
     *,
     progress: bool = False,
-) -> dict[int, Path]:
-    """Make the pictures that are not there yet; return all of them by item number.
+) -> int:
+    """Make the pictures that are not there yet; return how many this process made.
+
+    One of several processes makes its share, and returns when all have finished.
 
     Args:
         items: For which items.
         source: The set they come from; it is part of the manifest.
         painter: What makes the pictures.
-        folder: Where they go, as `<number>.png`.
+        folder: Where they go: `7.png`, further samples of the same item `7-2.png`, `7-3.png`.
         config: Settings.
         progress: Show a bar on stderr.
 
     Raises:
         Echo4oError: the folder holds pictures of another model, item set or setting.
     """
-    _settle_manifest(folder, _manifest(source, painter, config))
-    present = find_pictures(folder)
-    todo = [item for item in items if item.number not in present]
-    bar = tqdm(
-        total=len(items),
-        initial=len(items) - len(todo),
-        desc="generate",
-        disable=not progress,
-        unit="picture",
-    )
-    with bar:
-        for batch in _batches(todo, config.batch_size):
-            seeds = [seed_of(config.seed, item.number) for item in batch]
-            pictures = painter.paint([item.prompt for item in batch], seeds, config)
-            for item, seed, picture in zip(batch, seeds, pictures, strict=True):
-                path = folder / name_of(item)
-                write_atomic(path, _encode(picture, item, seed, painter.identity, config))
-                present[item.number] = path
+    processes = _processes()
+    settle_manifest(folder, _manifest(source, painter, config))
+    todo = missing(items, folder, config.samples)
+    number, count = 0, 1
+    if processes is not None:
+        processes.wait_for_everyone()  # until each has seen what is left; nobody has begun
+        number, count = processes.process_index, processes.num_processes
+    share = todo[number::count]
+    title = "generate" if count == 1 else f"generate, process {number + 1} of {count}"
+    with tqdm(total=len(share), desc=title, disable=not progress, unit="picture") as bar:
+        for batch in _batches(share, config.batch_size):
+            seeds = [seed_of(config.seed, one.item.number, one.sample) for one in batch]
+            pictures = painter.paint([one.item.prompt for one in batch], seeds, config)
+            for one, seed, picture in zip(batch, seeds, pictures, strict=True):
+                data = _encode(picture, one, seed, painter.identity, config)
+                write_atomic(folder / name_of(one.item, one.sample), data)
             bar.update(len(batch))
-    return {item.number: present[item.number] for item in items}
+    if processes is not None:
+        processes.wait_for_everyone()
+    return len(share)
+
+
+def missing(items: Sequence[Item], folder: Path, samples: int) -> list[Wanted]:
+    """Return the pictures that `folder` lacks: first samples first, then the second ones."""
+    found = {sample: find_pictures(folder, sample) for sample in range(1, samples + 1)}
+    return [
+        Wanted(item, sample)
+        for sample, present in found.items()
+        for item in items
+        if item.number not in present
+    ]
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -206,16 +135,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return value
 
 
-def _manifest(source: ItemSet, painter: Painter, config: GenerateConfig) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "items": {"source": source.source, "sha256": source.sha256},
-        "model": asdict(painter.identity),
-        "settings": config.identity(),
-    }
+def settle_manifest(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Write a picture folder's manifest, or hold what is there against it.
 
-
-def _settle_manifest(folder: Path, wanted: dict[str, Any]) -> None:
+    Raises:
+        Echo4oError: the folder's pictures were made differently, or nobody knows how.
+    """
     found = read_manifest(folder)
     if found is None:
         if folder.is_dir() and find_pictures(folder):
@@ -233,6 +158,28 @@ def _settle_manifest(folder: Path, wanted: dict[str, Any]) -> None:
         )
 
 
+def _manifest(source: ItemSet, painter: Painter, config: GenerateConfig) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "items": {"source": source.source, "sha256": source.sha256},
+        "model": asdict(painter.identity),
+        **manifest_facts(painter),
+        "settings": config.identity(),
+    }
+
+
+def _processes() -> "PartialState | None":
+    """The processes of this run; None when it is the only one."""
+    if not is_rank():
+        return None
+    import torch
+    from accelerate import PartialState
+
+    # Unless it is told, accelerate gives several processes without a GPU no barriers.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_LONGEST_WAIT)
+    return state if state.num_processes > 1 else None
+
+
 def _differences(found: object, wanted: object, name: str = "") -> Iterator[str]:
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):
         for key in dict.fromkeys([*found, *wanted]):
@@ -241,31 +188,24 @@ def _differences(found: object, wanted: object, name: str = "") -> Iterator[str]
         yield f"{name} is {found!r} there and {wanted!r} now"
 
 
-def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _batches(wanted: Sequence[Wanted], size: int) -> Iterator[Sequence[Wanted]]:
+    for start in range(0, len(wanted), size):
+        yield wanted[start : start + size]
 
 
 def _encode(
-    picture: Image.Image, item: Item, seed: int, model: ModelIdentity, config: GenerateConfig
+    picture: Image.Image, one: Wanted, seed: int, model: ModelIdentity, config: GenerateConfig
 ) -> bytes:
     facts = PictureRecord(
-        prompt=item.prompt,
+        prompt=one.item.prompt,
         model=model.id,
         revision=model.revision,
         seed=seed,
-        parameters={"item": item.number, "model_sha256": model.sha256, **config.identity()},
+        parameters={
+            "item": one.item.number,
+            "sample": one.sample,
+            "model_sha256": model.sha256,
+            **config.identity(),
+        },
     )
     return encode_png(picture, facts)
-
-
-def _hash_folder(folder: Path) -> str:
-    """Hash of the names and contents of a model folder's files; prose and records left out."""
-    digest = hashlib.sha256()
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    for path in files:
-        name = path.relative_to(folder).as_posix()
-        if name.startswith(".") or path.suffix in (".md", ".png") or path.name == "record.json":
-            continue
-        digest.update(f"{name}\0{sha256_file(path)}\n".encode())
-    return digest.hexdigest()

@@ -129,9 +129,10 @@ def prepare(data: bytes, name: str) -> Picture:
         return Picture(name=name, data=_as_sent(image, data))
 
 
-def name_of(item: Item, sample: int = 1) -> str:
+def name_of(item: Item, sample: int = 1, extension: str = "png") -> str:
     """Return the file name that generation gives a picture of `item`."""
-    return f"{item.number}.png" if sample == 1 else f"{item.number}-{sample}.png"
+    which = "" if sample == 1 else f"-{sample}"
+    return f"{item.number}{which}.{extension}"
 
 
 @contextmanager

@@ -30,6 +30,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "data": {
         "plan": ("echo4o.dataset_builder.cli:plan", "write the rows to be made"),
         "generate": ("echo4o.dataset_builder.cli:generate", "buy the planned pictures"),
+        "check": ("echo4o.dataset_builder.quality_cli:check", "judge the pictures, mend the texts"),
         "build": ("echo4o.dataset_builder.cli:build", "turn a finished plan into Parquet"),
         "import": ("echo4o.dataset_builder.cli:import_", "read the authors' published layout"),
         "export": ("echo4o.dataset_builder.cli:export", "write it as a trainer reads it"),
@@ -46,11 +47,12 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "train": {
         "run": ("echo4o.training.cli:run", "train a recipe"),
+        "cache": ("echo4o.training.cli:cache", "encode a recipe's pictures once, for all runs"),
         "plan": ("echo4o.training.cli:plan", "what a recipe will need"),
     },
     "eval": {
         "fetch": ("echo4o.eval.cli:fetch", "get the authors' items and judge wording"),
-        "run": ("echo4o.eval.cli:run", "generate, judge and score a task"),
+        "run": ("echo4o.eval.run_cli:run", "generate, judge and score a task"),
         "judge": ("echo4o.eval.judge_cli:judge", "judge pictures that exist"),
         "report": ("echo4o.eval.cli:report", "write an HTML report of one or more runs"),
         "compare": ("echo4o.eval.judge_cli:compare", "which run is better, and do judges agree"),
@@ -229,7 +231,9 @@ def _run(noun: str, verb: str, words: list[str]) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     getattr(module, f"{function}_arguments")(parser)
-    getattr(module, function)(parser.parse_args(words))
+    args = parser.parse_args(words)
+    args.words = words  # as they were typed, for a verb that starts itself several times
+    getattr(module, function)(args)
 
 
 def _overview() -> str:

@@ -10,15 +10,9 @@ from eval_tools import KIT, WorldPainter, paint_into
 from PIL import Image
 
 from echo4o.errors import Echo4oError
-from echo4o.eval.generate import (
-    MANIFEST,
-    GenerateConfig,
-    PipelinePainter,
-    generate,
-    identify,
-    seed_of,
-)
+from echo4o.eval.generate import MANIFEST, GenerateConfig, generate, seed_of
 from echo4o.eval.items import select
+from echo4o.eval.painters import PipelinePainter, identify
 from echo4o.eval.pictures import find_pictures, load_picture
 from echo4o.models.pictures import read_record
 from echo4o.pictures import PictureError
@@ -36,7 +30,8 @@ def test_our_pipeline_paints_the_same_picture_in_every_batch(model_folder, tmp_p
     paths = {}
     for size in (3, 7):
         config = GenerateConfig(seed=5, steps=2, size=(64, 64), batch_size=size)
-        paths[size] = generate(ITEMS, KIT, painter, tmp_path / str(size), config)
+        assert generate(ITEMS, KIT, painter, tmp_path / str(size), config) == 7
+        paths[size] = find_pictures(tmp_path / str(size))
     for item in ITEMS:
         first, second = pixels(paths[3][item.number]), pixels(paths[7][item.number])
         assert first.shape == (64, 64, 3)
@@ -77,10 +72,12 @@ def test_interrupted_generation_goes_on_where_it_was(tmp_path):
     assert len(finished) == 4
     (tmp_path / "a" / ".9.png.x.tmp").write_bytes(b"half a picture")
     again = WorldPainter()
-    paths = generate(ITEMS, KIT, again, tmp_path / "a", config)
+    assert generate(ITEMS, KIT, again, tmp_path / "a", config) == 3
+    paths = find_pictures(tmp_path / "a")
     assert again.painted == [item.prompt for item in ITEMS[4:]]
     assert all((tmp_path / "a" / name).read_bytes() == data for name, data in finished.items())
-    whole = generate(ITEMS, KIT, WorldPainter(), tmp_path / "b", GenerateConfig(seed=1))
+    generate(ITEMS, KIT, WorldPainter(), tmp_path / "b", GenerateConfig(seed=1))
+    whole = find_pictures(tmp_path / "b")
     assert [whole[n].read_bytes() for n in whole] == [paths[n].read_bytes() for n in paths]
 
 
@@ -120,7 +117,7 @@ def test_a_hub_model_is_pinned_to_its_commit_and_a_missing_one_named(sandbox, tm
     code = """
 from huggingface_hub import HfApi
 from echo4o.errors import Echo4oError
-from echo4o.eval.generate import identify
+from echo4o.eval.painters import identify
 HfApi().create_repo("rehearsal/eval-identify")
 commit = HfApi().upload_file(
     path_or_fileobj=b"one", path_in_repo="a.txt", repo_id="rehearsal/eval-identify"

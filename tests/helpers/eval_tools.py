@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from echo4o.eval.generate import GenerateConfig, ModelIdentity
 from echo4o.eval.items import Item
+from echo4o.eval.painters import ModelIdentity, PaintSettings
 from echo4o.eval.protocols import Finding
 from echo4o.eval.runs import Run, save_run
 from echo4o.eval.tasks import get_task
@@ -21,13 +21,15 @@ KIT = TASK.items("kit")
 class WorldPainter:
     """Paints with the sandbox's world: a second implementation of the Painter seam."""
 
+    made_by = "WorldPainter"
+
     def __init__(self, name: str = "world", die_after: int | None = None) -> None:
         self.identity = ModelIdentity(id=name, revision=None, sha256="0" * 64)
         self.painted: list[str] = []
         self._left = die_after
 
     def paint(
-        self, prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
+        self, prompts: Sequence[str], seeds: Sequence[int], config: PaintSettings
     ) -> list[Image.Image]:
         if self._left is not None:
             self._left -= len(prompts)

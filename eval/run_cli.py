@@ -1,0 +1,186 @@
+"""`echo4o eval run`: make the pictures of a task, have them judged, write the report."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .judge_cli import (
+    Command,
+    check_judges,
+    judge_pictures,
+    judging_arguments,
+    read_command,
+    task_arguments,
+)
+
+if TYPE_CHECKING:
+    from .buying import BuyConfig
+
+PICTURES = "pictures"
+PURCHASES = Path("bought") / "ledger.sqlite"
+REPORT = "report.html"
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `echo4o eval run`."""
+    task_arguments(parser)
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="folder or Hub id of an Echo4oPipeline or of any text-to-image pipeline of diffusers; "
+        "api:NAME for an image model behind an OpenAI-compatible API",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
+    parser.add_argument("--out", type=Path, required=True, help="folder of this run; resumes")
+    parser.add_argument(
+        "--samples-per-prompt", type=int, default=1, metavar="N", help="pictures of each item"
+    )
+    parser.add_argument("--steps", type=int, help="denoising steps; the pipeline's own if absent")
+    parser.add_argument(
+        "--guidance", type=float, help="text guidance; the pipeline's own if absent"
+    )
+    parser.add_argument(
+        "--size", type=_size, help="WIDTHxHEIGHT in pixels; the model's own if absent"
+    )
+    parser.add_argument(
+        "--dtype", help="float32, bfloat16 or float16; as the model comes if absent"
+    )
+    parser.add_argument("--batch-size", type=int, default=8, help="pictures made at once")
+    parser.add_argument("--seed", type=int, default=0, help="every picture's seed follows from it")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="make the pictures in so many processes of this machine, one GPU or a share of the "
+        "cores each; torchrun and accelerate launch work as well",
+    )
+    bought = parser.add_argument_group("pictures of api:NAME")
+    bought.add_argument("--quality", default="auto", help="as the API names it")
+    bought.add_argument(
+        "--picture-base-url", help="API of the image model, where it is not the judge's"
+    )
+    bought.add_argument(
+        "--picture-budget", type=float, help="most USD that this run's pictures may ever cost"
+    )
+    judging_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the pictures, judge, score and report; what is finished is kept."""
+    from echo4o.launch import is_first_rank, is_rank
+
+    from .buying import PREFIX
+
+    # Everything that can be wrong with the command and its surroundings is found before any work.
+    asked = read_command(args)
+    is_bought = args.model.startswith(PREFIX)
+    _refuse_useless_options(args, is_bought=is_bought)
+    if is_first_rank():
+        check_judges(asked, args.out)
+    if is_bought:
+        _buy(args, asked)
+    elif args.processes > 1 and not is_rank():
+        _launch(args)
+        return
+    else:
+        _paint(args, asked)
+    if is_first_rank():
+        judge_pictures(asked, args.out / PICTURES, args.out, explained=args.explain)
+        _report(args.out)
+
+
+def _paint(args: argparse.Namespace, asked: Command) -> None:
+    from echo4o.launch import is_first_rank
+
+    from .generate import GenerateConfig, generate
+    from .painters import PipelinePainter
+
+    config = GenerateConfig(
+        seed=args.seed,
+        steps=args.steps,
+        guidance=args.guidance,
+        size=args.size,
+        dtype=args.dtype,
+        samples=args.samples_per_prompt,
+        batch_size=args.batch_size,
+    )
+    painter = PipelinePainter(args.model, args.revision)
+    folder = args.out / PICTURES
+    generate(asked.items, asked.source, painter, folder, config, progress=is_first_rank())
+
+
+def _launch(args: argparse.Namespace) -> None:
+    """Run the same command once per process; the first of them judges and reports."""
+    from echo4o.launch import launch
+
+    status = launch(args.processes, "echo4o.cli", ["eval", "run", *args.words])
+    if status:
+        sys.exit(status)
+
+
+def _buy(args: argparse.Namespace, asked: Command) -> None:
+    from .buying import buy, estimate_usd
+
+    config = _buy_config(args)
+    folder = args.out / PICTURES
+    pictures, expected = estimate_usd(asked.items, folder, config)
+    print(f"pictures to buy: {pictures}, about {expected:.2f} USD")
+    bought = buy(
+        asked.items, asked.source, folder, config, ledger=args.out / PURCHASES, progress=True
+    )
+    print(
+        f"pictures: {bought.pictures} bought, {len(bought.refused)} refused, {len(bought.failed)} "
+        f"failed; {bought.calls} calls now, {bought.spent_usd:.4f} USD in all"
+    )
+
+
+def _buy_config(args: argparse.Namespace) -> "BuyConfig":
+    from .buying import PREFIX, BuyConfig
+
+    return BuyConfig(
+        model=args.model.removeprefix(PREFIX),
+        base_url=args.picture_base_url or args.base_url,
+        size=args.size or (1024, 1024),
+        quality=args.quality,
+        samples=args.samples_per_prompt,
+        concurrency=args.concurrency,
+        budget_usd=args.picture_budget,
+    )
+
+
+def _refuse_useless_options(args: argparse.Namespace, *, is_bought: bool) -> None:
+    if args.processes < 1:
+        raise ValueError(f"--processes must be at least 1, got {args.processes}")
+    local = {
+        "--revision": args.revision,
+        "--steps": args.steps,
+        "--guidance": args.guidance,
+        "--dtype": args.dtype,
+        "--processes": None if args.processes == 1 else args.processes,
+    }
+    remote = {
+        "--quality": None if args.quality == "auto" else args.quality,
+        "--picture-base-url": args.picture_base_url,
+        "--picture-budget": args.picture_budget,
+    }
+    given = [name for name, value in (local if is_bought else remote).items() if value is not None]
+    if given:
+        kind = "an image model behind an API" if is_bought else "a model that runs here"
+        raise ValueError(f"{given[0]} means nothing for {kind} ({args.model}); leave it away")
+
+
+def _report(out: Path) -> None:
+    from .report import write_report
+    from .runs import run_folders
+
+    path = write_report(run_folders(out), out / REPORT, progress=True)
+    print(f"report  {path}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT like 64x64, got {text!r}")
+    return int(width), int(height)
