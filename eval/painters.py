@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from echo4o.errors import Echo4oError
-from echo4o.hub import resolve
-from echo4o.hub_errors import patiently
+from echo4o.hub_reading import download_file, resolve
 from echo4o.records import sha256_file
 
 if TYPE_CHECKING:
@@ -234,17 +233,7 @@ def _index_file(model: str, revision: str | None) -> Path | None:
     if Path(model).is_dir():
         path = Path(model) / _INDEX
         return path if path.is_file() else None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
-    def download() -> str | None:
-        try:
-            return str(hf_hub_download(model, _INDEX, revision=revision))
-        except RemoteEntryNotFoundError:
-            return None
-
-    found = patiently(f"read {_INDEX} of {model}", download)
-    return None if found is None else Path(found)
+    return download_file(model, "model", _INDEX, revision or "main")
 
 
 def manifest_facts(painter: Painter) -> Mapping[str, Any]:

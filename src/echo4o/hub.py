@@ -8,9 +8,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .hub_errors import HubError, NotOnHubError, TagTakenError, VerificationError, patiently
+from .hub_reading import RepoType, download_folder, resolve
 from .inventory import (
     Changes,
     LocalFile,
@@ -41,7 +42,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-RepoType: TypeAlias = Literal["model", "dataset", "space"]
 
 KEPT = (".gitattributes", ".eval_results/*")
 """Files of a repo that are not ours to delete: the Hub's own and results sent in by others."""
@@ -66,7 +66,7 @@ class Published:
     uploaded_bytes: int
     """Size of the files that were sent, or after a dry run would be."""
     pull_request: int | None
-    """Number of the merged pull request; None when nothing had to change."""
+    """Number of the merged, or offered, pull request; None when nothing had to change."""
 
 
 def publish_folder(
@@ -80,6 +80,7 @@ def publish_folder(
     dry_run: bool = False,
     check: Callable[[str], None] | None = None,
     keep: Sequence[str] = KEPT,
+    merge: bool = True,
 ) -> Published:
     """Make a repo hold exactly what a folder holds, in one visible step, and tag it.
 
@@ -96,6 +97,8 @@ def publish_folder(
         check: called with the commit id of the complete upload before it is merged; an exception
             leaves `main` untouched and the draft open.
         keep: patterns of remote files that stay although the folder lacks them.
+        merge: False leaves the verified pull request open, for the repo's owners to decide on;
+            the repo must exist and `revision` is then the pull request's own commit.
 
     Raises:
         RefusedFileError: a file must not be published.
@@ -107,6 +110,8 @@ def publish_folder(
     repo = _Publication(repo_id, repo_type, files, tuple(keep))
     # 1. The repo, and whether the tag says that all is done.
     if not repo.exists(private):
+        if not merge:
+            raise NotOnHubError(f"there is no {repo_type} {repo_id} to open a pull request on")
         if dry_run:
             return repo.report(None, None, Changes(send=tuple(files)))
         repo.create(folder, private)
@@ -125,47 +130,11 @@ def publish_folder(
         changes = repo.upload(number, message)
         if check is not None:
             check(repo.commit(f"refs/pr/{number}"))
-        revision = repo.merge(number, base)
+        revision = repo.merge(number, base) if merge else repo.offer(number)
     # 4. Give it its name.
     if tag:
         repo.tag(tag, revision)
     return repo.report(revision, tag, changes, number)
-
-
-def resolve(repo_id: str, repo_type: RepoType, revision: str | None = None) -> str:
-    """The commit id behind a branch, tag or commit of a repo.
-
-    Raises:
-        NotOnHubError: there is no such repo or revision.
-    """
-    from huggingface_hub import HfApi
-
-    info = patiently(
-        f"find {repo_type} {repo_id} at {revision or 'main'}",
-        lambda: HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision),
-    )
-    return str(info.sha)
-
-
-def download_folder(
-    repo_id: str,
-    repo_type: RepoType,
-    revision: str | None = None,
-    local_dir: Path | None = None,
-) -> Path:
-    """Download a whole revision into `local_dir` or the Hub cache; an interrupted one resumes.
-
-    Raises:
-        NotOnHubError: there is no such repo or revision.
-    """
-    from huggingface_hub import snapshot_download
-
-    def download() -> str:
-        return str(
-            snapshot_download(repo_id, repo_type=repo_type, revision=revision, local_dir=local_dir)
-        )
-
-    return Path(patiently(f"download {repo_type} {repo_id} at {revision or 'main'}", download))
 
 
 class _Publication:
@@ -350,6 +319,19 @@ class _Publication:
                 f"{where} of {self.repo_id} differs from the folder in {len(changes.names)} files, "
                 f"such as {changes.names[0]}; run the command again when nobody else writes there"
             )
+
+    def offer(self, number: int) -> str:
+        """Make a draft ready for its reviewers; the commit that they see."""
+
+        def offer() -> None:
+            found = self.api.get_discussion_details(self.repo_id, number, repo_type=self.repo_type)
+            if found.status == "draft":
+                self.api.change_discussion_status(
+                    self.repo_id, number, "open", repo_type=self.repo_type
+                )
+
+        self.call(f"open pull request {number} of", offer)
+        return self.commit(f"refs/pr/{number}")
 
     def merge(self, number: int, base: str) -> str:
         """Merge the verified pull request; the commit on main, verified again."""
