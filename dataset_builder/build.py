@@ -12,12 +12,14 @@ from echo4o.pictures import PictureError, PictureFacts
 from echo4o.records import Input, JsonValue, RunRecord
 from echo4o.schema import DATASET_NAME, Picture, Row, Split, constraint_key
 
-from .card import CardFacts
+from .card import CardFacts, check_lines
 from .folder import PREVIEW_ROWS, FolderWriter, LeftOut, Result, check_target
 from .generate import LEDGER_NAME, Given, Purchases, Settings
+from .marking import Counted
 from .plan import Entry, read_plan
 from .splits import Candidate, choose_validation, ranked
 from .thumbnails import check_picture
+from .verdicts import Verdict, Verdicts, applied
 
 
 class _Ready(NamedTuple):
@@ -26,6 +28,8 @@ class _Ready(NamedTuple):
     entry: Entry
     bought: LedgerEntry
     references: tuple[LedgerEntry | Given, ...]
+    verdict: Verdict | None
+    """What `data check` said of it."""
 
 
 class Harvest:
@@ -42,6 +46,7 @@ class Harvest:
         """`license_id` is what the rows say of their pictures' licence; None reads all subsets."""
         self.plan, self.plan_sha256 = read_plan(folder)
         self.settings = Settings.load(folder)
+        self.verdicts = Verdicts.load(folder)
         self.left_out: list[LeftOut] = []
         self._license = license_id
         self._subset = subset
@@ -62,8 +67,14 @@ class Harvest:
                 state = "not generated" if bought is None else bought.state
                 self.left_out.append(LeftOut(state, entry.id, (bought and bought.reason) or ""))
                 continue
-            references = (self._purchases.reference(name) for name in entry.references)
-            found.append(_Ready(entry, bought, tuple(one for one in references if one)))
+            verdict = self.verdicts.find(entry, bought.picture)
+            if verdict is not None and verdict.decision == "drop":
+                reason, _, detail = verdict.reason.partition(": ")
+                self.left_out.append(LeftOut(reason, entry.id, detail))
+                continue
+            given = (self._purchases.reference(name) for name in entry.references)
+            references = tuple(one for one in given if one)
+            found.append(_Ready(applied(entry, verdict), bought, references, verdict))
         return found
 
     def rows(self, ready: list["_Ready"], validation: frozenset[str]) -> Iterator[Row]:
@@ -74,6 +85,15 @@ class Harvest:
                 yield self._row(one, split)
             except PictureError as error:
                 self.left_out.append(LeftOut("bad picture", one.entry.id, str(error)))
+
+    def checked(self, ready: list["_Ready"]) -> dict[str, JsonValue]:
+        """What `data check` counted, and how many rows of the dataset it never saw."""
+        subsets = {entry.id: entry.subset for entry in self.plan.rows}
+        counted = Counted()
+        for verdict in self.verdicts.by_id.values():
+            counted.add(subsets[verdict.id], verdict)
+        unchecked = sum(one.verdict is None for one in ready)
+        return {**counted.to_dict(), "unchecked": unchecked, "rules": dict(self.verdicts.header)}
 
     def _row(self, ready: "_Ready", split: Split) -> Row:
         entry, bought = ready.entry, ready.bought
@@ -104,6 +124,7 @@ class Harvest:
 
     def _provenance(self, ready: "_Ready") -> dict[str, JsonValue]:
         inputs: list[JsonValue] = [one.picture for one in ready.references]
+        checked = {} if ready.verdict is None else ready.verdict.provenance()
         return {
             "request_id": ready.bought.request_id,
             "model": _model(ready.bought),
@@ -115,6 +136,7 @@ class Harvest:
             },
             "created": ready.bought.created,
             "sha256": {"output_image": ready.bought.picture, "input_images": inputs},
+            **checked,
         }
 
 
@@ -186,14 +208,15 @@ def build(
                     "quality": harvest.settings.quality,
                 },
                 seed=harvest.plan.seed,
-                metrics={"planned": len(harvest.plan.rows)},
+                metrics={"planned": len(harvest.plan.rows), "check": harvest.checked(ready)},
                 started=started.isoformat(timespec="seconds"),
                 seconds=round(time.monotonic() - clock, 3),
             )
-            return writer.finish(record, _card(harvest, license_id), harvest.left_out)
+            card = _card(harvest, license_id, harvest.checked(ready))
+            return writer.finish(record, card, harvest.left_out)
 
 
-def _card(harvest: Harvest, license_id: str | None) -> CardFacts:
+def _card(harvest: Harvest, license_id: str | None, checked: dict[str, JsonValue]) -> CardFacts:
     return CardFacts(
         origin=(
             f"Made by recipe `{harvest.plan.recipe}` (seed {harvest.plan.seed}) with "
@@ -201,4 +224,5 @@ def _card(harvest: Harvest, license_id: str | None) -> CardFacts:
         ),
         license=license_id,
         tags=("synthetic", "echo4o"),
+        checks=check_lines(checked),
     )

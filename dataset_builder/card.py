@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from echo4o.records import JsonValue
 from echo4o.schema import DATASET_NAME, FORMAT_VERSION, SUBSETS
@@ -28,6 +28,8 @@ class CardFacts:
     """Licence identifier of the Hub, or None when nobody declared one."""
     tags: Sequence[str] = ("synthetic",)
     """Hub tags."""
+    checks: Sequence[str] = ()
+    """What was checked and found, in sentences."""
 
 
 def render_card(
@@ -105,5 +107,29 @@ def _text(facts: CardFacts, statistics: Mapping[str, JsonValue]) -> str:
             "and `provenance` are JSON texts. Counts stand in `statistics.json`, how all was made",
             "in `record.json`.",
             "",
+            "## Checks",
+            "",
+            *(facts.checks or ("Nobody checked the pictures against their texts.",)),
+            "",
         ]
+    )
+
+
+def check_lines(checked: Mapping[str, Any]) -> tuple[str, ...]:
+    """The counts of `data check` as a list in Markdown; empty when nothing was checked."""
+    if not checked["rows"]:
+        return ()
+    before, after = checked["aligned_before"]["all"], checked["aligned_after"]["all"]
+    rules = checked["rules"]
+    safety = ", ".join(f"{name} {count}" for name, count in checked["safety"].items())
+    dropped = "dropped" if rules["drop_flagged"] else "kept"
+    moderation = rules["moderation"] or "not asked"
+    credentials = sum(checked["credentials"].values())
+    return (
+        f"- A vision model (`{rules['model']}`) compared {before['judged']:,} of "
+        f"{checked['rows']:,} pictures with their texts: {before['aligned']:,} agreed. After "
+        f"rewriting and dropping, {after['aligned']:,} of {after['judged']:,} do.",
+        f"- Safety pass: {safety}; such rows are {dropped}. Moderation service: {moderation}.",
+        f"- Near-duplicates marked: {checked['near_duplicates']:,}. Rows nobody checked: "
+        f"{checked['unchecked']:,}. Pictures with content credentials: {credentials:,}.",
     )

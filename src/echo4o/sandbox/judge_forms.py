@@ -1,10 +1,11 @@
 """Fills a JSON schema from what the judge saw: a field's name says what is meant, its type how."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from . import world
-from .judge_look import Judged, Look, compare, rephrase, scores, sentence
+from .judge_look import Judged, Look, common_size, compare, rephrase, scores, sentence
 
 Schema = dict[str, Any]
 
@@ -108,12 +109,23 @@ def _array(schema: Schema, name: str, look: Look, root: Schema) -> list[Any]:
     members: list[Any] = [one for one in look.judged if one.was_asked]
     if re.search(r"object|seen|include|found_", lowered):
         members = list(look.seen)
+        if "count" in items.get("properties", {}):
+            return _counted([_value(items, name, look, member, root) for member in members])
     return [_value(items, name, look, member, root) for member in members]
+
+
+def _counted(ones: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Objects that agree in everything asked for as one entry with their number."""
+    groups: dict[str, dict[str, Any]] = {}
+    for one in ones:
+        key = str({**one, "count": 1})
+        groups[key] = {**one, "count": groups.get(key, {"count": 0})["count"] + 1}
+    return list(groups.values())
 
 
 def _boolean(name: str, look: Look, line: Judged | world.Seen | None) -> bool:
     if _SAFETY.search(name.lower()):
-        return False
+        return _is_flagged(name, look)
     if isinstance(line, Judged):
         return line.is_satisfied
     if name.lower() in ("blank", "is_blank", "empty"):
@@ -150,6 +162,8 @@ def _raw_number(schema: Schema, name: str, look: Look, line: Judged | world.Seen
 
 def _string(name: str, look: Look, line: Judged | world.Seen | None) -> str:
     lowered = name.lower()
+    if _SAFETY.search(lowered):
+        return "Acme" if _is_flagged(name, look) else ""
     if isinstance(line, Judged):
         return line.reason if _REASON.search(lowered) else line.text
     if isinstance(line, world.Seen):
@@ -165,14 +179,26 @@ def _string(name: str, look: Look, line: Judged | world.Seen | None) -> str:
     return look.reason
 
 
-def _of_object(name: str, one: world.Seen) -> str:
+def _of_object(name: str, one: world.Seen, options: Sequence[Any] = ()) -> str:
     if "colo" in name:
         return one.colour
     if name in ("region", "place", "position", "side"):
-        return "left" if one.x < 0.5 else "right"
+        return _side(one, options)
     if "size" in name:
-        return "small" if one.extent < 0.2 else "large" if one.extent > 0.3 else "medium"
+        return common_size([one]) or "medium"
     return one.shape
+
+
+def _side(one: world.Seen, options: Sequence[Any]) -> str:
+    """The half in which an object lies, along the axis that was asked for, else the clearer one."""
+    is_upright = abs(one.y - 0.5) > abs(one.x - 0.5) and "left" in options
+    if "above" in options and ("left" not in options or is_upright):
+        return "above" if one.y < 0.5 else "below"
+    return "left" if one.x < 0.5 else "right"
+
+
+def _is_flagged(name: str, look: Look) -> bool:
+    return look.question.flag is not None and look.question.flag in name.lower()
 
 
 def _regular(name: str, text: str) -> str:
@@ -193,8 +219,11 @@ def _choose(options: list[Any], name: str, look: Look, line: Judged | world.Seen
     """The option that says what was seen; the most careful one when none does."""
     if name.lower() == "kind" and look.question.pictures:
         return _kind(options, look)
+    if _SAFETY.search(name.lower()):
+        return options[-1] if _is_flagged(name, look) else options[0]
     if isinstance(line, world.Seen):
-        return next((one for one in options if one == _of_object(name.lower(), line)), options[-1])
+        said = _of_object(name.lower(), line, options)
+        return next((one for one in options if one == said), options[-1])
     good = line.is_satisfied if isinstance(line, Judged) else look.is_correct
     wanted = ("yes", "true", "correct", "aligned", "pass", "satisfied", "keep", "match", "1")
     other = ("no", "false", "incorrect", "wrong", "misaligned", "fail", "drop", "rewrite", "0")

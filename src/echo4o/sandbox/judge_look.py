@@ -25,6 +25,8 @@ class Question:
     form: Form = "text"
     schema: dict[str, Any] | None = None
     """JSON schema of the reply."""
+    flag: str | None = None
+    """What the judge is to find wrong with the content: unsafe, minor or trademark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,12 @@ def judge_expectations(seen: list[world.Seen], expectations: list[Expectation]) 
             continue
         if one.is_surplus:
             judged.append(Judged(one.text, surplus.ok, surplus.reason))
+            continue
+        if one.somewhere is not None:
+            wanted = {**one.somewhere, "count": 1}
+            found = any(world.check([thing], [wanted])[0].ok for thing in seen)
+            reason = "found" if found else f"found only {world.describe(seen)}"
+            judged.append(Judged(one.text, found, reason))
             continue
         finding = next(included) if one.include is not None else next(excluded)
         judged.append(Judged(one.text, finding.ok, finding.reason))

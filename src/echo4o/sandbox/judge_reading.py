@@ -31,6 +31,10 @@ _KIT = re.compile(
     re.IGNORECASE,
 )
 _KIT_SURPLUS = re.compile(r"^(?:[-*]|\d+[.)])\s+no objects besides these\.?$", re.IGNORECASE)
+_DEFLECTED = re.compile(
+    r"^(?:[-*]|\d+[.)])\s+the (?P<noun>[a-z ]+): (?P<facts>(?:color|shape|region) [a-z]+"
+    r"(?:, (?:color|shape|region) [a-z]+)*)\.?$"
+)
 _HALVES = {"upper": "above", "lower": "below"}
 _BULLET = re.compile(r"^(?:[-*]|\d+[.)])\s+\S")
 _HEADER = re.compile(
@@ -61,11 +65,14 @@ class Expectation:
     exclude: Line | None = None
     is_surplus: bool = False
     """Whether the line asks that nothing but the included objects is there."""
+    somewhere: Line | None = None
+    """One such object must be there, however many others are."""
 
     @property
     def is_understood(self) -> bool:
         """False for a line in no form we know; such a line is never satisfied."""
-        return self.is_surplus or self.include is not None or self.exclude is not None
+        known = (self.include, self.exclude, self.somewhere)
+        return self.is_surplus or any(line is not None for line in known)
 
 
 def read_expectations(text: str) -> list[Expectation]:
@@ -119,7 +126,7 @@ def _read_kit_line(line: str) -> Expectation | None:
         return Expectation(text, is_surplus=True)
     match = _KIT.match(line)
     if match is None:
-        return None
+        return _read_deflected(line)
     asked: Line = {"class": match["noun"].lower(), "count": int(match["count"])}
     if match["colour"]:
         asked["color"] = match["colour"].lower()
@@ -133,6 +140,19 @@ def _read_kit_line(line: str) -> Expectation | None:
         return Expectation(text, include=asked)
     # Limits are held against all objects of a kind and colour; one by size or place is not known.
     return Expectation(text, exclude=None if {"size", "region"} & set(asked) else asked)
+
+
+def _read_deflected(line: str) -> Expectation | None:
+    """A thing that looks as ever but for what is said: "the kite: color pink"."""
+    match = _DEFLECTED.match(line)
+    if match is None or match["noun"] not in world.OBJECTS:
+        return None
+    shape, colour = world.OBJECTS[match["noun"]]
+    said = dict(fact.split(" ") for fact in match["facts"].split(", "))
+    wanted: Line = {"class": said.get("shape", shape), "color": said.get("color", colour)}
+    if "region" in said:
+        wanted["region"] = said["region"]
+    return Expectation(_strip_bullet(line), somewhere=wanted)
 
 
 def _strip_bullet(line: str) -> str:

@@ -1,0 +1,268 @@
+"""Checks bought pictures: does each follow its instruction, and may it be shown at all.
+
+Answers lie in a ledger of their own (`check.ledger.sqlite`), so none is paid twice; verdicts are
+written as they come, so that a run that was killed goes on where it stopped.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from echo4o.client import ApiClient, ChatRequest, PriceTable, Reply
+from echo4o.ledger import Ledger
+from echo4o.records import JsonValue, sha256_file
+
+from .check_question import (
+    Asked,
+    Findings,
+    ReplyError,
+    expected_tokens,
+    question,
+    read_reply,
+)
+from .deciding import Rules, decide, decide_again, decided_alone, undecided
+from .examining import Examined, Item, examine, items
+from .generate import LEDGER_NAME, Purchases, Settings
+from .marking import Counted, finish_check
+from .plan import PLAN_NAME, read_plan
+from .verdicts import CHECK_NAME, Verdict, VerdictError, header_line, read_verdicts
+
+CHECK_LEDGER = "check.ledger.sqlite"
+PARTIAL_NAME = ".check.partial.jsonl"
+_TRIES = 2
+"""Unreadable replies are asked for once more."""
+_LEAST_CHUNK = 64
+
+
+class Estimate(NamedTuple):
+    """What a check will cost."""
+
+    rows: int
+    usd: float
+    """Of the first looks."""
+
+
+class Checked(NamedTuple):
+    """What a check found and cost."""
+
+    counted: Counted
+    calls: int
+    """HTTP requests of this run."""
+    spent_usd: float
+    """All settled calls of the check's ledger."""
+
+
+def estimate(folder: Path, rules: Rules, prices: PriceTable) -> Estimate:
+    """Price of looking once at every bought row; a rewritten row is looked at once more."""
+    with _purchases(folder) as purchases:
+        rows, usd = 0, 0.0
+        for item in items(purchases):
+            references = tuple(purchases.picture(one) for one in item.references)
+            picture = purchases.picture(item.bought)
+            seen = Examined(item=item, picture=picture, references=references)
+            asked = question(seen.asked, picture, references, model=rules.model)
+            rows += 1
+            tokens = expected_tokens(seen.asked)
+            usd += asked.estimate(prices, output_tokens=tokens).cost_usd
+        return Estimate(rows, usd)
+
+
+def check(
+    folder: Path,
+    rules: Rules,
+    *,
+    base_url: str | None = None,
+    budget_usd: float | None = None,
+    concurrency: int = 8,
+    prices: PriceTable | None = None,
+    progress: bool = False,
+) -> Checked:
+    """Judge every bought row of the plan in `folder` and write check.jsonl.
+
+    Raises:
+        BudgetExceeded: the next call could cost more than is left; run again to go on.
+        Echo4oError: the plan, the pictures, the key, the model or the address needs the user.
+    """
+    if concurrency < 1:
+        raise ValueError(f"--concurrency must be at least 1, got {concurrency}")
+    started = datetime.now(UTC)
+    with (
+        _purchases(folder) as purchases,
+        Ledger(folder / CHECK_LEDGER, budget_usd=budget_usd) as ledger,
+    ):
+        client = ApiClient(ledger=ledger, base_url=base_url, concurrency=concurrency, prices=prices)
+        chunk = max(4 * concurrency, _LEAST_CHUNK)
+        run = _Run(folder, purchases, rules, client)
+        asyncio.run(run.write(chunk, progress))
+        counted = finish_check(folder, PARTIAL_NAME, purchases.plan, rules, started)
+        return Checked(counted, client.calls_made, ledger.spent_usd)
+
+
+@contextlib.contextmanager
+def _purchases(folder: Path) -> Iterator[Purchases]:
+    plan, _ = read_plan(folder)
+    settings = Settings.load(folder)
+    with Ledger(folder / LEDGER_NAME, read_only=True) as ledger:
+        yield Purchases(plan, settings, ledger)
+
+
+class _Run:
+    """One run of the check over a folder."""
+
+    def __init__(self, folder: Path, purchases: Purchases, rules: Rules, client: ApiClient) -> None:
+        self._folder = folder
+        self._purchases = purchases
+        self._rules = rules
+        self._client = client
+        self._header: dict[str, JsonValue] = {
+            "plan_sha256": sha256_file(folder / PLAN_NAME),
+            **rules.to_dict(),
+        }
+
+    async def write(self, chunk: int, progress: bool) -> None:
+        """Append the verdicts that the partial file lacks, in plan order."""
+        from tqdm import tqdm
+
+        todo = items(self._purchases)
+        earlier = _Earlier(self._folder / CHECK_NAME, self._header, self._purchases)
+        with self._open(todo) as (file, done), ThreadPoolExecutor(os.cpu_count()) as pool:
+            bar = tqdm(desc="check", total=len(todo), initial=done, disable=not progress)
+            async with self._client:
+                for part in _chunks(todo[done:], chunk):
+                    known = {item.entry.id: earlier.take(item) for item in part}
+                    fresh = [item for item in part if known[item.entry.id] is None]
+                    seen = list(pool.map(lambda item: examine(item, self._purchases), fresh))
+                    judged = await self._judge(seen)
+                    for item in part:
+                        verdict = known[item.entry.id] or judged[item.entry.id]
+                        file.write(verdict.to_line().encode())
+                    file.flush()
+                    bar.set_postfix_str(f"{self._client.ledger.spent_usd:.2f} USD")
+                    bar.update(len(part))
+            bar.close()
+
+    @contextlib.contextmanager
+    def _open(self, todo: Sequence[Item]) -> Iterator[tuple[BinaryIO, int]]:
+        """The partial file at the end of what still holds, and how many rows that is."""
+        path = self._folder / PARTIAL_NAME
+        head = header_line(self._header)
+        kept, size = 0, len(head.encode())
+        for verdict, item in zip(_readable(path, self._header), todo, strict=False):
+            if (verdict.id, verdict.sha256) != (item.entry.id, item.bought.picture):
+                break
+            kept, size = kept + 1, size + len(verdict.to_line().encode())
+        if not kept:
+            path.write_text(head, encoding="utf-8")
+        with path.open("rb+") as file:
+            file.truncate(size)
+            file.seek(size)
+            yield file, kept
+
+    async def _judge(self, seen: Sequence[Examined]) -> dict[str, Verdict]:
+        """Verdicts by row: first looks, then second looks at what was rewritten."""
+        verdicts = {one.item.entry.id: decided_alone(one) for one in seen if one.fault}
+        open_ = [one for one in seen if not one.fault]
+        for one, (found, reply) in zip(
+            open_, await self._look([(one, one.asked) for one in open_]), strict=True
+        ):
+            verdicts[one.item.entry.id] = (
+                undecided(one, found, reply)
+                if isinstance(found, str)
+                else decide(one, found, reply, self._rules)
+            )
+        again = [one for one in open_ if verdicts[one.item.entry.id].decision == "rewrite"]
+        asked = [(one, _rewritten(one, verdicts[one.item.entry.id])) for one in again]
+        for one, (found, _) in zip(again, await self._look(asked), strict=True):
+            name = one.item.entry.id
+            if not isinstance(found, str):
+                verdicts[name] = decide_again(verdicts[name], found, self._rules)
+        return verdicts
+
+    async def _look(
+        self, wanted: Sequence[tuple[Examined, Asked]]
+    ) -> list[tuple[Findings | str, Reply]]:
+        """Findings, or why there are none, and the reply they came from."""
+        answers: dict[int, tuple[Findings | str, Reply]] = {}
+        for repeat in range(_TRIES):
+            requests: dict[int, ChatRequest] = {
+                index: question(
+                    asked, one.picture, one.references, model=self._rules.model, repeat=repeat
+                )
+                for index, (one, asked) in enumerate(wanted)
+                if index not in answers or _is_unreadable(answers[index])
+            }
+            by_key = {r.key: reply async for r, reply in self._client.run(requests.values())}
+            for index, request in requests.items():
+                reply = by_key[request.key]
+                answers[index] = _read(reply, wanted[index][1]), reply
+        return [answers[index] for index in range(len(wanted))]
+
+
+class _Earlier:
+    """Verdicts of a finished check that still hold, in plan order."""
+
+    def __init__(self, path: Path, header: dict[str, JsonValue], purchases: Purchases) -> None:
+        self._place = {entry.id: index for index, entry in enumerate(purchases.plan.rows)}
+        self._verdicts = _readable(path, header)
+        self._next = next(self._verdicts, None)
+
+    def take(self, item: Item) -> Verdict | None:
+        """The verdict on a row, None when it was not judged or could not be decided."""
+        here = self._place[item.entry.id]
+        while self._next is not None and self._place.get(self._next.id, -1) < here:
+            self._next = next(self._verdicts, None)
+        found = self._next
+        if found is None or (found.id, found.sha256) != (item.entry.id, item.bought.picture):
+            return None
+        return None if found.decision == "undecided" else found
+
+
+def _readable(path: Path, header: dict[str, JsonValue]) -> Iterator[Verdict]:
+    """Verdicts of a file that was written under the same rules; nothing when there is none."""
+    if not path.is_file():
+        return
+    try:
+        told, verdicts = read_verdicts(path, may_end_early=True)
+        if told == header:
+            yield from verdicts
+    except VerdictError:
+        if path.name != PARTIAL_NAME:
+            raise
+        # What a kill left half written is judged again; the ledger has the answers.
+
+
+def _rewritten(seen: Examined, verdict: Verdict) -> Asked:
+    assert verdict.instruction is not None
+    return Asked(
+        instruction=verdict.instruction,
+        constraints=verdict.constraints or {},
+        is_exact=seen.asked.is_exact,
+    )
+
+
+_UNREADABLE = "unreadable reply"
+
+
+def _is_unreadable(answer: tuple[Findings | str, Reply]) -> bool:
+    return isinstance(answer[0], str) and answer[0].startswith(_UNREADABLE)
+
+
+def _read(reply: Reply, asked: Asked) -> Findings | str:
+    if reply.outcome != "done":
+        return f"the model {'refused' if reply.outcome == 'refused' else 'failed'}: {reply.reason}"
+    try:
+        return read_reply(reply.text or "", asked)
+    except ReplyError as error:
+        return f"{_UNREADABLE}: {error}"
+
+
+def _chunks(values: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    source = iter(values)
+    while part := list(islice(source, size)):
+        yield part

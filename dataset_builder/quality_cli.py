@@ -1,0 +1,61 @@
+"""`echo4o data check|remove|stats|show`. Imports fast."""
+
+import argparse
+from pathlib import Path
+
+
+def check_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `data check`."""
+    parser.add_argument("folder", type=Path, help="folder of the plan and its pictures")
+    parser.add_argument("--model", required=True, help="vision model that judges")
+    parser.add_argument("--base-url", help="address of the API; default: $OPENAI_BASE_URL")
+    parser.add_argument("--budget", type=float, metavar="USD", help="of all checks of this folder")
+    parser.add_argument("--concurrency", type=int, default=8, help="most calls in flight")
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="price table, else built in")
+    parser.add_argument(
+        "--policy",
+        default="",
+        metavar="SUBSET=WHAT,...",
+        help="keep, rewrite or drop rows whose picture differs from the text (default: "
+        "instruction_following=rewrite, keep the others)",
+    )
+    parser.add_argument(
+        "--keep-flagged",
+        action="store_true",
+        help="only note unsafe content, possible minors and trademarks, drop nothing for them",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only count and estimate")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Judge every bought picture and write check.jsonl, which `data build` follows."""
+    from echo4o.client import PriceTable
+
+    from .checking import check as judge
+    from .checking import estimate
+    from .deciding import Rules, parse_policy
+
+    rules = Rules(
+        model=args.model,
+        policy=parse_policy(args.policy),
+        drop_flagged=not args.keep_flagged,
+    )
+    prices = PriceTable.load(args.prices)
+    if args.dry_run:
+        expected = estimate(args.folder, rules, prices)
+        print(f"{expected.rows} pictures, about {expected.usd:.2f} USD to look at each once")
+        print("a rewritten row is looked at twice; nothing was called")
+        return
+    done = judge(
+        args.folder,
+        rules,
+        base_url=args.base_url,
+        budget_usd=args.budget,
+        concurrency=args.concurrency,
+        prices=prices,
+        progress=True,
+    )
+    print(*done.counted.lines(), sep="\n")
+    print(f"{done.calls} calls now, {done.spent_usd:.4f} USD spent in all")
+    if done.counted.by_decision["undecided"]:
+        print("undecided rows are asked about again when you run the same command; they stay")
