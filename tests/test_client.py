@@ -19,7 +19,7 @@ from tests_sandbox import image_api
 from echo4o.client import ApiClient, ChatRequest, ImageRequest, PriceTable
 from echo4o.errors import Echo4oError
 from echo4o.ledger import BudgetExceeded, Ledger
-from echo4o.limits import AdaptiveLimit, duration, exhausted_for, retry_after
+from echo4o.limits import AdaptiveLimit, duration, retry_after
 from echo4o.pictures import PictureError, picture_facts
 from echo4o.prices import PriceError
 
@@ -242,10 +242,50 @@ def test_bad_request_fails_alone(tmp_path):
 
 
 def test_rate_limit_of_the_server_is_learned(tmp_path):
-    """With 600 requests a minute in the headers nobody runs into a 429."""
-    with image_api(tmp_path, "rpm=600") as sandbox:
+    """Nobody runs into a 429, although 16 calls could be sent before the first answer."""
+    with image_api(tmp_path, "rpm=1500,burst=3") as sandbox:
         replies = buy(sandbox, tmp_path, [scene(number) for number in range(40)], concurrency=16)
     assert replies["calls"] == 40
+
+
+def test_a_long_wait_is_for_everybody():
+    async def enters(seconds):
+        limit = AdaptiveLimit(4)
+        limit.observe(limited=False)
+        limit.ask_to_wait(seconds)
+        try:
+            await asyncio.wait_for(limit.__aenter__(), 0.1)
+        except TimeoutError:
+            return False
+        return True
+
+    assert asyncio.run(enters(0.5)), "a short wait concerns one call"
+    assert not asyncio.run(enters(600))
+
+
+def test_limits_of_tokens_and_of_others_are_kept():
+    head = {"x-ratelimit-limit-requests": "600", "x-ratelimit-limit-tokens": "90000"}
+    limit = AdaptiveLimit(4, per_minute=500)
+    limit.learn(head)
+    assert limit.pace == 500, "no header raises the user's own limit"
+    limit.learn(head, tokens=1000)
+    assert limit.pace == 90
+
+    async def waits(headers):
+        limit = AdaptiveLimit(4)
+        async with limit:
+            limit.learn(head | headers, tokens=1000)
+        try:
+            await asyncio.wait_for(limit.__aenter__(), 0.05)
+        except TimeoutError:
+            return True
+        return False
+
+    spare = {"x-ratelimit-remaining-requests": "9", "x-ratelimit-remaining-tokens": "5000"}
+    assert not asyncio.run(waits(spare))
+    assert asyncio.run(waits(spare | {"x-ratelimit-remaining-requests": "0"}))
+    short = {"x-ratelimit-remaining-tokens": "10", "x-ratelimit-reset-tokens": "60s"}
+    assert asyncio.run(waits(spare | short))
 
 
 def test_pace_is_kept(tmp_path):
@@ -304,9 +344,6 @@ def test_header_times():
         *(0.25, 1.0, 360.0, 3720.0),
         *(None, None),
     ]
-    head = {"x-ratelimit-limit-requests": "60", "x-ratelimit-reset-requests": "60s"}
-    assert exhausted_for(head | {"x-ratelimit-remaining-requests": "0"}) == 1.0
-    assert exhausted_for(head | {"x-ratelimit-remaining-requests": "3"}) is None
 
 
 def test_concurrency_adapts():
@@ -320,6 +357,7 @@ def test_concurrency_adapts():
     for _ in range(300):
         limit.observe(limited=True)
     assert limit.current == 1
+    assert limit.pace is not None, "no header told the limit: it is what was let through"
     for _ in range(2000):
         limit.observe(limited=False)
     assert limit.current == 32
@@ -328,7 +366,7 @@ def test_concurrency_adapts():
 def test_import_is_light():
     code = "import sys, echo4o.client, echo4o.ledger; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"torch", "openai", "datasets", "aiolimiter", "tqdm"} & set(done.stdout.split())
+    assert not {"torch", "openai", "datasets", "tqdm"} & set(done.stdout.split())
 
 
 def test_retry_after_is_honoured(tmp_path):

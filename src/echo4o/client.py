@@ -21,7 +21,7 @@ from .calls import Reply as Reply
 from .calls import Request as Request
 from .errors import Echo4oError, MissingExtraError, shown_address
 from .ledger import BudgetExceeded, Ledger, LedgerError
-from .limits import AdaptiveLimit, exhausted_for, requests_per_minute
+from .limits import AdaptiveLimit
 from .pictures import PictureError
 from .prices import PriceError
 from .prices import PriceTable as PriceTable
@@ -30,7 +30,6 @@ from .settling import Order, Settler
 from .transport import Answer, Rejected, Transient, Unreachable, ask
 
 if TYPE_CHECKING:
-    from aiolimiter import AsyncLimiter
     from openai import AsyncOpenAI
 
 logger = logging.getLogger(__name__)
@@ -62,8 +61,6 @@ class ApiClient:
     ) -> None:
         if max_attempts < 1:
             raise ValueError(f"`max_attempts` must be 1 or more, got {max_attempts}")
-        if requests_per_minute is not None and not requests_per_minute > 0:
-            raise ValueError(f"`requests_per_minute` must be above 0, got {requests_per_minute}")
         self.ledger = ledger
         self.prices = PriceTable.load() if prices is None else prices
         self.calls_made = 0
@@ -71,8 +68,7 @@ class ApiClient:
         self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._backoff_s = backoff_s
-        self._limit = AdaptiveLimit(concurrency)
-        self._pacer = None if requests_per_minute is None else _pacer(requests_per_minute)
+        self._limit = AdaptiveLimit(concurrency, per_minute=requests_per_minute)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._openai = _openai(base_url, api_key, timeout_s)
         self._settler = Settler(ledger, self.prices)
@@ -211,27 +207,23 @@ class ApiClient:
 
     async def _attempt(self, request: Request, *, is_first: bool) -> Answer:
         async with self._limit:
-            if self._pacer is not None:
-                await self._pacer.acquire()
             if is_first:  # not before it is this call's turn: what waits needs no money
                 self._settler.reserve(request)
             self.calls_made += 1
             try:
                 answer = await ask(self._openai, request)
             except Transient as failure:
-                if failure.exhausted_s is not None:
-                    self._limit.pause(max(failure.exhausted_s, failure.after_s or 0.0))
+                self._limit.learn(failure.headers)
+                if failure.is_rate_limit:
+                    self._limit.ask_to_wait(failure.after_s or 0.0)
                 self._limit.observe(limited=failure.is_rate_limit)
                 raise
-        self._limit.observe(limited=False)
-        self._learn(answer)
+            except Rejected:
+                self._limit.observe(limited=False)
+                raise
+            self._limit.learn(answer.headers, tokens=sum(answer.usage.values()))
+            self._limit.observe(limited=False)
         return answer
-
-    def _learn(self, answer: Answer) -> None:
-        if self._pacer is None and (pace := requests_per_minute(answer.headers)) is not None:
-            self._pacer = _pacer(pace)
-        if (seconds := exhausted_for(answer.headers)) is not None:
-            self._limit.pause(seconds)
 
     async def _wait(self, failure: Transient, attempt: int) -> None:
         longest = min(_LONGEST_BACKOFF_S, self._backoff_s * 2 ** (attempt - 1))
@@ -254,10 +246,3 @@ def _openai(base_url: str | None, api_key: str | None, timeout_s: float) -> "Asy
             "there is no API key; set OPENAI_API_KEY (any word will do for a server without keys)"
         )
     return openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=0)
-
-
-def _pacer(per_minute: float) -> "AsyncLimiter":
-    """Calls evenly spaced, so that no burst meets the server's own limit."""
-    from aiolimiter import AsyncLimiter
-
-    return AsyncLimiter(1, 60 / per_minute)

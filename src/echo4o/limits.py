@@ -10,39 +10,70 @@ from types import TracebackType
 
 logger = logging.getLogger(__name__)
 
-# Above this pace a pacer costs more than it protects.
+# Above this pace waiting for one's turn costs more than it protects.
 _FASTEST_PACE = 30_000.0
+# A wait this long is about the account, not about one call.
+_LONG_S = 5.0
 
 
 class AdaptiveLimit:
-    """Number of calls in flight: additive increase, multiplicative decrease, within [1, maximum].
+    """Says when a call may begin: so many in flight, so many a minute, and not during a pause.
 
-    Stray 429 answers are retried without slowing everybody down; only when more than `tolerated`
-    of the recent answers were 429 is the number cut.
+    The first call, and the first after a pause that the service asked for, goes alone: its answer
+    says what is allowed before the others find out by being refused. Then the number in flight
+    grows by one a round and is cut when more than `tolerated` of the recent answers were 429
+    (a stray one is retried and slows nobody). The pace is what the headers allow; where they say
+    nothing, it is cut to what the service let through, and creeps up again.
     """
 
-    def __init__(self, maximum: int, *, tolerated: float = 0.15, cut: float = 0.7) -> None:
+    def __init__(
+        self,
+        maximum: int,
+        *,
+        per_minute: float | None = None,
+        tolerated: float = 0.15,
+        cut: float = 0.7,
+    ) -> None:
+        """`per_minute` is the user's own limit, which no header raises."""
         if maximum < 1:
             raise ValueError(f"`concurrency` must be 1 or more, got {maximum}")
+        if per_minute is not None and not per_minute > 0:
+            raise ValueError(f"`requests_per_minute` must be above 0, got {per_minute}")
         self.maximum = maximum
         self.current = float(maximum)
+        self.pace = per_minute
+        """Calls a minute, None while no limit is known."""
+        self._fixed = per_minute
         self._tolerated = tolerated
         self._cut = cut
         self._in_flight = 0
-        self._seen = 0
-        self._limited = 0
+        """Calls that are out or wait for their turn in the pace."""
+        self._sent = 0
+        self._is_probing = True
+        self._window = _Window()
+        self._is_announced = False
+        self._tokens = 0.0
         self._open_at = 0.0
+        self._next_at = 0.0
         self._condition = asyncio.Condition()
 
     async def __aenter__(self) -> None:
         while True:
-            while (wait := self._open_at - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
+            await asyncio.sleep(max(0.0, self._open_at - time.monotonic()))
             async with self._condition:
-                await self._condition.wait_for(lambda: self._in_flight < int(self.current))
-                if self._open_at <= time.monotonic():
-                    self._in_flight += 1
-                    return
+                await self._condition.wait_for(lambda: self._in_flight < self._allowed())
+                if self._open_at > time.monotonic():
+                    continue
+                self._in_flight += 1
+            try:
+                await asyncio.sleep(self._turn_in_s())
+            except BaseException:
+                await self._leave()
+                raise
+            if self._open_at <= time.monotonic():
+                self._sent += 1
+                return
+            await self._leave()  # a pause began while this call waited for its turn
 
     async def __aexit__(
         self,
@@ -50,26 +81,101 @@ class AdaptiveLimit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._sent -= 1
+        await self._leave()
+
+    async def _leave(self) -> None:
         async with self._condition:
             self._in_flight -= 1
             self._condition.notify_all()
 
+    def _allowed(self) -> int:
+        return 1 if self._is_probing else int(self.current)
+
+    def _turn_in_s(self) -> float:
+        """Take the next place in the even pace; seconds until then."""
+        now = time.monotonic()
+        if self.pace is None or self.pace > _FASTEST_PACE:
+            return 0.0
+        turn = max(now, self._next_at)
+        self._next_at = turn + 60 / self.pace
+        return turn - now
+
     def observe(self, *, limited: bool) -> None:
         """Take one answer into account; `limited` means that it was a 429."""
-        self._seen += 1
-        self._limited += limited
+        self._is_probing = self._is_probing and limited
+        window = self._window
+        window.count(limited)
         if not limited:
             self.current = min(float(self.maximum), self.current + 1 / self.current)
-        if self._seen < max(10.0, self.current):
+        if window.seen < max(10.0, self.current):
             return
-        if self._limited > self._tolerated * self._seen:
+        if window.limited > self._tolerated * window.seen:
             self.current = max(1.0, self.current * self._cut)
-            logger.debug("too many 429 answers: %d calls in flight from now on", int(self.current))
-        self._seen = self._limited = 0
+            if not self._is_announced and self._fixed is None:
+                self.pace = max(1.0, 0.95 * window.passed_per_minute())
+            logger.debug("many 429 answers: %d in flight, pace %s", self.current, self.pace)
+        elif not self._is_announced and self._fixed is None and self.pace is not None:
+            self.pace *= 1.02
+        self._window = _Window()
+
+    def learn(self, headers: Mapping[str, str], *, tokens: int = 0) -> None:
+        """Take the limits in an answer's headers into account; `tokens` is what the call used."""
+        if tokens:
+            self._tokens = 0.8 * self._tokens + 0.2 * tokens if self._tokens else float(tokens)
+        allowed = [_per_minute(headers, "requests", 1.0)]
+        if self._tokens:
+            allowed.append(_per_minute(headers, "tokens", self._tokens))
+        known = [pace for pace in allowed if pace is not None]
+        self._is_announced = bool(known)
+        if known:
+            pace = min(known)
+            self.pace = pace if self._fixed is None else min(pace, self._fixed)
+        self.pause(self._short_of(headers))
+
+    def _short_of(self, headers: Mapping[str, str]) -> float:
+        """Seconds until the allowance suffices for one call more than those that are out."""
+        left = _number(headers.get("x-ratelimit-remaining-requests", ""))
+        limit = _per_minute(headers, "requests", 1.0)
+        # This answer's own call is still counted as out.
+        short = 0.0 if left is None else self._sent - left
+        seconds = 60 / limit * short if limit is not None and short > 0 else 0.0
+        left = _number(headers.get("x-ratelimit-remaining-tokens", ""))
+        if left is not None and left < self._tokens:
+            reset = duration(headers.get("x-ratelimit-reset-tokens", "")) or 0.0
+            total = _number(headers.get("x-ratelimit-limit-tokens", "")) or 1.0
+            seconds = max(seconds, reset * min(1.0, self._tokens / total))
+        return seconds
+
+    def ask_to_wait(self, seconds: float) -> None:
+        """A 429 that names a time: a long one is meant for the account, so nobody starts."""
+        if seconds < _LONG_S:
+            return
+        self._is_probing = True
+        if self._open_at < time.monotonic():
+            moment = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
+            logger.info("the service asks to wait for %.0f s, until %s", seconds, moment)
+        self.pause(seconds)
 
     def pause(self, seconds: float) -> None:
         """Let nobody start for this long."""
         self._open_at = max(self._open_at, time.monotonic() + seconds)
+
+
+class _Window:
+    """The recent answers."""
+
+    def __init__(self) -> None:
+        self.seen = self.limited = 0
+        self._begun = time.monotonic()
+
+    def count(self, limited: bool) -> None:
+        self.seen += 1
+        self.limited += limited
+
+    def passed_per_minute(self) -> float:
+        seconds = max(0.01, time.monotonic() - self._begun)
+        return 60 * (self.seen - self.limited) / seconds
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -97,17 +203,11 @@ def duration(text: str) -> float | None:
     return sum(float(number) * units[unit] for number, unit in pairs)
 
 
-def requests_per_minute(headers: Mapping[str, str]) -> float | None:
-    """The pace the server allows by its `x-ratelimit-limit-requests`, None when there is none."""
-    value = headers.get("x-ratelimit-limit-requests", "")
-    pace = float(value) if re.fullmatch(r"\d+(\.\d+)?", value) else 0.0
-    return pace if 0 < pace <= _FASTEST_PACE else None
+def _per_minute(headers: Mapping[str, str], what: str, each: float) -> float | None:
+    """Calls a minute that a limit of `what` allows, None when there is none."""
+    limit = _number(headers.get(f"x-ratelimit-limit-{what}", ""))
+    return limit / each if limit else None
 
 
-def exhausted_for(headers: Mapping[str, str]) -> float | None:
-    """Seconds until one more request is allowed, None while some are left."""
-    if headers.get("x-ratelimit-remaining-requests") != "0":
-        return None
-    # The reset header counts to a full allowance; one request comes back much sooner.
-    reset = duration(headers.get("x-ratelimit-reset-requests", "")) or 0.0
-    return reset / max(1.0, requests_per_minute(headers) or 1.0)
+def _number(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else None

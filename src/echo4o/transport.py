@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .calls import ChatRequest, Request
 from .errors import Echo4oError, shown_address
-from .limits import exhausted_for, retry_after
+from .limits import retry_after
 from .pictures import PictureError, picture_facts, sniff_mime
 
 if TYPE_CHECKING:
@@ -33,15 +33,14 @@ class Transient(Exception):
         *,
         may_be_billed: bool,
         after_s: float | None = None,
-        exhausted_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
         is_rate_limit: bool = False,
     ) -> None:
         super().__init__(reason)
         self.may_be_billed = may_be_billed
         self.after_s = after_s
         """Seconds the server asks to wait."""
-        self.exhausted_s = exhausted_s
-        """Seconds until the allowance has one more request, None while some are left."""
+        self.headers = headers or {}
         self.is_rate_limit = is_rate_limit
 
 
@@ -233,7 +232,7 @@ def read_problem(
             # A gateway that gave up waiting does not know what the service behind it did.
             may_be_billed=status in (408, 504),
             after_s=retry_after(headers),
-            exhausted_s=exhausted_for(headers),
+            headers=headers,
             is_rate_limit=status == 429,
         )
     raise Rejected(reason, status=status)

@@ -8,7 +8,7 @@ from echo4o.client import ApiClient, BatchOptions, ImageRequest
 from echo4o.ledger import Ledger
 
 # What the fork server imports once for all children.
-PRELOAD = ["openai.resources", "openai.types", "aiolimiter", "tqdm", "echo4o.client"]
+PRELOAD = ["openai.resources", "openai.types", "tqdm", "echo4o.client"]
 
 
 def requests(count: int) -> list[ImageRequest]:

@@ -31,7 +31,7 @@ Abort = Callable[[Any, bool], None]
 
 _OUTCOMES = ("refuse", "garbage", "misalign", "flag")
 _SHARES = ("429", "500", "503", "cut", "truncate", "expire", *_OUTCOMES)
-_KNOWN = (*_SHARES, "latency", "retry_after", "rpm", "seed")
+_KNOWN = (*_SHARES, "latency", "retry_after", "rpm", "burst", "silent", "seed")
 # Of larger bodies only the start and the length count as content: uploads stay streams.
 _CONTENT_BYTES = 1 << 20
 _BOUNDARY = re.compile(rb"boundary=\"?([^\";]+)")
@@ -50,7 +50,11 @@ class Faults:
     retry_after_s: float = 0.1
     """What a 429 asks the client to wait."""
     requests_per_minute: float | None = None
-    """A real limit, by clock: more are answered 429. The allowance is at most this many at once."""
+    """A real limit, by clock: more are answered 429."""
+    burst: float | None = None
+    """Most of these requests at once; None allows a whole minute's."""
+    is_silent: bool = False
+    """No x-ratelimit headers: a client finds the limit out by its 429 answers."""
 
     def __post_init__(self) -> None:
         for name, share in self.shares:
@@ -82,6 +86,8 @@ class Faults:
             latency_s=_seconds("latency", pairs.get("latency", "0s")),
             retry_after_s=_seconds("retry_after", pairs.get("retry_after", "100ms")),
             requests_per_minute=_number("rpm", pairs["rpm"]) if "rpm" in pairs else None,
+            burst=_number("burst", pairs["burst"]) if "burst" in pairs else None,
+            is_silent=_number("silent", pairs.get("silent", "0")) > 0,
         )
 
     @property
@@ -130,7 +136,7 @@ class FaultMiddleware:
         self._style = style
         self._abort = abort
         self._attempts: Counter[str] = Counter()
-        self._allowance = _Allowance(faults.requests_per_minute)
+        self._allowance = _Allowance(faults.requests_per_minute, faults.burst)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Serve one request, or fail to."""
@@ -194,7 +200,7 @@ class FaultMiddleware:
             pass
 
     def _with_rate_headers(self, scope: Scope, send: Any) -> Any:
-        if self._style != "openai" or scope["method"] != "POST":
+        if self._style != "openai" or scope["method"] != "POST" or self._faults.is_silent:
             return send
 
         async def add(message: Message) -> None:
@@ -206,11 +212,12 @@ class FaultMiddleware:
 
 
 class _Allowance:
-    """Token bucket: `per_minute` requests, at most that many at once."""
+    """Token bucket: `per_minute` requests, at most `burst` at once."""
 
-    def __init__(self, per_minute: float | None) -> None:
+    def __init__(self, per_minute: float | None, burst: float | None) -> None:
         self._limit = per_minute
-        self._left = per_minute or 0.0
+        self._most = per_minute or 0.0 if burst is None else burst
+        self._left = self._most
         self._at = time.monotonic()
 
     def take(self) -> bool:
@@ -232,7 +239,7 @@ class _Allowance:
         if self._limit is not None:
             self._refill()
             limit, left = self._limit, self._left
-            full = (limit - left) * 60 / limit
+            full = (self._most - left) * 60 / limit
         return [
             (b"x-ratelimit-limit-requests", str(int(limit)).encode()),
             (b"x-ratelimit-remaining-requests", str(int(left)).encode()),
@@ -242,7 +249,7 @@ class _Allowance:
     def _refill(self) -> None:
         now = time.monotonic()
         limit = self._limit or 0.0
-        self._left = min(limit, self._left + (now - self._at) * limit / 60)
+        self._left = min(self._most, self._left + (now - self._at) * limit / 60)
         self._at = now
 
 
