@@ -48,7 +48,7 @@ def quantization(settings: LoraSettings | None) -> Any:
     if settings is None or settings.quantize == "none":
         return None
     if settings.quantize == "int8":
-        from torchao.quantization import Int8WeightOnlyConfig
+        from torchao.quantization import Int8WeightOnlyConfig  # type: ignore[import-untyped]
         from transformers import TorchAoConfig
 
         return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=_KEPT)

@@ -1,10 +1,12 @@
 """The BAGEL family: rows become packed samples, the loss is flow matching (spec 4, 5 and 9).
 
 A sample is, for every reference, its clean latent and its vision part, then the instruction, then
-the noised target, in one copy or several that do not see each other. Every random number is keyed
-by (seed, row, visit, purpose).
+the noised target, in one copy or several that do not see each other. A row with an answer has it
+after the instruction, and where it draws nothing, its references are vision parts only. Every
+random number is keyed by (seed, row, visit, purpose).
 """
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from echo4o.errors import Echo4oError
+from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.packing import (
     PackedBatch,
@@ -36,12 +39,17 @@ from . import draws
 from .adapters import ADAPTER, adapter_parameters, add_adapters, quantization
 from .config import TrainConfig
 from .data import Rows, UnusableRowError
-from .examples import Example, Examples, Reference
+from .examples import Example, Examples, Latent, Reference, Sizes
+from .feed import Loaded
 from .latents import Encoder
 from .loss import Counts, LossSums, sums
 from .order import Visit
 from .processes import computes_in_bf16
+from .store import DiskShelf, open_store, store_folder
 from .tiny import make_base
+
+_UNDERSTANDING_PIXELS = 2_007_040
+"""Pixels that the pictures of one question share, as the authors train (spec 9.5)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,55 +89,68 @@ class BagelFamily:
         self.model = pipeline.model
         self._pipeline, self._rows, self._config, self._device = pipeline, rows, config, device
         self._encoder = Encoder(pipeline.vae, device)
-        bagel = self.model.config
-        if bagel.vit_patch_size != (rule := config.vit_sizes or bagel.vit_transform)[2]:
-            raise Echo4oError(
-                f"the stride of `vit_sizes` {rule} must be the model's patch, "
-                f"{bagel.vit_patch_size} pixels"
-            )
         self._examples = Examples(
             rows,
             pipeline.tokenizer,
             self._encoder,
-            vae_rule=ResizeRule(*(config.vae_sizes or bagel.vae_transform)),
-            vit_rule=ResizeRule(*rule),
-            cell=bagel.latent_stride,
-            copies=config.noise_draws,
-            cache_bytes=config.latent_cache_mb * 2**20,
+            _sizes(config, self.model.config),
+            memory=config.latent_cache_mb * 2**20,
+            shelf=open_store(config, pipeline.vae),
+            padded=config.pad_pictures,
         )
 
     def prepare(self) -> list[int]:
         """Encode the pictures once, if they fit into memory; returns the usable rows."""
         return self._examples.prepare()
 
+    @property
+    def all_ready(self) -> bool:
+        """Whether all rows are in memory."""
+        return self._examples.all_ready
+
+    def fill_store(self) -> tuple[int, Path]:
+        """Encode the pictures of this process's rows for all later runs; rows and folder."""
+        folder = store_folder(self._config, self._pipeline.vae)
+        return self._examples.fill(DiskShelf(folder)), folder
+
     def length(self, row: int) -> int | None:
         """Tokens of a row with markers and nothing dropped, None when the row cannot be used."""
         return self._examples.length(row)
 
-    def collate(self, visits: Sequence[Visit]) -> BagelBatch | None:
+    def load(self, visit: Visit) -> Loaded[Example]:
+        """Read and resize, in any process."""
+        try:
+            return Loaded(visit, self._examples.load(visit.row), "")
+        except UnusableRowError as error:
+            return Loaded(visit, None, str(error))
+
+    def collate(self, loaded: Sequence[Loaded[Example]]) -> BagelBatch | None:
         """Draw latents, dropout, times and noise, and pack; unusable rows are left out."""
-        found: list[tuple[Visit, Example]] = []
-        for visit in visits:
-            try:
-                found.append((visit, self._examples[visit.row]))
-            except UnusableRowError as error:
-                self._rows.skip(visit.row, str(error))
-        if not found:
+        visits: list[Visit] = []
+        examples: list[Example] = []
+        for visit, example, reason in loaded:
+            if example is None:
+                self._rows.skip(visit.row, reason)
+            else:
+                visits.append(visit)
+                examples.append(example)
+        if not visits:
             self._rows.refuse_if_none(len(self._rows) - self._rows.skipped.total())
             return None
-        packed = pack([self._sample(*one) for one in found], self.model.config)
+        examples = self._examples.finish(examples)
+        samples = [self._sample(*one) for one in zip(visits, examples, strict=True)]
+        packed = pack(samples, self.model.config)
+        drawn = [v for v, example in zip(visits, examples, strict=True) if example.target]
         copies = self._config.noise_draws
         times = [
-            time
-            for visit, _ in found
-            for time in draws.spread_normals(copies, *self._key(visit, "time"))
+            time for v in drawn for time in draws.spread_normals(copies, *self._key(v, "time"))
         ]
         return BagelBatch(
             model=self.model,
             packed=packed.to(self._device),
             timesteps=self._shifted(times).to(self._device),
-            noise=self._noise(packed, [visit for visit, _ in found]).to(self._device),
-            ids=tuple(example.id for _, example in found),
+            noise=self._noise(packed, drawn).to(self._device),
+            ids=tuple(example.id for example in examples),
         )
 
     def groups(self) -> Mapping[str, Mapping[str, Parameter]]:
@@ -173,23 +194,48 @@ class BagelFamily:
         return (self._config.seed, visit.row, visit.visit, purpose)
 
     def _sample(self, visit: Visit, example: Example) -> Sample:
+        """References, text, answer, target; nothing of a row that is only looked at is dropped."""
+        example, config = self._in_drawn_order(visit, example), self._config
+        target = example.target
         segments: list[Segment] = []
-        for place, reference in enumerate(example.references):
-            segments += self._reference(visit, place, reference)
-        dropped = draws.uniform(*self._key(visit, "drop text")) < self._config.drop_text
+        if not (target and self._falls(visit, "drop references", config.drop_references)):
+            for place, reference in enumerate(example.references):
+                segments += self._reference(visit, place, reference)
+        dropped = target is not None and self._falls(visit, "drop text", config.drop_text)
         segments.append(TextSegment(example.token_ids, dropped=dropped))
-        target = self._encoder.sample(example.target, *self._key(visit, "latent"))
-        return [*segments, *[VaeSegment(target, noised=True)] * self._config.noise_draws]
+        if example.answer_ids is not None:
+            segments.append(TextSegment(example.answer_ids, loss=True))
+        if target is not None:
+            latent = VaeSegment(self._latent(visit, target, "latent"), noised=True)
+            segments += [latent] * config.noise_draws
+        return segments
+
+    def _in_drawn_order(self, visit: Visit, example: Example) -> Example:
+        count = len(example.references)
+        if not self._config.shuffle_references or count < 2:
+            return example
+        order = draws.generator(*self._key(visit, "order")).permutation(count)
+        return self._examples.reordered(example, order.tolist())
 
     def _reference(self, visit: Visit, place: int, reference: Reference) -> list[Segment]:
-        drop_vae = draws.uniform(*self._key(visit, f"drop vae {place}")) < self._config.drop_vae
-        drop_vit = draws.uniform(*self._key(visit, f"drop vit {place}")) < self._config.drop_vit
-        latent = self._encoder.sample(reference.moments, *self._key(visit, f"latent {place}"))
         pixels = torch.from_numpy(reference.pixels_HWC).permute(2, 0, 1)
+        vision = VitSegment((pixels.float() / 255 - 0.5) / 0.5)
+        if reference.latent is None:
+            return [vision]
+        drop_vae = self._falls(visit, f"drop vae {place}", self._config.drop_vae)
+        drop_vit = self._falls(visit, f"drop vit {place}", self._config.drop_vit)
+        latent = self._latent(visit, reference.latent, f"latent {place}")
         return [
             VaeSegment(latent, noised=False, dropped=drop_vae),
-            VitSegment((pixels.float() / 255 - 0.5) / 0.5, dropped=drop_vit),
+            dataclasses.replace(vision, dropped=drop_vit),
         ]
+
+    def _falls(self, visit: Visit, purpose: str, probability: float) -> bool:
+        return draws.uniform(*self._key(visit, purpose)) < probability
+
+    def _latent(self, visit: Visit, latent: Latent, purpose: str) -> Tensor:
+        assert latent.moments is not None, "finish() has encoded it"
+        return self._encoder.sample(latent.moments, *self._key(visit, purpose))
 
     def _shifted(self, normals: Sequence[float]) -> Tensor:
         return shift_times(torch.tensor(normals).sigmoid(), self._config.timestep_shift)
@@ -228,6 +274,26 @@ def open_family(config: TrainConfig, rows: Rows, out: Path, *, device: torch.dev
     if config.gradient_checkpointing:
         pipeline.model.gradient_checkpointing_enable()
     return BagelFamily(pipeline, rows, config, device)
+
+
+def _sizes(config: TrainConfig, model: BagelConfig) -> Sizes:
+    vae = config.vae_sizes or model.vae_transform
+    vit = config.vit_sizes or model.vit_transform
+    understanding = config.understanding_sizes or vit
+    for name, rule in (("vit_sizes", vit), ("understanding_sizes", understanding)):
+        if rule[2] != model.vit_patch_size:
+            raise Echo4oError(
+                f"the stride of `{name}` {rule} must be the model's patch, "
+                f"{model.vit_patch_size} pixels"
+            )
+    return Sizes(
+        vae=ResizeRule(*vae),
+        vit=ResizeRule(*vit),
+        und=dataclasses.replace(ResizeRule(*understanding), max_pixels=_UNDERSTANDING_PIXELS),
+        cell=model.latent_stride,
+        copies=config.noise_draws,
+        shuffled=config.shuffle_references,
+    )
 
 
 def parameter_group(name: str) -> str | None:

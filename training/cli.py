@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from echo4o.errors import Echo4oError
+from echo4o.launch import is_first_rank, launch
 
 from .config import TrainConfig
 from .overrides import override
@@ -19,14 +20,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "and only when, OUT/record.json exists. Until then the same command goes on."
     )
     _recipe_arguments(parser)
-    parser.add_argument("--out", type=Path, default=None, help="result folder (train-RECIPE)")
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        metavar="N",
-        help="on this machine, a share of its cores each; must divide packs_per_step",
-    )
+    _process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,16 +28,12 @@ def run(args: argparse.Namespace) -> None:
 
     `record.json` is written last: a run that was told to stop leaves none, though it exits with 0.
     """
-    from echo4o.launch import is_first_rank, launch
-
-    out = args.out or Path(f"train-{args.recipe}")
-    config = _configuration(args)
+    config, out = _configuration(args), _out(args)
     if args.processes < 1 or config.packs_per_step % args.processes:
         raise Echo4oError(
             f"--processes must divide packs_per_step, {config.packs_per_step}; got {args.processes}"
         )
-    if args.processes > 1:
-        sys.exit(launch(args.processes, "echo4o.training", _words(args, out)))
+    _launch_if_many("run", args, out)
 
     from .train import train
 
@@ -62,11 +52,57 @@ def run(args: argparse.Namespace) -> None:
         print(f"stopped after step {result.step}; run the same command again to go on")
 
 
+def cache_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `train cache`."""
+    parser.description = (
+        "Encode all pictures of a recipe's dataset once, for every later run with the same "
+        "autoencoder and sizes. Run again, it goes on where it was."
+    )
+    _recipe_arguments(parser)
+    _process_arguments(parser)
+
+
+def cache(args: argparse.Namespace) -> None:
+    """Encode a recipe's pictures to disk; `train run` takes them from there."""
+    out = _out(args)
+    config = _configuration(args)
+    if args.processes < 1:
+        raise Echo4oError(f"--processes must be at least 1, got {args.processes}")
+    _launch_if_many("cache", args, out)
+
+    from .caching import fill_store
+
+    filled = fill_store(config, out)
+    if is_first_rank():
+        print(f"{filled.rows:,} rows, {filled.skipped:,} skipped: {filled.folder}")
+
+
+def _launch_if_many(verb: str, args: argparse.Namespace, out: Path) -> None:
+    """Leave this process to watch over several others, if that is asked."""
+    if args.processes > 1:
+        sys.exit(launch(args.processes, "echo4o.training", [verb, *_words(args, out)]))
+
+
 def _words(args: argparse.Namespace, out: Path) -> list[str]:
-    """The same run for one of several processes."""
+    """The same command for one of several processes."""
     options = {"--data": args.data, "--revision": args.revision, "--out": out}
     words = [f"{name}={value}" for name, value in options.items() if value is not None]
-    return ["run", args.recipe, *words, *(f"--set={setting}" for setting in args.settings)]
+    return [args.recipe, *words, *(f"--set={setting}" for setting in args.settings)]
+
+
+def _out(args: argparse.Namespace) -> Path:
+    return args.out or Path(f"train-{args.recipe}")
+
+
+def _process_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=None, help="result folder (train-RECIPE)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="on this machine, a share of its cores each; must divide packs_per_step",
+    )
 
 
 def plan_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ UNTRACED = frozenset(
     {
         *("data", "revision"),  # the rows themselves are compared by their digest
         *("checkpoint_every", "keep_checkpoints", "latent_cache_mb", "log_every", "trackers"),
+        *("latent_store", "workers"),
         *("shard", "layout", "save_dtype", "save_weights", "push", "push_every", "stop_above"),
         *("sample_every", "sample_prompts", "sample_steps", "sample_guidance", "resume_force"),
     }
@@ -62,6 +63,16 @@ class TrainConfig:
     """(longest side, shortest side, stride) of pictures for the autoencoder; None: the model's."""
     vit_sizes: tuple[int, int, int] | None = None
     """The same for the vision tower."""
+    understanding_sizes: tuple[int, int, int] | None = None
+    """The same for pictures that are only looked at (rows with an answer and no picture to draw),
+    which share a limit of pixels; None: `vit_sizes`."""
+    pad_pictures: bool = False
+    """Encode the pictures of a pack padded to one size, as the authors do; it changes latents."""
+    shuffle_references: bool = False
+    """Show the references of a row in any order where its text names each by number ("image 2"),
+    and change the numbers to match."""
+    drop_references: float = 0.0
+    """Probability that a sample loses all its references, as image guidance sees it."""
     drop_text: float = 0.1
     """Probability that a sample's text is left out (spec 9.2)."""
     drop_vit: float = 0.3
@@ -71,6 +82,10 @@ class TrainConfig:
     latent_cache_mb: int = 512
     """Pictures are encoded once, before training, when all their latents fit in this much memory;
     0 encodes them at every use."""
+    latent_store: str | None = None
+    """Folder of pictures that `train cache` encoded; None: beside the cached dataset."""
+    workers: int = 0
+    """Processes that read and decode pictures where these are not in memory; 0: this one does."""
 
     # ---- batch -------------------------------------------------------------------------------
     samples_per_pack: int | None = None
@@ -179,11 +194,12 @@ class TrainConfig:
         for config, weight in self.mixture:
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"`mixture` weight of {config!r} must be 0 or more, got {weight}")
-        for name in ("drop_text", "drop_vit", "drop_vae"):
+        for name in ("drop_references", "drop_text", "drop_vit", "drop_vae"):
             within(name, getattr(self, name), 0.0, 1.0)
-        for name in ("vae_sizes", "vit_sizes"):
+        for name in ("vae_sizes", "vit_sizes", "understanding_sizes"):
             check_sizes(name, getattr(self, name))
         at_least("latent_cache_mb", self.latent_cache_mb, 0)
+        at_least("workers", self.workers, 0)
 
     def _check_batch(self) -> None:
         if (self.samples_per_pack is None) == (self.tokens_per_pack is None):

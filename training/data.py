@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NEEDED = ("instruction", "output_image")
+_TARGETS = ("output_image", "answer")
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError)
 
 
@@ -48,7 +48,10 @@ class TrainRow(NamedTuple):
     instruction: str
     references: tuple[bytes, ...]
     """In the order the instruction means."""
-    target: bytes
+    target: bytes | None
+    """The picture to draw."""
+    answer: str | None
+    """The text to write."""
 
 
 class Rows:
@@ -60,8 +63,7 @@ class Rows:
         self._starts = [0]
         for dataset in self._datasets:
             self._starts.append(self._starts[-1] + len(dataset))
-        self.skipped: Counter[str] = Counter()
-        self._refused: set[int] = set()
+        self.refused: dict[int, str] = {}
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -74,7 +76,7 @@ class Rows:
         """One row.
 
         Raises:
-            UnusableRowError: the row lacks its text or a picture.
+            UnusableRowError: the row lacks its text, a picture, or something to learn.
         """
         source = next(i for i, rows in enumerate(self.sources()) if number in rows)
         cells = self._datasets[source][number - self._starts[source]]
@@ -83,7 +85,10 @@ class Rows:
         if not instruction or not instruction.strip():
             raise UnusableRowError("no instruction")
         references = tuple(_bytes_of(cell) for cell in cells.get("input_images") or ())
-        return TrainRow(number, name, instruction, references, _bytes_of(cells["output_image"]))
+        answer = (cells.get("answer") or "").strip() or None
+        picture = cells.get("output_image")
+        target = _bytes_of(picture) if picture or answer is None else None
+        return TrainRow(number, name, instruction, references, target, answer)
 
     def instructions(self) -> list[str]:
         """All texts, in order of row numbers (the dataset's pictures are not read)."""
@@ -92,10 +97,14 @@ class Rows:
 
     def skip(self, number: int, reason: str) -> None:
         """Count a row that cannot be used (once, however often it comes)."""
-        if number not in self._refused:
-            self._refused.add(number)
-            self.skipped[reason] += 1
+        if number not in self.refused:
+            self.refused[number] = reason
             logger.debug("row %d is skipped: %s", number, reason)
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Rows that cannot be used, by reason."""
+        return Counter(self.refused.values())
 
     def refuse_if_none(self, usable: int) -> None:
         """Stop with the reasons when no row can be used."""
@@ -155,20 +164,27 @@ def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
         raise Echo4oError(f"{path} holds no dataset: {error}") from None
     except ValueError as error:  # what `datasets` says of an unknown config or split
         raise Echo4oError(f"{path} ({name}, {split}) cannot be loaded: {error}") from error
-    missing = [column for column in _NEEDED if column not in dataset.column_names]
+    columns = dataset.column_names
+    missing = [] if "instruction" in columns else ["instruction"]
+    missing += [] if set(_TARGETS) & set(columns) else [" or ".join(_TARGETS)]
     if missing:
         raise Echo4oError(
             f"{path} ({name}) lacks the columns {', '.join(missing)}; it has "
-            f"{', '.join(dataset.column_names)}. Build it with `echo4o data build` or `data import`"
+            f"{', '.join(columns)}. Build it with `echo4o data build` or `data import`"
         )
     if not len(dataset):
         raise Echo4oError(f"{path} ({name}, {split}) has no rows")
-    kept = [c for c in ("id", *_NEEDED, "input_images") if c in dataset.column_names]
-    dataset = dataset.select_columns(kept)
-    undecoded = datasets.Image(decode=False)
-    dataset = dataset.cast_column("output_image", undecoded)
-    if "input_images" in kept:
-        dataset = dataset.cast_column("input_images", datasets.List(undecoded))
+    kept = [c for c in ("id", "instruction", "input_images", *_TARGETS) if c in columns]
+    return _undecoded(dataset.select_columns(kept))
+
+
+def _undecoded(dataset: "Dataset") -> "Dataset":
+    import datasets
+
+    picture = datasets.Image(decode=False)
+    for name, kind in {"output_image": picture, "input_images": datasets.List(picture)}.items():
+        if name in dataset.column_names:
+            dataset = dataset.cast_column(name, kind)
     return dataset
 
 

@@ -6,12 +6,13 @@ model is saved. BAGEL (bagel.py) is the first.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 from torch import nn
 from torch.nn import Parameter
 
+from .feed import Loaded
 from .loss import Counts, LossSums
 from .order import Visit
 
@@ -48,8 +49,15 @@ class Family(Protocol):
     def length(self, row: int) -> int | None:
         """Tokens of a row with markers and nothing dropped, None when the row cannot be used."""
 
-    def collate(self, visits: Sequence[Visit]) -> Batch | None:
-        """Decode, drop, pack; rows that fail are skipped and counted, None when all do."""
+    @property
+    def all_ready(self) -> bool:
+        """Whether `load` only hands out what `prepare` made."""
+
+    def load(self, visit: Visit) -> Loaded[Any]:
+        """Read a row; needs no model and may be called in other processes."""
+
+    def collate(self, loaded: Sequence[Loaded[Any]]) -> Batch | None:
+        """Encode, drop, pack; rows that fail are skipped and counted, None when all do."""
 
     def groups(self) -> Mapping[str, Mapping[str, Parameter]]:
         """Group -> parameter name -> parameter, of all that can be trained."""

@@ -1,14 +1,17 @@
 """Autoencoder latents of pictures: moments are computed once and kept, noise is drawn at every use.
 
-Pictures are encoded one size at a time and never padded to a common size: padding changes latents
-(spec 9.1). Shape letters: B pictures, C channels, h and w latent rows and columns.
+Pictures are encoded one size at a time: padding them to a common size, as the authors do, changes
+latents (spec 9.1) and is an option for comparisons only. Shape letters: B pictures, C channels, h
+and w latent rows and columns.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from . import draws
 
@@ -17,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Moments(NamedTuple):
-    """Distribution of a picture's latent, before scaling, float32 on the CPU."""
+    """Distribution of a picture's latent, before scaling, float32."""
 
-    mean_Chw: Tensor
-    std_Chw: Tensor
+    mean_Chw: np.ndarray
+    std_Chw: np.ndarray
 
 
 class Encoder:
@@ -38,12 +41,27 @@ class Encoder:
         # Channels last: convolutions of small width take 40 % less time on a CPU (measured).
         batch = batch.contiguous(memory_format=torch.channels_last)
         found = self._vae.encode(batch).latent_dist
-        means = found.mean.float().cpu().contiguous()
-        stds = found.std.float().cpu().contiguous()
-        return [Moments(mean, std) for mean, std in zip(means, stds, strict=True)]
+        means = found.mean.float().cpu().contiguous().numpy()
+        stds = found.std.float().cpu().contiguous().numpy()
+        # Copies: a part of a batch would keep all of it in memory.
+        return [Moments(m.copy(), s.copy()) for m, s in zip(means, stds, strict=True)]
+
+    @torch.no_grad()
+    def padded_moments(self, pixels: Sequence[Tensor]) -> list[Moments]:
+        """Encode pictures of any size as one batch, padded with grey, as the authors do."""
+        height = max(picture.shape[1] for picture in pixels)
+        width = max(picture.shape[2] for picture in pixels)
+        batch = [F.pad(p, (0, width - p.shape[2], 0, height - p.shape[1])) for p in pixels]
+        found = self.moments(batch)
+        cell = height // found[0].mean_Chw.shape[1]
+        return [
+            Moments(*(part[:, : p.shape[1] // cell, : p.shape[2] // cell] for part in moments))
+            for moments, p in zip(found, pixels, strict=True)
+        ]
 
     def sample(self, moments: Moments, *key: int | str) -> Tensor:
         """A latent (C, h, w), shifted and scaled, with noise that depends on the key only."""
         noise = torch.from_numpy(draws.normals(tuple(moments.mean_Chw.shape), *key))
-        latent = torch.addcmul(moments.mean_Chw, moments.std_Chw, noise)
+        mean, std = map(torch.from_numpy, moments)
+        latent = torch.addcmul(mean, std, noise)
         return (latent - self._shift) * self._scale

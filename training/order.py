@@ -104,6 +104,8 @@ class Position:
     """Visits drawn from the order that found no room yet, oldest first."""
     skipped: int = 0
     """Visits without a place: longer than the budget, or of unusable rows."""
+    placed: int = 0
+    """Tokens put into packs, where these have a budget."""
 
 
 class Packer:
@@ -139,10 +141,15 @@ class Packer:
         self._samples, self._budget, self._lookahead = samples, budget, lookahead
         self.position = position or Position()
 
-    @property
-    def epochs(self) -> float:
-        """Epochs drawn so far."""
-        return self.position.epoch + self.position.offset / len(self._order)
+    def epochs(self, position: Position) -> float:
+        """Epochs drawn up to a position."""
+        return position.epoch + position.offset / len(self._order)
+
+    def fill_rate(self, position: Position) -> float | None:
+        """Share of the budget of all packs that was used; None without a budget or a pack."""
+        if self._budget is None or not position.packs:
+            return None
+        return position.placed / (self._budget * position.packs)
 
     def next(self) -> Pack:
         """Make the next pack and move on."""
@@ -168,8 +175,13 @@ class Packer:
                 self._refuse_all_skipped(skipped, bool(taken or waiting), budget)
             else:
                 room = self._place(visit, room, taken, waiting)
-        skipped += self.position.skipped
-        self.position = dataclasses.replace(self.position, waiting=tuple(waiting), skipped=skipped)
+        before = self.position
+        self.position = dataclasses.replace(
+            before,
+            waiting=tuple(waiting),
+            skipped=before.skipped + skipped,
+            placed=before.placed + budget - room,
+        )
         return taken
 
     def _place(self, visit: Visit, room: int, taken: list[Visit], waiting: list[Visit]) -> int:

@@ -6,16 +6,18 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 
 from echo4o.errors import Echo4oError
 
 from .config import TrainConfig
-from .order import Pack
+
+T = TypeVar("T")
 
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
@@ -50,12 +52,6 @@ def computes_in_bf16(config: TrainConfig) -> bool:
     return config.precision == "bf16" or (config.precision == "auto" and has_gpu)
 
 
-def rank_share(packs: Sequence[Pack], accelerator: Accelerator) -> list[Pack]:
-    """The packs of this process: rank r of W takes numbers r, r + W, ..."""
-    world, rank = accelerator.num_processes, accelerator.process_index
-    return [pack for pack in packs if pack.number % world == rank]
-
-
 def sum_over_processes(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
     """Add each number over all processes, in float64."""
     if accelerator.num_processes == 1:
@@ -63,6 +59,21 @@ def sum_over_processes(accelerator: Accelerator, values: Sequence[float]) -> lis
     numbers = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
     summed: list[float] = accelerator.reduce(numbers, reduction="sum").tolist()
     return summed
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def gather_objects(mine: T) -> list[T]:
+    """What every process has, in order of ranks."""
+    _, world = rank_and_world()
+    if world == 1:
+        return [mine]
+    found: list[T | None] = [None] * world
+    dist.all_gather_object(found, mine)
+    return cast(list[T], found)
 
 
 class StopSignal:

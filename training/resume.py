@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import Parameter
@@ -16,8 +17,8 @@ from .checkpoint import Checkpoint, Progress
 from .config import TrainConfig, differences
 from .data import Rows
 from .family import Family
+from .feed import Feed
 from .optimise import MovingAverage
-from .order import Packer
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class State:
     """The trained ones, by name."""
     optimizer: torch.optim.Optimizer
     average: MovingAverage
-    packer: Packer
+    feed: Feed[Any]
     step: int = 0
     """Optimiser steps done."""
     saved_step: int = 0
@@ -65,7 +66,7 @@ def resume(state: State, config: TrainConfig, rows: Rows, out: Path) -> None:
             parameter.copy_(saved.weights[name])
     state.average.load_state_dict(saved.average)
     state.optimizer.load_state_dict(saved.optimizer)
-    state.packer.position = saved.progress.position
+    state.feed.position = saved.progress.position
     state.step = state.saved_step = saved.progress.step
     state.started, state.earlier_seconds = saved.progress.started, saved.progress.seconds
     logger.info("going on after step %d of %d", state.step, config.steps)
@@ -78,7 +79,7 @@ def save_state(state: State, config: TrainConfig, rows: Rows, out: Path, *, writ
         return
     progress = Progress(
         step=state.step,
-        position=state.packer.position,
+        position=state.feed.position,
         config=config.to_dict(),
         data=rows.digest,
         started=state.started,

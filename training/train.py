@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -21,10 +21,11 @@ from .bagel import open_family
 from .config import TrainConfig
 from .data import Rows, load_rows
 from .family import Batch, Family
+from .feed import Feed
 from .loss import Counts, weighted
 from .optimise import MovingAverage, learning_rate, make_optimizer, sum_gradients
 from .order import Order, Packer, Source
-from .processes import StopSignal, make_accelerator, rank_share, sum_over_processes
+from .processes import StopSignal, make_accelerator, rank_and_world, sum_over_processes
 from .results import StepFacts, Trace, is_finished, save_pictures, save_result
 from .resume import State, resume, save_state
 
@@ -69,7 +70,7 @@ def train(config: TrainConfig, out: Path) -> Result:
         parameters=parameters,
         optimizer=make_optimizer(parameters, config),
         average=MovingAverage(parameters, config.ema_decay),
-        packer=_packer(config, family, rows, usable),
+        feed=_feed(config, family, rows, usable),
     )
     resume(state, config, rows, out)
     trace = Trace(out, after_step=state.step, write=main)
@@ -125,18 +126,27 @@ def _trained(family: Family, config: TrainConfig) -> dict[str, Parameter]:
     return trained
 
 
-def _packer(config: TrainConfig, family: Family, rows: Rows, usable: set[int]) -> Packer:
+def _feed(config: TrainConfig, family: Family, rows: Rows, usable: set[int]) -> Feed[Any]:
     weights = [weight for _, weight in config.mixture if weight > 0]
     sources = [
         Source([row for row in numbers if row in usable], weight)
         for numbers, weight in zip(rows.sources(), weights, strict=True)
     ]
-    return Packer(
+    packer = Packer(
         Order(sources, seed=config.seed),
         family.length,
         samples=config.samples_per_pack,
         budget=config.tokens_per_pack,
         lookahead=config.lookahead,
+    )
+    rank, world = rank_and_world()
+    return Feed(
+        packer,
+        family.load,
+        packs_per_step=config.packs_per_step,
+        rank=rank,
+        world=world,
+        workers=0 if family.all_ready else config.workers,
     )
 
 
@@ -148,10 +158,7 @@ def _forward_backward(
     Raises:
         Echo4oError: the loss or a gradient is not a number.
     """
-    # All processes make all packs of the step, in order; each collates its own.
-    packs = [state.packer.next() for _ in range(config.packs_per_step)]
-    share = rank_share(packs, accelerator)
-    collated = [state.family.collate(pack.visits) for pack in share]
+    collated = [state.family.collate(pack) for pack in state.feed.next()]
     batches = [batch for batch in collated if batch is not None]
     local = [sum(b.counts.mse for b in batches), sum(b.counts.ce for b in batches)]
     local += [sum(b.tokens for b in batches), sum(len(b.ids) for b in batches), int(stop)]

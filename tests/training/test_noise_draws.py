@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from echo4o.training import draws
-from echo4o.training.bagel import BagelFamily, open_family
+from echo4o.training.bagel import BagelBatch, BagelFamily, open_family
 from echo4o.training.config import TrainConfig
 from echo4o.training.data import load_rows
 from echo4o.training.order import Visit
@@ -25,10 +25,14 @@ def make_family(config: TrainConfig, tmp_path, *changes: str) -> BagelFamily:
     return family
 
 
+def collate(family: BagelFamily, row: int) -> BagelBatch | None:
+    return family.collate([family.load(Visit(row, 0))])
+
+
 @pytest.mark.parametrize("row", [3, 17])
 def test_each_copy_gives_the_errors_that_it_has_alone(config: TrainConfig, tmp_path, row):
-    many = make_family(config, tmp_path, "noise_draws=3").collate([Visit(row, 0)])
-    alone = make_family(config, tmp_path).collate([Visit(row, 0)])
+    many = collate(make_family(config, tmp_path, "noise_draws=3"), row)
+    alone = collate(make_family(config, tmp_path), row)
     assert many is not None
     assert alone is not None
     assert many.packed.latent_noised[-3:] == [True, True, True]
@@ -46,7 +50,7 @@ def test_each_copy_gives_the_errors_that_it_has_alone(config: TrainConfig, tmp_p
 
 def test_copies_count_as_tokens(config: TrainConfig, tmp_path):
     one, three = make_family(config, tmp_path), make_family(config, tmp_path, "noise_draws=3")
-    batch = three.collate([Visit(3, 0)])
+    batch = collate(three, 3)
     assert batch is not None
     assert three.length(3) == batch.tokens == (one.length(3) or 0) + 2 * 6
 

@@ -77,6 +77,7 @@ def test_a_budget_is_kept_filled_and_loses_nothing():
     for visit in (0, 1):
         assert sorted(v.row for v in drawn if v.visit == visit) == usable
     assert packer.position.skipped == 4
+    assert packer.fill_rate(packer.position) == sum(fills) / len(fills) / 400
 
 
 def test_rows_that_never_fit_end_in_a_sentence():

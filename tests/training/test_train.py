@@ -123,7 +123,7 @@ def test_dropout_follows_its_probabilities(config: TrainConfig, tmp_path):
     rows = load_rows(config)
     family = open_family(config, rows, tmp_path, device=torch.device("cpu"))
     family.prepare()
-    with_references = family.collate([Visit(17, visit) for visit in range(20)])
+    with_references = family.collate([family.load(Visit(17, visit)) for visit in range(20)])
     assert with_references is not None
     packed = with_references.packed
     assert all(noised for noised in packed.latent_noised), "every clean latent is dropped"
@@ -133,7 +133,7 @@ def test_dropout_follows_its_probabilities(config: TrainConfig, tmp_path):
     assert texts == sum(expected)
     assert 0 < texts < 20
     # Two visits of a row differ in noise and time, the same visit does not.
-    again = family.collate([Visit(17, 0)])
+    again = family.collate([family.load(Visit(17, 0))])
     assert again is not None
     assert again.timesteps[0] == with_references.timesteps[0] != with_references.timesteps[1]
     assert again.noise[-1].equal(with_references.noise[: len(again.noise)][-1])
