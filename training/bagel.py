@@ -7,6 +7,7 @@ random number is keyed by (seed, row, visit, purpose).
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import Parameter
 
 from echo4o.errors import Echo4oError
@@ -42,11 +44,14 @@ from .data import Rows, UnusableRowError
 from .examples import Example, Examples, Latent, Reference, Sizes
 from .feed import Loaded
 from .latents import Encoder
-from .loss import Counts, LossSums, sums
+from .loss import Counts, LossSums, Subsets, sums
+from .opening import Where, open_pipeline
 from .order import Visit
 from .processes import computes_in_bf16
+from .saving import save_pipeline
 from .store import DiskShelf, open_store, store_folder
 from .tiny import make_base
+from .work import step_flops
 
 _UNDERSTANDING_PIXELS = 2_007_040
 """Pixels that the pictures of one question share, as the authors train (spec 9.5)."""
@@ -63,6 +68,10 @@ class BagelBatch:
     noise: Tensor
     """(latent tokens, values); zero for references, which are never noised."""
     ids: tuple[str, ...]
+    subsets: Subsets
+    """Of the tokens with a loss."""
+    frozen: float
+    """Share of the decoder's weights that get no gradient."""
 
     @property
     def counts(self) -> Counts:
@@ -74,10 +83,24 @@ class BagelBatch:
         """All tokens, after dropout."""
         return self.packed.num_tokens
 
+    @property
+    def flops(self) -> float:
+        """Operations of its forward and backward."""
+        gen = sum(self.packed.latent_lens)
+        return step_flops(
+            self.model.config,
+            und=self.packed.num_tokens - gen,
+            gen=gen,
+            vit_lens=self.packed.vit_lens,
+            sample_lens=self.packed.sample_lens,
+            labels=len(self.packed.ce_rows),
+            frozen_weights=self.frozen,
+        )
+
     def losses(self) -> LossSums:
         """Forward of the pack."""
         found = self.model(self.packed, timesteps=self.timesteps, noise=self.noise)
-        return sums(found.mse, found.ce)
+        return sums(found.mse, found.ce, self.subsets)
 
 
 class BagelFamily:
@@ -98,6 +121,11 @@ class BagelFamily:
             shelf=open_store(config, pipeline.vae),
             padded=config.pad_pictures,
         )
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Names of the dataset's subsets."""
+        return self._rows.subsets
 
     def prepare(self) -> list[int]:
         """Encode the pictures once, if they fit into memory; returns the usable rows."""
@@ -151,7 +179,35 @@ class BagelFamily:
             timesteps=self._shifted(times).to(self._device),
             noise=self._noise(packed, drawn).to(self._device),
             ids=tuple(example.id for example in examples),
+            subsets=self._subsets_of(packed, visits, examples, drawn),
+            frozen=self._frozen,
         )
+
+    def _subsets_of(
+        self,
+        packed: PackedBatch,
+        visits: Sequence[Visit],
+        examples: Sequence[Example],
+        drawn: Sequence[Visit],
+    ) -> Subsets:
+        copies = self._config.noise_draws
+        targets = [place for v in drawn for place in [self._rows.subset_of(v.row)] * copies]
+        pairs = zip(packed.latent_lens, packed.latent_noised, strict=True)
+        lens = [length for length, is_target in pairs if is_target]
+        answers = [
+            self._rows.subset_of(visit.row)
+            for visit, example in zip(visits, examples, strict=True)
+            for _ in range(0 if example.answer_ids is None else len(example.answer_ids) + 1)
+        ]
+        mse = torch.tensor(targets, dtype=torch.long).repeat_interleave(torch.tensor(lens).long())
+        ce = torch.tensor(answers, dtype=torch.long)
+        return Subsets(count=len(self.subsets), mse=mse.to(self._device), ce=ce.to(self._device))
+
+    @functools.cached_property
+    def _frozen(self) -> float:
+        decoder = list(self.model.language_model.model.layers.parameters())
+        trained = sum(p.numel() for p in decoder if p.requires_grad)
+        return 1 - trained / sum(p.numel() for p in decoder)
 
     def groups(self) -> Mapping[str, Mapping[str, Parameter]]:
         """Parameters by group (config.GROUPS); fixed tables, and the base of adapters, in none."""
@@ -188,7 +244,9 @@ class BagelFamily:
         if self._config.lora is not None:
             self._pipeline.fuse_lora()
             self._pipeline.unload_lora_weights()
-        self._pipeline.save_pretrained(folder)
+        config = self._config
+        dtype = torch.bfloat16 if config.save_dtype == "bf16" else torch.float32
+        save_pipeline(folder, self._pipeline, layout=config.layout, dtype=dtype)
 
     def _key(self, visit: Visit, purpose: str) -> tuple[int | str, ...]:
         return (self._config.seed, visit.row, visit.visit, purpose)
@@ -254,26 +312,46 @@ class BagelFamily:
         return torch.from_numpy(noise)
 
 
-def open_family(config: TrainConfig, rows: Rows, out: Path, *, device: torch.device) -> BagelFamily:
+def open_family(
+    config: TrainConfig,
+    rows: Rows,
+    out: Path,
+    *,
+    device: torch.device,
+    mesh: DeviceMesh | None = None,
+) -> BagelFamily:
     """Load the base model, or make the small random one of the recipe first (in `out/base`).
 
-    The trained weights are float32 whatever the checkpoint holds; the frozen base of adapters has
-    the type of the computation.
+    The trained weights are float32 whatever the checkpoint holds; what is frozen, and the base of
+    adapters, has the type of the computation. On a `mesh` its processes share the model.
     """
     source = config.base_model or str(make_base(config, rows, out / "base"))
-    pipeline = Echo4oPipeline.from_pretrained(
-        source,
-        revision=config.base_revision,
-        dtype=torch.bfloat16 if config.lora and computes_in_bf16(config) else torch.float32,
-        quantization_config=quantization(config.lora),
-    ).to(device)
+    bf16 = computes_in_bf16(config)
+    if config.lora is None:
+        where = Where(device, mesh, bf16)
+        pipeline = open_pipeline(
+            source, config.base_revision, where, lambda name: _is_frozen(name, config)
+        )
+    else:
+        pipeline = Echo4oPipeline.from_pretrained(
+            source,
+            revision=config.base_revision,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+            # Straight to the device: processes of one machine never hold all copies in its memory.
+            device_map="cuda" if device.type == "cuda" else None,
+            quantization_config=quantization(config.lora),
+        ).to(device)
+        add_adapters(pipeline.model, config.lora, config.seed)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.requires_grad_(False)
-    if config.lora is not None:
-        add_adapters(pipeline.model, config.lora, config.seed)
     if config.gradient_checkpointing:
         pipeline.model.gradient_checkpointing_enable()
     return BagelFamily(pipeline, rows, config, device)
+
+
+def _is_frozen(name: str, config: TrainConfig) -> bool:
+    group = parameter_group(name)
+    return group is None or group in config.freeze
 
 
 def _sizes(config: TrainConfig, model: BagelConfig) -> Sizes:

@@ -95,6 +95,25 @@ class Rows:
         columns = (dataset.with_format(None)["instruction"] for dataset in self._datasets)
         return [text or "" for column in columns for text in column]
 
+    @functools.cached_property
+    def subsets(self) -> tuple[str, ...]:
+        """Names of the subsets, in alphabetical order; "rows" stands for those that name none."""
+        return tuple(sorted(set(self._subset_names)))
+
+    def subset_of(self, number: int) -> int:
+        """Place of a row's subset in `subsets`."""
+        return self.subsets.index(self._subset_names[number])
+
+    @functools.cached_property
+    def _subset_names(self) -> list[str]:
+        names: list[str] = []
+        for dataset in self._datasets:
+            if "subset" in dataset.column_names:
+                names += [name or "rows" for name in dataset.with_format(None)["subset"]]
+            else:
+                names += ["rows"] * len(dataset)
+        return names
+
     def skip(self, number: int, reason: str) -> None:
         """Count a row that cannot be used (once, however often it comes)."""
         if number not in self.refused:
@@ -174,7 +193,8 @@ def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
         )
     if not len(dataset):
         raise Echo4oError(f"{path} ({name}, {split}) has no rows")
-    kept = [c for c in ("id", "instruction", "input_images", *_TARGETS) if c in columns]
+    wanted = ("id", "subset", "instruction", "input_images", *_TARGETS)
+    kept = [column for column in wanted if column in columns]
     return _undecoded(dataset.select_columns(kept))
 
 

@@ -32,6 +32,10 @@ class Batch(Protocol):
     def ids(self) -> tuple[str, ...]:
         """Ids of its rows, for error messages."""
 
+    @property
+    def flops(self) -> float:
+        """Operations of its forward and backward."""
+
     def losses(self) -> LossSums:
         """Forward of the pack."""
 
@@ -42,6 +46,10 @@ class Family(Protocol):
     @property
     def model(self) -> nn.Module:
         """Trained in place."""
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Names that losses are told apart by."""
 
     def prepare(self) -> list[int]:
         """Do once what would otherwise be done at every use of a row; returns the usable rows."""

@@ -5,6 +5,7 @@ Shape letters: M noised tokens, K supervised text tokens, C values of a latent t
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -26,13 +27,34 @@ class LossSums:
     """Sum over noised tokens of the mean squared error over channels."""
     ce: Tensor | None
     """Sum of cross-entropies."""
+    by_subset: Tensor
+    """(2, subsets) sums of either kind by subset, and how many tokens they are over; float64."""
 
 
-def sums(mse_MC: Tensor | None, ce_K: Tensor | None) -> LossSums:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subsets:
+    """To which subset each token with a loss belongs."""
+
+    count: int
+    """How many subsets there are."""
+    mse: Tensor
+    """(M,) places of the subsets."""
+    ce: Tensor
+    """(K,) the same."""
+
+
+def sums(mse_MC: Tensor | None, ce_K: Tensor | None, subsets: Subsets) -> LossSums:
     """Sum the per-token errors that a forward returns."""
+    by_subset = subsets.mse.new_zeros(2, subsets.count, dtype=torch.float64)
+    mse_M = None if mse_MC is None else mse_MC.mean(dim=-1)
+    for errors, places in ((mse_M, subsets.mse), (ce_K, subsets.ce)):
+        if errors is not None:
+            by_subset[0].index_add_(0, places, errors.detach().double())
+            by_subset[1].index_add_(0, places, torch.ones_like(places, dtype=torch.float64))
     return LossSums(
-        mse=None if mse_MC is None else mse_MC.mean(dim=-1).sum(),
+        mse=None if mse_M is None else mse_M.sum(),
         ce=None if ce_K is None else ce_K.sum(),
+        by_subset=by_subset,
     )
 
 

@@ -5,19 +5,22 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from PIL import Image
 
 from echo4o.errors import Echo4oError
+from echo4o.launch import is_first_rank
 from echo4o.models.pictures import PictureRecord, encode_png
 from echo4o.records import Input, RunRecord, sha256_file, sync_folder, write_atomic
 
 from .checkpoint import writing
 from .config import TrainConfig, differences
 from .data import Rows
+from .sharding import is_sharded, whole
+from .streaming import together
 
 if TYPE_CHECKING:
     from .resume import State
@@ -38,6 +41,10 @@ class StepFacts(NamedTuple):
     samples: int
     stop: bool
     """Some process was told to stop."""
+    flops: float
+    """Operations of forward and backward."""
+    by_subset: dict[str, tuple[float, float]]
+    """Per subset the sum of its tokens' losses, and the number of these tokens."""
 
 
 class Trace:
@@ -64,6 +71,11 @@ class Trace:
         if self._write:
             with self._path.open("a") as file:
                 os.fsync(file.fileno())
+
+
+def trace_lines(out: Path) -> list[dict[str, float]]:
+    """The figures of all steps so far."""
+    return [json.loads(line) for line in _lines(out / _TRACE)]
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -96,25 +108,29 @@ def is_finished(config: TrainConfig, rows: Rows, out: Path) -> bool:
 
 
 @contextlib.contextmanager
-def averaged(state: "State") -> Iterator[None]:
-    """The model has its averaged weights inside, and is in evaluation mode."""
-    with torch.no_grad():
-        state.average.swap()
-    state.family.model.eval()
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            state.average.swap()
-        state.family.model.train()
+def shown(state: "State", config: TrainConfig) -> Iterator[None]:
+    """The model has the weights that are saved inside, and is in evaluation mode."""
+    weights = state.trained.averaged() if config.save_weights == "ema" else nullcontext()
+    with weights:
+        state.family.model.eval()
+        try:
+            yield
+        finally:
+            state.family.model.train()
 
 
-def save_pictures(state: "State", config: TrainConfig, out: Path) -> None:
-    """Draw the fixed prompts with averaged weights, side by side: `samples/step-NNNNNNN.png`."""
-    if not config.sample_prompts:
-        return
-    with averaged(state):
+def save_pictures(state: "State", config: TrainConfig, out: Path) -> Path | None:
+    """Draw the fixed prompts, side by side: `samples/step-NNNNNNN.png`; returns the file.
+
+    Where processes share the model all of them draw, else only the first.
+    """
+    first, model = is_first_rank(), state.family.model
+    if not config.sample_prompts or not (first or is_sharded(model)):
+        return None
+    with shown(state, config), whole(model):
         pictures = state.family.pictures(config.sample_prompts)
+    if not first:
+        return None
     width = sum(picture.width for picture in pictures)
     sheet = Image.new("RGB", (width, max(picture.height for picture in pictures)))
     left = 0
@@ -127,14 +143,22 @@ def save_pictures(state: "State", config: TrainConfig, out: Path) -> None:
         parameters={"steps": config.sample_steps, "guidance": config.sample_guidance},
     )
     data = encode_png(sheet, record)
-    write_atomic(out / "samples" / f"step-{state.step:07d}.png", data)
+    path = out / "samples" / f"step-{state.step:07d}.png"
+    write_atomic(path, data)
+    return path
 
 
 def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> None:
-    """Write model or adapter with averaged weights, then the record; the record means finished."""
-    with averaged(state):
+    """Write model or adapter, then the record; the record means finished. Every process calls this.
+
+    Raises:
+        Echo4oError: they could not be written, the disk is full.
+    """
+    with shown(state, config):
         for artefact in config.artefacts:
             _save_folder(state, artefact, out)
+    if not is_first_rank():
+        return
     write_atomic(out / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
     base = config.to_dict()["base_model"]
     found = (path for name in config.artefacts for path in sorted((out / name).rglob("*")))
@@ -152,7 +176,7 @@ def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> N
             **_trace_metrics(out / _TRACE),
             "epochs": state.feed.epochs,
             "fill_rate": state.feed.fill_rate,
-            "parameters_trained": sum(p.numel() for p in state.parameters.values()),
+            "parameters_trained": sum(p.numel() for p in state.trained.parameters.values()),
             "rows": len(rows),
             "rows_skipped": dict(rows.skipped),
             "samples_without_place": state.feed.position.skipped,
@@ -165,12 +189,23 @@ def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> N
 
 def _save_folder(state: "State", artefact: str, out: Path) -> None:
     aside, final = out / f".{artefact}.tmp", out / artefact
-    shutil.rmtree(aside, ignore_errors=True)
-    with writing(final):
-        state.family.save(artefact, aside)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(aside, final)
-    sync_folder(out)
+    first = is_first_rank()
+
+    def clear() -> None:
+        if first:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def show() -> None:
+        if first:
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(aside, final)
+            sync_folder(out)
+
+    with writing(final, aside if first else None):
+        together(clear)
+        if first or artefact == "model":
+            state.family.save(artefact, aside)
+        together(show)
 
 
 def _trace_metrics(path: Path) -> dict[str, int | float | None]:

@@ -7,18 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn import Parameter
-
 from echo4o.errors import Echo4oError
 
 from . import checkpoint
-from .checkpoint import Checkpoint, Progress
+from .checkpoint import Progress
 from .config import TrainConfig, differences
 from .data import Rows
 from .family import Family
 from .feed import Feed
-from .optimise import MovingAverage
+from .optimise import Trained
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +25,7 @@ class State:
     """Everything that changes while training."""
 
     family: Family
-    parameters: dict[str, Parameter]
-    """The trained ones, by name."""
-    optimizer: torch.optim.Optimizer
-    average: MovingAverage
+    trained: Trained
     feed: Feed[Any]
     step: int = 0
     """Optimiser steps done."""
@@ -56,27 +50,19 @@ def resume(state: State, config: TrainConfig, rows: Rows, out: Path) -> None:
     Raises:
         Echo4oError: it was made with other settings or rows, and `resume_force` is not set.
     """
-    saved = checkpoint.load_newest(out / "checkpoints")
+    saved = checkpoint.newest(out / "checkpoints")
     if saved is None:
         return
     _refuse_others(saved.progress, config, rows)
-    _check_names(saved, state)
-    with torch.no_grad():
-        for name, parameter in state.parameters.items():
-            parameter.copy_(saved.weights[name])
-    state.average.load_state_dict(saved.average)
-    state.optimizer.load_state_dict(saved.optimizer)
+    checkpoint.load(saved, state.trained)
     state.feed.position = saved.progress.position
     state.step = state.saved_step = saved.progress.step
     state.started, state.earlier_seconds = saved.progress.started, saved.progress.seconds
     logger.info("going on after step %d of %d", state.step, config.steps)
 
 
-def save_state(state: State, config: TrainConfig, rows: Rows, out: Path, *, write: bool) -> None:
-    """Write a checkpoint (only where `write`; the state is the same in every process)."""
-    state.saved_step = state.step
-    if not write:
-        return
+def save_state(state: State, config: TrainConfig, rows: Rows, out: Path) -> None:
+    """Write a checkpoint; every process calls this."""
     progress = Progress(
         step=state.step,
         position=state.feed.position,
@@ -85,13 +71,8 @@ def save_state(state: State, config: TrainConfig, rows: Rows, out: Path, *, writ
         started=state.started,
         seconds=state.seconds,
     )
-    saved = Checkpoint(
-        progress=progress,
-        weights={name: parameter.detach() for name, parameter in state.parameters.items()},
-        average=state.average.state_dict(),
-        optimizer=state.optimizer.state_dict(),
-    )
-    checkpoint.save(out / "checkpoints", saved, keep=config.keep_checkpoints)
+    checkpoint.save(out / "checkpoints", progress, state.trained, keep=config.keep_checkpoints)
+    state.saved_step = state.step
 
 
 def _refuse_others(progress: Progress, config: TrainConfig, rows: Rows) -> None:
@@ -107,12 +88,3 @@ def _refuse_others(progress: Progress, config: TrainConfig, rows: Rows) -> None:
         f"the checkpoint of step {progress.step} was made with other settings ({'; '.join(changed)}"
         f"); choose another --out, or go on with --set resume_force=true"
     )
-
-
-def _check_names(saved: Checkpoint, state: State) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in saved.weights.items()}
-    if shapes != {name: tuple(p.shape) for name, p in state.parameters.items()}:
-        raise Echo4oError(
-            f"the checkpoint of step {saved.progress.step} holds other parameters than this "
-            f"recipe trains; choose another --out"
-        )

@@ -3,31 +3,31 @@
 It knows no model (family.py says what a batch and a loss are) and decides no order (order.py).
 """
 
+import contextlib
 import logging
-import math
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch.nn import Parameter
-from tqdm import tqdm
 
-from echo4o.errors import Echo4oError
 from echo4o.records import RECORD_NAME
 
 from .bagel import open_family
 from .config import TrainConfig
 from .data import Rows, load_rows
-from .family import Batch, Family
+from .family import Family
 from .feed import Feed
 from .loss import Counts, weighted
-from .optimise import MovingAverage, learning_rate, make_optimizer, sum_gradients
+from .optimise import Trained, learning_rate
 from .order import Order, Packer, Source
 from .processes import StopSignal, make_accelerator, rank_and_world, sum_over_processes
-from .results import StepFacts, Trace, is_finished, save_pictures, save_result
+from .results import StepFacts, is_finished, save_pictures, save_result
 from .resume import State, resume, save_state
+from .sharding import make_mesh
+from .tiny import make_base
+from .watching import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -58,58 +58,49 @@ def train(config: TrainConfig, out: Path) -> Result:
     if main:
         # A record without its model is no result: a record must mean finished, also to scripts.
         (out / RECORD_NAME).unlink(missing_ok=True)
-    with accelerator.main_process_first():
-        family = open_family(config, rows, out, device=accelerator.device)
+    mesh = make_mesh(config, accelerator)
+    if config.base_model is None:
+        with accelerator.main_process_first():
+            make_base(config, rows, out / "base")
+    family = open_family(config, rows, out, device=accelerator.device, mesh=mesh)
     usable = set(family.prepare())
     rows.refuse_if_none(len(usable))
 
     # ---- 2. what is trained, how, in which order; where it stood -----------------------------
-    parameters = _trained(family, config)
     state = State(
         family=family,
-        parameters=parameters,
-        optimizer=make_optimizer(parameters, config),
-        average=MovingAverage(parameters, config.ema_decay),
+        trained=Trained(_trained(family, config), config),
         feed=_feed(config, family, rows, usable),
     )
     resume(state, config, rows, out)
-    trace = Trace(out, after_step=state.step, write=main)
+    watch = Watch(config, accelerator, out, after_step=state.step)
 
     # ---- 3. the loop -------------------------------------------------------------------------
     family.model.train()
-    bar = tqdm(total=config.steps, initial=state.step, desc="train", disable=not main)
-    tokens, clock = 0, time.monotonic()
-    with StopSignal() as stop, bar:
+    with StopSignal() as stop, contextlib.closing(watch):
         while state.step < config.steps:
-            facts = _forward_backward(state, config, accelerator, stop=stop.received)
+            facts, ids = _forward_backward(state, config, accelerator, stop=stop.received)
+            watch.check(state.step + 1, facts, ids, state.saved_step)
             rate = learning_rate(state.step, config)
-            _update(state, rate)
+            state.trained.step(rate)
             state.step += 1
-
-            # The trace holds nothing that depends on the clock: equal runs write equal files.
-            trace.add(state.step, facts, rate)
-            accelerator.log({"loss": facts.loss, "grad_norm": facts.grad_norm, "lr": rate})
-            tokens += facts.tokens
-            bar.update()
-            if main and state.step % config.log_every == 0:
-                pace = tokens / (time.monotonic() - clock)
-                bar.write(_console_line(state.step, facts, rate, pace))
-                tokens, clock = 0, time.monotonic()
+            watch.step(state.step, facts, rate)
 
             # Once in a while: pictures, a checkpoint.
             last = state.step == config.steps
-            if main and config.sample_every and (state.step % config.sample_every == 0 or last):
-                save_pictures(state, config, out)
+            if config.sample_every and (state.step % config.sample_every == 0 or last):
+                drawn = save_pictures(state, config, out)
+                if drawn is not None:
+                    watch.picture(state.step, drawn)
             if state.step % config.checkpoint_every == 0 or last or facts.stop:
-                trace.sync()
-                save_state(state, config, rows, out, write=main)
+                watch.sync()
+                save_state(state, config, rows, out)
             if facts.stop and not last:
                 logger.info("told to stop: step %d of %d is saved", state.step, config.steps)
                 return Result(state.step, False)
 
     # ---- 4. the result -----------------------------------------------------------------------
-    if main:
-        save_result(state, config, rows, out)
+    save_result(state, config, rows, out)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return Result(state.step, True)
@@ -152,20 +143,23 @@ def _feed(config: TrainConfig, family: Family, rows: Rows, usable: set[int]) -> 
 
 def _forward_backward(
     state: State, config: TrainConfig, accelerator: Accelerator, *, stop: bool
-) -> StepFacts:
+) -> tuple[StepFacts, list[str]]:
     """Gradients of the next packs, summed over them and over processes, and clipped.
 
-    Raises:
-        Echo4oError: the loss or a gradient is not a number.
+    Also returns the ids of the rows that this process has in the step.
     """
     collated = [state.family.collate(pack) for pack in state.feed.next()]
     batches = [batch for batch in collated if batch is not None]
-    local = [sum(b.counts.mse for b in batches), sum(b.counts.ce for b in batches)]
-    local += [sum(b.tokens for b in batches), sum(len(b.ids) for b in batches), int(stop)]
-    mse_count, ce_count, tokens, samples, stops = sum_over_processes(accelerator, local)
+    ids = [name for batch in batches for name in batch.ids]
+    local: list[float] = [sum(b.counts.mse for b in batches), sum(b.counts.ce for b in batches)]
+    local += [sum(b.tokens for b in batches), len(ids), int(stop)]
+    local += [sum(b.flops for b in batches)]
+    mse_count, ce_count, tokens, samples, stops, flops = sum_over_processes(accelerator, local)
     counts = Counts(mse=int(mse_count), ce=int(ce_count))
 
     mse, ce = 0.0, 0.0
+    subsets = state.family.subsets
+    shares = torch.zeros(2, len(subsets), dtype=torch.float64, device=accelerator.device)
     for batch in batches:
         with accelerator.autocast():
             sums = batch.losses()
@@ -173,38 +167,21 @@ def _forward_backward(
         part.backward()  # type: ignore[no-untyped-call]
         mse += 0.0 if sums.mse is None else sums.mse.item()
         ce += 0.0 if sums.ce is None else sums.ce.item()
-    sum_gradients(state.parameters)
-    norm = torch.nn.utils.clip_grad_norm_(
-        state.parameters.values(), config.max_grad_norm, foreach=True
-    ).item()
-    mse, ce = sum_over_processes(accelerator, [mse, ce])
+        shares += sums.by_subset
+    norm = state.trained.clip(config.max_grad_norm)
+    mse, ce, *flat = sum_over_processes(accelerator, [mse, ce, *shares.flatten().tolist()])
     mse, ce = mse / max(counts.mse, 1), ce / max(counts.ce, 1)
-    loss = config.mse_weight * mse + config.ce_weight * ce
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise Echo4oError(_diverged(state, loss, norm, batches))
-    return StepFacts(loss, mse, ce, norm, int(tokens), int(samples), stops > 0)
-
-
-def _update(state: State, rate: float) -> None:
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.average.update()
-
-
-def _diverged(state: State, loss: float, norm: float, batches: list[Batch]) -> str:
-    ids = [name for batch in batches for name in batch.ids]
-    more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
-    return (
-        f"step {state.step + 1}: the loss is {loss} and the gradient norm {norm} (rows "
-        f"{', '.join(ids[:8])}{more}). Nothing was saved after step {state.saved_step}; lower "
-        f"`learning_rate` or raise `warmup_steps`, and use another --out"
+    facts = StepFacts(
+        loss=config.mse_weight * mse + config.ce_weight * ce,
+        mse=mse,
+        ce=ce,
+        grad_norm=norm,
+        tokens=int(tokens),
+        samples=int(samples),
+        stop=stops > 0,
+        flops=flops,
+        by_subset={
+            name: (flat[place], flat[len(subsets) + place]) for place, name in enumerate(subsets)
+        },
     )
-
-
-def _console_line(step: int, facts: StepFacts, rate: float, pace: float) -> str:
-    return (
-        f"step {step:>6}  loss {facts.loss:.4f}  grad {facts.grad_norm:.3f}  lr {rate:.2e}  "
-        f"{pace:,.0f} tokens/s"
-    )
+    return facts, ids

@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_passed_over(config: TrainConfig, tmp_path, capl
     train(config, tmp_path / "run")
     expected = result(tmp_path / "run")
     newest = sorted((tmp_path / "run/checkpoints").iterdir())[-1]
-    file = newest / "optimizer.pt"
+    file = newest / "moments.safetensors"
     content = file.read_bytes()
     if damage == "cut":
         file.write_bytes(content[: len(content) // 2])

@@ -160,6 +160,11 @@ def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
 def save_bagel(folder: Path, parts: Components) -> None:
     """Write the authors' layout into an existing folder; its marker file comes last."""
     weights.save_model(folder, parts.model)
+    save_bagel_files(folder, parts)
+
+
+def save_bagel_files(folder: Path, parts: Components) -> None:
+    """The same without the main model's weights."""
     weights.save_autoencoder(folder, parts.vae)
     parts.tokenizer.save_pretrained(folder)
     # Other engines read the two files of the slow tokenizer.
