@@ -180,17 +180,27 @@ def read_items(
     """
     try:
         data = path.read_bytes()
-        content = data.decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise ItemsError(f"no items file {path}; give `kit` or a JSONL file") from error
+        raise ItemsError(
+            f"no items file {path}; give kit, authors, hub:ORG/NAME or a JSONL file"
+        ) from error
+    except IsADirectoryError as error:
+        raise ItemsError(f"{path} is a folder; give the JSONL file in it") from error
+    return parse_items(data, path.name, source=source or path.name, read_row=read_row)
+
+
+def parse_items(
+    data: bytes, name: str, *, source: str, read_row: Callable[[object, int], Item]
+) -> ItemSet:
+    """Read the bytes of an items file, which messages call `name`; raises as `read_items`."""
+    try:
+        content = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ItemsError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    items = _parse_lines(content.split("\n"), path, read_row)
+        raise ItemsError(f"{name} is not UTF-8 text (byte {error.start})") from error
+    items = _parse_lines(content.split("\n"), name, read_row)
     if not items:
-        raise ItemsError(f"{path} holds no item")
-    return ItemSet(
-        source=source or path.name, sha256=hashlib.sha256(data).hexdigest(), items=tuple(items)
-    )
+        raise ItemsError(f"{name} holds no item")
+    return ItemSet(source=source, sha256=hashlib.sha256(data).hexdigest(), items=tuple(items))
 
 
 def select(items: Sequence[Item], limit: int | None) -> tuple[Item, ...]:
@@ -213,7 +223,7 @@ def tags(items: Iterable[Item]) -> list[str]:
 
 
 def _parse_lines(
-    lines: Sequence[str], path: Path, read_row: Callable[[object, int], Item]
+    lines: Sequence[str], name: str, read_row: Callable[[object, int], Item]
 ) -> list[Item]:
     items: list[Item] = []
     same: dict[tuple[str, str], int] = {}
@@ -224,16 +234,16 @@ def _parse_lines(
         try:
             item = read_row(json.loads(line), len(items) + 1)
         except RecursionError as error:
-            raise ItemsError(f"{path}, line {line_number}: nested too deeply") from error
+            raise ItemsError(f"{name}, line {line_number}: nested too deeply") from error
         except ValueError as error:  # JSONDecodeError is one
-            raise ItemsError(f"{path}, line {line_number}: {error}") from error
+            raise ItemsError(f"{name}, line {line_number}: {error}") from error
         first = same.setdefault((item.prompt, item.key), line_number)
         if first != line_number:
-            raise ItemsError(f"{path}, line {line_number}: the same item stands in line {first}")
+            raise ItemsError(f"{name}, line {line_number}: the same item stands in line {first}")
         first = numbers.setdefault(item.number, line_number)
         if first != line_number:
             raise ItemsError(
-                f"{path}, line {line_number}: id {item.number} stands in line {first} already; "
+                f"{name}, line {line_number}: id {item.number} stands in line {first} already; "
                 "pictures are named after it, so give every item its own"
             )
         items.append(item)

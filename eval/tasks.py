@@ -45,7 +45,15 @@ class Task:
     """How points are put together; None where an item is right or wrong."""
 
     def items(self, source: str) -> ItemSet:
-        """Return the items of `source`: `kit`, `authors` (fetched), or the path of a JSONL file."""
+        """Return the items of a source.
+
+        Args:
+            source: `kit`, `authors` (fetched), `hub:ORG/NAME[@REVISION]`, or a JSONL file's path.
+        """
+        if source.startswith("hub:"):
+            from .item_repo import read_hub_items
+
+            return read_hub_items(self, source.removeprefix("hub:"))
         if source == KIT:
             return read_items(self.kit_items, source=KIT, read_row=self.read_row)
         path = authors_items(self.name) if source == AUTHORS else Path(source)

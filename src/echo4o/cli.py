@@ -55,6 +55,8 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("echo4o.eval.run_cli:run", "generate, judge and score a task"),
         "judge": ("echo4o.eval.judge_cli:judge", "judge pictures that exist"),
         "report": ("echo4o.eval.cli:report", "write an HTML report of one or more runs"),
+        "push": ("echo4o.eval.push_cli:push", "publish items, metrics or results"),
+        "submit": ("echo4o.eval.push_cli:submit", "bring scores into a model's repo"),
         "compare": ("echo4o.eval.judge_cli:compare", "which run is better, and do judges agree"),
     },
     "card": {
