@@ -104,11 +104,11 @@ def noised(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
 
 
 def initial_noise(
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     generators: Sequence[torch.Generator | None],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Standard normal noise (B, N, C) in token layout, one generator per picture.
+    """Standard normal noise (B, *shape), one generator per picture.
 
     Each picture draws alone, so that a seed gives the same picture in every batch.
     """
