@@ -32,7 +32,7 @@ class Agreement:
     high: float | None
     """Upper end."""
     items: int
-    """Items that at least two judged."""
+    """Pictures that at least two judged."""
 
     def to_json(self) -> dict[str, Any]:
         """Return {alpha, low, high, items}."""
@@ -43,27 +43,51 @@ def agreement(runs: Sequence[Sequence[Verdict]]) -> tuple[Agreement, dict[str, A
     """Return the agreement of several judges over all items and per tag.
 
     Args:
-        runs: The verdicts of each judge; what a judge did not answer does not count.
+        runs: The verdicts of each judge, the mean of its repeats where it has some; what a judge
+            did not answer does not count.
 
     Raises:
         Echo4oError: fewer than two judges, other pictures, or no item that two judged.
     """
     if len(runs) < 2:
         raise Echo4oError("agreement needs the verdicts of at least two judges")
-    values: dict[int, list[float]] = defaultdict(list)
+    values: dict[tuple[int, int], list[float]] = defaultdict(list)
     seen: dict[int, Verdict] = {}
-    for verdict in (one for run in runs for one in run if one.outcome == "judged"):
-        first = seen.setdefault(verdict.number, verdict)
-        if (first.prompt, first.tag) != (verdict.prompt, verdict.tag):
-            raise Echo4oError(f"item {verdict.number} is another one in one of the runs")
-        values[verdict.number].append(verdict.value)
-    both = {number: given for number, given in values.items() if len(given) > 1}
+    for run in runs:
+        for place, verdicts in _by_picture(run).items():
+            first = seen.setdefault(place[0], verdicts[0])
+            if (first.prompt, first.tag) != (verdicts[0].prompt, verdicts[0].tag):
+                raise Echo4oError(f"item {place[0]} is another one in one of the runs")
+            values[place].append(sum(one.value for one in verdicts) / len(verdicts))
+    both = {place: given for place, given in values.items() if len(given) > 1}
     if not both:
         raise Echo4oError("no item was judged by two judges; compare runs of the same pictures")
     tags: dict[str, list[list[float]]] = defaultdict(list)
-    for number, given in both.items():
+    for (number, _), given in both.items():
         tags[seen[number].tag].append(given)
     return alpha(list(both.values())), {tag: alpha(units) for tag, units in tags.items()}
+
+
+def self_agreement(verdicts: Sequence[Verdict]) -> dict[str, Any] | None:
+    """Return how far a judge's repeats agree with each other; None where it judged once."""
+    times = sorted({one.repeat for one in verdicts})
+    try:
+        overall, by_tag = agreement(
+            [[one for one in verdicts if one.repeat == time] for time in times]
+        )
+    except Echo4oError:
+        return None
+    named = {tag: one.to_json() for tag, one in by_tag.items()}
+    return {"overall": overall.to_json(), "by_tag": named}
+
+
+def _by_picture(run: Sequence[Verdict]) -> dict[tuple[int, int], list[Verdict]]:
+    """Return the verdicts that are ones, by item and picture."""
+    pictures: dict[tuple[int, int], list[Verdict]] = defaultdict(list)
+    for verdict in run:
+        if verdict.outcome == "judged":
+            pictures[verdict.number, verdict.sample].append(verdict)
+    return pictures
 
 
 def alpha(units: Sequence[Sequence[float]]) -> Agreement:

@@ -103,6 +103,10 @@ class AuthorsFlags(JudgeProtocol):
         right = bool(value.get("correct", 0) == 1)
         return (_finding(right, value.get("reason", "")),)
 
+    def usual_reply(self, item: Item) -> str:
+        """Return a reply that names what is not met."""
+        return json.dumps({"correct": 0, "reason": f"Not met: {authors_checklist(item.to_json())}"})
+
     def find(self, folder: Path, sample: int = 1) -> dict[int, Path]:
         """Return the pictures; the published script looks for `<number>.jpg` only."""
         if self.name == "released":

@@ -6,6 +6,7 @@ the same words, shows the picture as people see it, asks for structured replies,
 decimals and "8/10", and lets no doubtful mark count.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ NO_MARK = -1.0
 _KEYS = tuple(aspect.lower().replace(" ", "_") for aspect in ASPECTS)
 _MAX_TOKENS = 1024
 _STRICT_MAX_TOKENS = 1500
+_SENTENCE = 60
+"""Characters of a reason of usual length; structured replies say more."""
+_LONG_SENTENCE = 100
 _RELEASED = {
     aspect: re.compile(re.escape(aspect) + r"\s*[:\uff1a]?\s*(\d{1,2})") for aspect in ASPECTS
 }
@@ -58,6 +62,12 @@ def marks_schema(names: Sequence[str]) -> dict[str, Any]:
         "required": list(fields),
         "additionalProperties": False,
     }
+
+
+def usual_marks(names: Sequence[str]) -> str:
+    """Return a reply in the form of `marks_schema`, with reasons of usual length."""
+    fields = {f"{name}_reason": "." * _LONG_SENTENCE for name in names}
+    return json.dumps({**fields, **dict.fromkeys(names, 8)})
 
 
 def read_marks(value: Mapping[str, Any], names: Sequence[str]) -> tuple[Finding, ...]:
@@ -111,6 +121,10 @@ class AuthorsPoints(JudgeProtocol):
         """Return the item's points, -1 to 10; 0 without findings."""
         return weigh(findings) if findings else 0.0
 
+    def usual_reply(self, item: Item) -> str:
+        """Return three marks, each with a sentence."""
+        return "\n\n".join(f"{aspect}: 8\nReason: {'.' * _SENTENCE}" for aspect in ASPECTS)
+
     def find(self, folder: Path, sample: int = 1) -> dict[int, Path]:
         """Return the pictures; the published script takes the first of four endings."""
         if self.name == "released":
@@ -142,6 +156,10 @@ class StrictPoints(AuthorsPoints):
             repeat=attempt,
             system_as_parts=True,
         )
+
+    def usual_reply(self, item: Item) -> str:
+        """Return an object of three marks and three reasons."""
+        return usual_marks(_KEYS)
 
     def read(self, item: Item, reply: str) -> tuple[Finding, ...]:
         """Return three findings, from an object or from clear lines.

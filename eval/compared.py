@@ -1,6 +1,6 @@
 """Two or more runs held against each other in words: which is better, and do the judges agree?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from echo4o.errors import Echo4oError
@@ -47,11 +47,11 @@ def compare_runs(folders: Sequence[Path]) -> list[str]:
 def _is_same_pictures(runs: Sequence[Run]) -> bool:
     """Whether several judges, or one of them several times, looked at the same files."""
     shown = [
-        {one.number: one.picture_sha256 for one in run.verdicts if one.picture_sha256}
+        {(one.number, one.sample): one.picture_sha256 for one in run.verdicts if one.picture_sha256}
         for run in runs
     ]
     common = set.intersection(*(set(one) for one in shown))
-    return bool(common) and all(len({one[number] for one in shown}) == 1 for number in common)
+    return bool(common) and all(len({one[place] for one in shown}) == 1 for place in common)
 
 
 def _judges(runs: Sequence[Run], folders: Sequence[Path]) -> list[str]:
@@ -60,9 +60,15 @@ def _judges(runs: Sequence[Run], folders: Sequence[Path]) -> list[str]:
     )
     overall, by_tag = agreement([run.verdicts for run in runs])
     lines = [*_warnings(runs), f"The same pictures, judged by {names}.", "Krippendorff's alpha:"]
-    for name, one in {"overall": overall, **by_tag}.items():
-        lines.append(f"  {name:26}{_alpha(one)}  {one.items:4d} items")
-    return lines
+    return lines + agreement_lines(overall, by_tag)
+
+
+def agreement_lines(overall: Agreement, by_tag: Mapping[str, Agreement]) -> list[str]:
+    """Return one line for people for all items together and one per tag."""
+    return [
+        f"  {name:26}{_alpha(one)}  {one.items:4d} pictures"
+        for name, one in {"overall": overall, **by_tag}.items()
+    ]
 
 
 def _alpha(one: Agreement) -> str:

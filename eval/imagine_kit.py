@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .authors_points import marks_schema, read_marks, weigh
+from .authors_points import marks_schema, read_marks, usual_marks, weigh
 from .items import Item
 from .protocols import Finding, JudgeProtocol, Question, one_object
 
@@ -33,6 +33,10 @@ class KitPoints(JudgeProtocol):
             UnreadableReply: not one JSON object, or a mark is missing or not from 0 to 10.
         """
         return read_marks(one_object(reply), MARKS)
+
+    def usual_reply(self, item: Item) -> str:
+        """Return an object of three marks and three reasons."""
+        return usual_marks(MARKS)
 
     def points(self, findings: Sequence[Finding]) -> float | None:
         """Return the item's points, 0 to 10; 0 without findings."""

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .intervals import Score
     from .items import Item, ItemSet
     from .judging import JudgeConfig
+    from .panel import Panel
     from .runs import Run
     from .tasks import Task
 
@@ -19,12 +20,19 @@ def judge_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, required=True, help="folder with 1.png, 2.jpg ... by item number"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; resumes")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what it would ask and cost; no call is made"
+    )
     judging_arguments(parser)
 
 
 def judge(args: argparse.Namespace) -> None:
     """Judge pictures that exist, and score them."""
-    judge_pictures(read_command(args), args.images, args.out, explained=args.explain)
+    asked = read_command(args)
+    if args.dry_run:
+        _forecast(asked, args.images, args.out)
+        return
+    judge_pictures(asked, args.images, args.out, explained=args.explain)
 
 
 def compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +55,8 @@ def task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--items",
         default="kit",
-        help="`kit` for our own items, `authors` for fetched ones, or a JSONL file",
+        help="`kit` for our own items, `authors` for fetched ones, hub:ORG/NAME[@REVISION] for a "
+        "dataset on the Hub, or a JSONL file",
     )
     parser.add_argument("--limit", type=int, help="only so many items, spread over the tags")
     parser.add_argument(
@@ -62,10 +71,20 @@ def task_arguments(parser: argparse.ArgumentParser) -> None:
 
 def judging_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say who judges."""
-    parser.add_argument("--judge", required=True, help="judge model at the API")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--judge", help="judge model at the API")
+    who.add_argument("--judges", metavar="A,B,C", help="several, one after the other")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="times every picture is judged; the mean counts"
+    )
     parser.add_argument("--base-url", help="OpenAI-compatible API; OPENAI_BASE_URL if absent")
     parser.add_argument("--concurrency", type=int, default=8, help="most calls in flight")
     parser.add_argument("--budget", type=float, help="most USD that this run may ever spend")
+    parser.add_argument(
+        "--batch-api",
+        action="store_true",
+        help="send the questions as batches: cheaper, and answered within a day",
+    )
 
 
 class Command(NamedTuple):
@@ -75,7 +94,8 @@ class Command(NamedTuple):
     source: "ItemSet"
     items: "tuple[Item, ...]"
     protocol: str
-    config: "JudgeConfig"
+    configs: "tuple[JudgeConfig, ...]"
+    """One for each judge."""
 
 
 def read_command(args: argparse.Namespace) -> Command:
@@ -86,19 +106,27 @@ def read_command(args: argparse.Namespace) -> Command:
     """
     from .items import select
     from .judging import JudgeConfig
+    from .panel import folder_names
     from .tasks import default_protocol, get_task
 
     task = get_task(args.task)
     source = task.items(args.items)
     protocol = args.protocol or default_protocol(args.items)
     task.protocol(protocol)
-    config = JudgeConfig(
-        model=args.judge,
-        base_url=args.base_url,
-        concurrency=args.concurrency,
-        budget_usd=args.budget,
+    names = [args.judge] if args.judges is None else args.judges.split(",")
+    configs = tuple(
+        JudgeConfig(
+            model=name.strip(),
+            base_url=args.base_url,
+            concurrency=args.concurrency,
+            budget_usd=args.budget,
+            repeats=args.repeats,
+            batch_api=args.batch_api,
+        )
+        for name in names
     )
-    return Command(task, source, select(source.items, args.limit), protocol, config)
+    folder_names(configs)  # refuses two judges of one name
+    return Command(task, source, select(source.items, args.limit), protocol, configs)
 
 
 def check_judges(asked: Command, out: Path) -> None:
@@ -106,24 +134,63 @@ def check_judges(asked: Command, out: Path) -> None:
     from .judging import check_judge
     from .runs import LEDGER
 
-    check_judge(asked.config, out / LEDGER)
+    for config in asked.configs:
+        check_judge(config, out / LEDGER)
 
 
 def judge_pictures(asked: Command, pictures: Path, out: Path, *, explained: bool) -> None:
     """Judge a folder of pictures into `out` and say what came of it."""
+    from .panel import judge_panel
     from .runs import judge_run
 
-    finished = judge_run(
+    if len(asked.configs) == 1:
+        finished = judge_run(
+            asked.task,
+            asked.source,
+            asked.items,
+            pictures=pictures,
+            out=out,
+            protocol=asked.protocol,
+            config=asked.configs[0],
+            progress=True,
+        )
+        _tell(finished, out, explained=explained)
+        return
+    panel = judge_panel(
         asked.task,
         asked.source,
         asked.items,
         pictures=pictures,
         out=out,
         protocol=asked.protocol,
-        config=asked.config,
+        configs=asked.configs,
         progress=True,
     )
-    _tell(finished, out, explained=explained)
+    for name, run in panel.runs.items():
+        print(f"judge {run.judge['model']}")
+        _tell(run, out / name, explained=explained)
+    _tell_panel(panel, out)
+
+
+def _forecast(asked: Command, pictures: Path, out: Path) -> None:
+    from .estimate import estimate
+    from .runs import LEDGER, run_cases
+
+    total = 0.0
+    for config in asked.configs:
+        cases = run_cases(
+            asked.task, asked.items, pictures=pictures, protocol=asked.protocol, config=config
+        )
+        found = estimate(cases, config, out / LEDGER, progress=True)
+        total += found.cost_usd
+        print(
+            f"{config.model}: {found.calls} calls, {found.known} known already; "
+            f"{found.text} text and {found.images} picture tokens sent, {found.output} received; "
+            f"{found.cost_usd:.4f} USD"
+        )
+    budget = asked.configs[0].budget_usd
+    if budget is not None and total > budget:
+        print(f"that is more than the budget of {budget:.2f} USD")
 
 
 def _tell(finished: "Run", out: Path, *, explained: bool) -> None:
@@ -151,3 +218,15 @@ def _score(score: "Score", scale: float) -> str:
         share, low, high = (100 * end for end in (score.score, score.low, score.high))
         return f"{share:5.1f} %  [{low:4.1f}, {high:4.1f}]"
     return f"{score.score:7.3f}  [{score.low:4.2f}, {score.high:4.2f}]"
+
+
+def _tell_panel(panel: "Panel", out: Path) -> None:
+    from .compared import agreement_lines
+    from .panel import PANEL_FILE
+
+    together = panel.together
+    print(f"all judges together       {_score(together.overall, together.scale)}")
+    if panel.overall is not None:
+        print("Krippendorff's alpha between the judges:")
+        print("\n".join(agreement_lines(panel.overall, panel.by_tag)))
+    print(f"panel   {out / PANEL_FILE}")

@@ -49,6 +49,8 @@ class JudgeConfig:
     """Longest wait for one reply."""
     repeats: int = 1
     """Times every picture is judged; an item counts the mean."""
+    batch_api: bool = False
+    """Send the questions as batches: cheaper, and answered within a day."""
 
     def __post_init__(self) -> None:
         if not self.model.strip():
@@ -115,14 +117,15 @@ def judge(
         BudgetExceeded: the next call does not fit into the budget; what was judged is kept.
         Echo4oError: the judge gave no reply to any item, or cannot be used at all.
     """
-    samples = [pictures, *more]
-    work = judge_async(
-        make_cases(items, samples, protocol, config.repeats),
-        config=config,
-        ledger=ledger,
-        progress=progress,
-    )
-    return _wait_for(work)
+    cases = make_cases(items, [pictures, *more], protocol, config.repeats)
+    return judge_cases(cases, config=config, ledger=ledger, progress=progress)
+
+
+def judge_cases(
+    cases: Sequence[Case], *, config: JudgeConfig, ledger: Path, progress: bool = False
+) -> Judged:
+    """Judge as `judge` does what `make_cases` returned."""
+    return _wait_for(judge_async(cases, config=config, ledger=ledger, progress=progress))
 
 
 def make_cases(

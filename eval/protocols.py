@@ -86,6 +86,10 @@ class JudgeProtocol(ABC):
     def read(self, item: Item, reply: str) -> tuple[Finding, ...]:
         """Return one finding per line asked, or raise UnreadableReply."""
 
+    @abstractmethod
+    def usual_reply(self, item: Item) -> str:
+        """Return a reply about as long as judges give; estimates of the price need its length."""
+
     def points(self, findings: Sequence[Finding]) -> float | None:
         """Return what an item with these findings counts; None where it is right or wrong.
 
@@ -150,6 +154,12 @@ class KitProtocol(JudgeProtocol):
             raise UnreadableReply(f"the reply does not have {len(expectations)} findings")
         pairs = zip(expectations, findings, strict=True)
         return tuple(_finding(line, finding) for line, finding in pairs)
+
+    def usual_reply(self, item: Item) -> str:
+        """Return an answer to every line, with a short reason."""
+        said = {"satisfied": True, "reason": "found 1 instead of 2"}
+        findings = [{"expectation": line, **said} for line in checklist(item)]
+        return json.dumps({"findings": findings, "correct": True})
 
 
 def checklist(item: Item) -> list[str]:

@@ -15,9 +15,11 @@ from typing import Any
 from echo4o.errors import Echo4oError
 from echo4o.records import Input, RunRecord, environment, sha256_file, write_atomic
 
+from .agreement import self_agreement
+from .cases import Case
 from .generate import read_manifest
 from .items import Item, ItemSet
-from .judging import JudgeConfig, Judged, judge
+from .judging import JudgeConfig, Judged, judge_cases, make_cases
 from .pictures import samples_in
 from .released import write_released
 from .scores import RELEASED, Scores
@@ -27,6 +29,7 @@ from .verdicts import Verdict
 FORMAT = 1
 RUN_FILE = "run.json"
 ITEMS_FILE = "items.jsonl"
+_DERIVED = ("format", "scores", "self_agreement")
 LEDGER = Path("judge") / "ledger.sqlite"
 
 
@@ -71,6 +74,27 @@ class Run:
         return get_task(self.task).score(self.verdicts, self.protocol["name"])
 
 
+def run_cases(
+    task: Task, items: Sequence[Item], *, pictures: Path, protocol: str, config: JudgeConfig
+) -> list[Case]:
+    """Return what a run asks about: every picture that each item has in the folder.
+
+    Raises:
+        Echo4oError: there is no such folder or wording, or the reading knows no second picture.
+    """
+    if not items:
+        raise Echo4oError("there are no items to judge; give at least one")
+    samples = samples_in(pictures)
+    if protocol == RELEASED and (samples > 1 or config.repeats > 1):
+        raise Echo4oError(
+            f"the published script asks once about one picture of a prompt, not {config.repeats} "
+            f"times about {samples}; use another --protocol than {RELEASED}"
+        )
+    asked = task.protocol(protocol)
+    found = [asked.find(pictures, sample) for sample in range(1, samples + 1)]
+    return make_cases(items, found, asked, config.repeats)
+
+
 def judge_run(
     task: Task,
     source: ItemSet,
@@ -80,9 +104,12 @@ def judge_run(
     out: Path,
     protocol: str,
     config: JudgeConfig,
+    ledger: Path | None = None,
     progress: bool = False,
 ) -> Run:
     """Judge a folder of pictures and write run.json, items.jsonl and record.json into `out`.
+
+    `ledger` is the run's own if not given.
 
     Under `released` the published script's own result files go into a folder of that name.
 
@@ -90,22 +117,9 @@ def judge_run(
         Echo4oError: as `judging.judge`, or the wording of the protocol is not here.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-    samples = samples_in(pictures)
-    if protocol == RELEASED and (samples > 1 or config.repeats > 1):
-        raise Echo4oError(
-            f"the published script asks once about one picture of a prompt, not {config.repeats} "
-            f"times about {samples}; use another --protocol than {RELEASED}"
-        )
-    asked = task.protocol(protocol)
-    judged = judge(
-        items,
-        asked.find(pictures),
-        more=[asked.find(pictures, sample) for sample in range(2, samples + 1)],
-        protocol=asked,
-        config=config,
-        ledger=out / LEDGER,
-        progress=progress,
-    )
+    cases = run_cases(task, items, pictures=pictures, protocol=protocol, config=config)
+    judged = judge_cases(cases, config=config, ledger=ledger or out / LEDGER, progress=progress)
+    asked = cases[0].protocol
     run = Run(
         task=task.name,
         protocol={"name": asked.name, "version": asked.version},
@@ -114,7 +128,7 @@ def judge_run(
             "model": config.model,
             "answered_as": _names(judged),
             "repeats": config.repeats,
-            "samples": samples,
+            "samples": max(case.sample for case in cases),
         },
         generation=read_manifest(pictures),
         verdicts=judged.verdicts,
@@ -139,6 +153,7 @@ def save_run(run: Run, out: Path) -> Path:
     value["pictures"] = _relative(run.pictures, out)
     value["format"] = FORMAT
     value["scores"] = run.scores().to_json()
+    value["self_agreement"] = self_agreement(run.verdicts)
     path = out / RUN_FILE
     write_atomic(path, json.dumps(value, indent=1) + "\n")
     return path
@@ -167,7 +182,7 @@ def load_run(folder: Path) -> Run:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise Echo4oError(f"{path} is not a run of format {FORMAT}; run the evaluation again")
     try:
-        fields = {key: part for key, part in value.items() if key not in ("format", "scores")}
+        fields = {key: part for key, part in value.items() if key not in _DERIVED}
         fields["verdicts"] = tuple(Verdict.from_json(one) for one in value["verdicts"])
         fields["pictures"] = (path.parent / value["pictures"]).resolve()
         return Run(**fields)

@@ -86,7 +86,7 @@ def test_over_the_same_pictures_judges_are_compared(runs):
     said = "\n".join(compare_runs([runs[0], runs[2]]))
     assert "judged by sandbox-judge (before), sandbox-judge (other judge)" in said
     value, by_tag = agreement([judged([n % 3 == 0 for n in range(210)]), judged([True] * 210)])
-    assert f"{by_tag['counting'].items:4d} items" in said
+    assert f"{by_tag['counting'].items:4d} pictures" in said
     assert value.items == 210
     assert value.alpha < 0
 

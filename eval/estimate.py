@@ -1,0 +1,132 @@
+"""What judging will cost, worked out before the first call: calls, tokens and money.
+
+Questions and pictures are counted exactly as they will be sent. How long replies will be is a
+guess, made better by the replies to this very task that the ledger already holds.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from echo4o.client import ChatRequest
+from echo4o.ledger import Entry, Ledger
+from echo4o.pictures import PictureError
+from echo4o.prices import PriceTable, text_tokens
+
+from .cases import Case
+from .judging import JudgeConfig
+
+_ENOUGH = 5
+"""Replies from which the guess for a tag is corrected: long questions get long replies."""
+_ALL = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """Calls that judging would make now, if every first reply can be read."""
+
+    calls: int = 0
+    known: int = 0
+    """Questions that the ledger answers."""
+    text: int = 0
+    """Text tokens sent."""
+    images: int = 0
+    """Tokens of the pictures sent."""
+    output: int = 0
+    """Tokens of the replies."""
+    cost_usd: float = 0.0
+
+
+def estimate(
+    cases: Sequence[Case], config: JudgeConfig, ledger: Path, *, progress: bool = False
+) -> Forecast:
+    """Return what judging `cases` would ask and cost now; makes no call and no file.
+
+    Raises:
+        Echo4oError: there is no price for the judge, or the ledger cannot be read.
+    """
+    prices = PriceTable.load()
+    price = prices.price(config.model)
+    asked = {
+        request.key: _Asked(
+            case.item.tag,
+            *request.estimate(prices, output_tokens=0)[:2],
+            usual=text_tokens(case.protocol.usual_reply(case.item)),
+            most=request.max_tokens or price.output_max_tokens,
+        )
+        for case, request in _requests(cases, config.model, progress)
+    }
+    known = _known(asked, ledger)
+    ratio = _ratios([(asked[one.key], one.usage.get("output", 0)) for one in known])
+    settled = {entry.key for entry in known}
+    todo = [one for key, one in asked.items() if key not in settled]
+    text, images = sum(one.text for one in todo), sum(one.images for one in todo)
+    output = round(sum(min(ratio.get(one.tag, ratio[_ALL]) * one.usual, one.most) for one in todo))
+    cost = price.cost(text=text, images=images, output=output)
+    return Forecast(
+        calls=len(todo),
+        known=len(settled),
+        text=text,
+        images=images,
+        output=output,
+        cost_usd=cost * (price.batch_factor if config.batch_api else 1.0),
+    )
+
+
+class _Asked(NamedTuple):
+    """A request without its picture: tokens sent, of a usual reply, and of the longest one."""
+
+    tag: str
+    text: int
+    images: int
+    usual: int
+    most: int
+
+
+def _ratios(answered: Sequence[tuple[_Asked, int]]) -> dict[str, float]:
+    """Return how much longer replies are than the usual one: by tag, and over all."""
+    pairs: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for one, output in answered:
+        if output:  # a server that does not say what it used teaches nothing
+            pairs[one.tag].append((output, one.usual))
+            pairs[_ALL].append((output, one.usual))
+    ratios = {
+        name: sum(real for real, _ in group) / sum(usual for _, usual in group)
+        for name, group in pairs.items()
+        if len(group) >= _ENOUGH
+    }
+    return {_ALL: 1.0, **ratios}
+
+
+def _requests(
+    cases: Sequence[Case], model: str, progress: bool
+) -> Iterable[tuple[Case, ChatRequest]]:
+    """Yield each case that would be asked about, with its first request."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        asked = pool.map(lambda case: _request(case, model), cases)
+        bar = tqdm(asked, total=len(cases), desc="estimate", disable=not progress)
+        for case, request in zip(cases, bar, strict=True):
+            if request is not None:
+                yield case, request
+
+
+def _request(case: Case, model: str) -> ChatRequest | None:
+    if case.path is None:
+        return None
+    try:
+        return case.request(case.protocol.load(case.path).data, model)
+    except PictureError:
+        return None
+
+
+def _known(keys: Iterable[str], ledger: Path) -> list[Entry]:
+    if not ledger.is_file():
+        return []
+    with Ledger(ledger, read_only=True) as book:
+        entries = [book.find(key) for key in keys]
+    return [one for one in entries if one is not None and one.state in ("done", "refused")]
