@@ -10,8 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -65,7 +64,7 @@ class Plan:
     recipe: str
     seed: int
     references: tuple[Entry, ...]
-    rows: tuple[Entry, ...]
+    rows: Collection[Entry]
 
     def to_text(self) -> str:
         """The plan file: a header line, references, rows."""
@@ -126,23 +125,68 @@ def write_plan(folder: Path, lines: Iterable[str], *, may_replace: bool) -> None
     sync_folder(folder)
 
 
+class StoredRows(Collection[Entry]):
+    """The rows of a plan file, read anew each time they are gone through: they never lie in memory.
+
+    Raises (while it is gone through):
+        PlanError: the file is another one than when it was checked.
+    """
+
+    def __init__(self, path: Path, *, offset: int, line: int, count: int) -> None:
+        """The first row begins at byte `offset`, in line number `line`."""
+        self._path = path
+        self._offset = offset
+        self._line = line
+        self._count = count
+        self._stamp = _stamp(path)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, entry: object) -> bool:
+        return any(entry == row for row in self)
+
+    def __iter__(self) -> Iterator[Entry]:
+        with self._path.open("rb") as file:
+            if _stamp(self._path) != self._stamp:
+                raise PlanError(
+                    f"{self._path} was changed while it was used; run the command again"
+                )
+            file.seek(self._offset)
+            for number, line in enumerate(file, self._line):
+                yield _entry(self._path, number, line.decode(errors="replace"))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
 def read_plan(folder: Path) -> tuple[Plan, str]:
-    """The plan of a folder and the SHA-256 of its file.
+    """The plan of a folder and the SHA-256 of its file; the rows stay in the file.
 
     Raises:
         PlanError: it is missing, damaged, or of another format.
     """
     path = folder / PLAN_NAME
-    entries = list(iterate_plan(folder))
-    with path.open(encoding="utf-8") as file:
-        header = _object(path, 1, file.readline())
+    header = _header(path)
+    references: list[Entry] = []
+    links = _Links(path)
+    first = 0, 2
+    for number, (offset, entry) in enumerate(_located(path), 2):
+        links.add(entry)
+        if entry.kind == "reference":
+            references.append(entry)
+            first = 0, number + 1
+        elif first[0] == 0:
+            first = offset, number
+    rows = StoredRows(path, offset=first[0], line=first[1], count=links.rows)
     plan = Plan(
         recipe=str(header["recipe"]),
         seed=cast(int, header["seed"]),
-        references=tuple(entry for entry in entries if entry.kind == "reference"),
-        rows=tuple(entry for entry in entries if entry.kind == "row"),
+        references=tuple(references),
+        rows=rows if links.rows else (),
     )
-    _check_links(path, plan)
     return plan, sha256_file(path)
 
 
@@ -153,17 +197,31 @@ def iterate_plan(folder: Path) -> Iterator[Entry]:
         PlanError: it is missing, damaged, or of another format.
     """
     path = folder / PLAN_NAME
+    _header(path)
+    for _, entry in _located(path):
+        yield entry
+
+
+def _header(path: Path) -> dict[str, JsonValue]:
     if not path.is_file():
-        raise PlanError(f"there is no {PLAN_NAME} in {folder}; run `echo4o data plan` first")
-    with path.open(encoding="utf-8", errors="replace") as file:
-        header = _object(path, 1, file.readline())
-        if header.get("kind") != "plan" or header.get("format") != PLAN_FORMAT:
-            raise PlanError(
-                f"{path} has plan format {header.get('format')!r}, this echo4o reads "
-                f"{PLAN_FORMAT}; plan again in a new folder"
-            )
+        raise PlanError(f"there is no {PLAN_NAME} in {path.parent}; run `echo4o data plan` first")
+    with path.open("rb") as file:
+        header = _object(path, 1, file.readline().decode(errors="replace"))
+    if header.get("kind") != "plan" or header.get("format") != PLAN_FORMAT:
+        raise PlanError(
+            f"{path} has plan format {header.get('format')!r}, this echo4o reads "
+            f"{PLAN_FORMAT}; plan again in a new folder"
+        )
+    return header
+
+
+def _located(path: Path) -> Iterator[tuple[int, Entry]]:
+    """Every entry and the byte at which its line begins."""
+    with path.open("rb") as file:
+        offset = len(file.readline())
         for number, line in enumerate(file, 2):
-            yield _entry(path, number, line)
+            yield offset, _entry(path, number, line.decode(errors="replace"))
+            offset += len(line)
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, JsonValue]:
@@ -181,6 +239,8 @@ def _entry(path: Path, number: int, line: str) -> Entry:
     try:
         value["references"] = tuple(cast(list[str], value["references"]))
         entry = Entry(**value)  # type: ignore[arg-type]
+        if entry.kind not in ("reference", "row"):
+            raise PlanError(f"its kind is {entry.kind!r}")
         check_id(entry.id)
         _check_source(entry)
         check_instruction(entry.instruction, entry.id)
@@ -199,16 +259,32 @@ def _check_source(entry: Entry) -> None:
         raise PlanError(f"its picture is {digest[:80]!r}.{extension!r}")
 
 
-def _check_links(path: Path, plan: Plan) -> None:
-    ids = [entry.id for entry in (*plan.references, *plan.rows)]
-    if len(set(ids)) != len(ids):
-        twice = next(name for name, count in Counter(ids).items() if count > 1)
-        raise PlanError(f"{path} has two entries with id {twice!r}; plan again")
-    known = {entry.id for entry in plan.references}
-    for row in plan.rows:
-        for name in row.references:
-            if name not in known:
-                raise PlanError(f"{path}: row {row.id} needs {name!r}, which is not planned")
+class _Links:
+    """Checks that ids are unique and references planned before their rows; keeps hashes of ids."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ids: set[int] = set()
+        self._references: set[str] = set()
+        self.rows = 0
+
+    def add(self, entry: Entry) -> None:
+        digest = hashlib.blake2b(entry.id.encode(), digest_size=8).digest()
+        known = len(self._ids)
+        self._ids.add(int.from_bytes(digest, "big"))
+        if len(self._ids) == known:
+            raise PlanError(f"{self._path} has two entries with id {entry.id!r}; plan again")
+        if entry.kind == "reference":
+            if self.rows:
+                raise PlanError(f"{self._path}: reference {entry.id} comes after a row; plan again")
+            self._references.add(entry.id)
+            return
+        self.rows += 1
+        for name in entry.references:
+            if name not in self._references:
+                raise PlanError(
+                    f"{self._path}: row {entry.id} needs {name!r}, which is not planned"
+                )
 
 
 class Repeats:

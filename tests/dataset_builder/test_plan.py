@@ -181,6 +181,30 @@ def test_plan_of_a_missing_reference_is_refused(tmp_path):
         read_plan(tmp_path)
 
 
+def test_rows_stay_in_the_file_and_are_read_anew(tmp_path):
+    made = plan_shapes(rows=40, seed=0, mix={"multi_reference": 1, "surreal_fantasy": 1})
+    path = tmp_path / "plan.jsonl"
+    path.write_text(made.to_text())
+    plan, _ = read_plan(tmp_path)
+    assert tuple(plan.rows) == tuple(plan.rows) == tuple(made.rows)
+    assert plan.references == made.references
+    path.write_text(made.to_text() + "\n")
+    with pytest.raises(PlanError, match="was changed while"):
+        list(plan.rows)
+    with pytest.raises(PlanError, match="line .* is not JSON"):
+        read_plan(tmp_path)
+
+
+def test_entries_twice_or_of_another_kind_are_refused(tmp_path):
+    lines = plan_shapes(rows=3, seed=0, mix={"surreal_fantasy": 1}).to_text().splitlines(True)
+    (tmp_path / "plan.jsonl").write_text("".join([*lines, lines[-1]]))
+    with pytest.raises(PlanError, match="two entries with id"):
+        read_plan(tmp_path)
+    (tmp_path / "plan.jsonl").write_text("".join(lines).replace('"kind":"row"', '"kind":"x"'))
+    with pytest.raises(PlanError, match="its kind is 'x'"):
+        read_plan(tmp_path)
+
+
 def test_quotas_and_mix():
     assert quotas(10, {"a": 1, "b": 1, "c": 1}) == {"a": 4, "b": 3, "c": 3}
     assert quotas(0, {"a": 1}) == {"a": 0}
