@@ -1,12 +1,14 @@
 """Runs training in forked processes, so that several runs, kills and ranks pay for one start-up.
 
 As a script it takes a list of jobs as JSON: {"out": folder, "settings": [...]} with "signal" and
-"steps" (send it whenever a step is reached), or with "world" and "port".
+"steps" (send it whenever a step is reached), or with "world" and "port". "from" copies the folder
+of an earlier run first, without its result and its newest checkpoint.
 """
 
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -67,11 +69,20 @@ def share(out: Path, settings: list[str], world: int, port: int) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
+def take_over(earlier: Path, out: Path) -> None:
+    """The state an earlier run was in at its last checkpoint but one."""
+    shutil.copytree(earlier, out)
+    (out / "record.json").unlink()
+    shutil.rmtree(max((out / "checkpoints").iterdir()))
+
+
 def main() -> None:
     torch.set_num_threads(1)
     for job in json.loads(sys.argv[1]):
         out, settings = Path(job["out"]), job["settings"]
         print(f"--- {out.name}", file=sys.stderr, flush=True)
+        if "from" in job:
+            take_over(out.parent / job["from"], out)
         if "world" in job:
             statuses = share(out, settings, job["world"], job["port"])
         else:
