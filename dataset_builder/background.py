@@ -1,4 +1,4 @@
-"""One thread that does jobs in their order: writing goes on while the next rows are read."""
+"""Jobs in their order in a thread: writing goes on while the next rows are read."""
 
 from collections import deque
 from collections.abc import Callable
@@ -12,11 +12,13 @@ AHEAD = 2
 
 
 class Background:
-    """Jobs in the order in which they are given; an error comes out at a later call."""
+    """One thread; an error of a job comes out at a later call."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: int = AHEAD) -> None:
+        """`ahead` jobs may wait; whoever gives one more waits too."""
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="echo4o-write")
         self._jobs: deque[Future[None]] = deque()
+        self._ahead = ahead
 
     def __enter__(self) -> Self:
         return self
@@ -31,7 +33,7 @@ class Background:
 
     def do(self, job: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         """Do this after what was given before; waits while too much is waiting."""
-        while len(self._jobs) > AHEAD:
+        while len(self._jobs) > self._ahead:
             self._jobs.popleft().result()
         self._jobs.append(self._pool.submit(job, *args, **kwargs))
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from echo4o.records import JsonValue
 from echo4o.schema import DATASET_NAME, FORMAT_VERSION, SUBSETS
 
-_ABOUT = {
+ABOUT = {
     "surreal_fantasy": "everyday things with one property that is not theirs",
     "multi_reference": "pictures made from 1 to 4 reference pictures",
     "instruction_following": "exact numbers, colours, sizes and places on plain backgrounds",
@@ -82,7 +82,7 @@ def front_matter_configs(shards: Mapping[str, str]) -> list[dict[str, object]]:
 
 def _text(facts: CardFacts, statistics: Mapping[str, JsonValue]) -> str:
     subsets = cast(Mapping[str, int], statistics["by_subset"])
-    lines = [f"| `{name}` | {count:,} | {_ABOUT[name]} |" for name, count in subsets.items()]
+    lines = [f"| `{name}` | {count:,} | {ABOUT[name]} |" for name, count in subsets.items()]
     splits = cast(Mapping[str, int], statistics["by_split"])
     counted = ", ".join(f"{count:,} in `{name}`" for name, count in splits.items())
     return "\n".join(

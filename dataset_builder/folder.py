@@ -1,4 +1,4 @@
-"""Writes the dataset folder: Parquet by config and split, card, statistics, contact sheet, record.
+"""Writes the dataset folder: Parquet, card, statistics, pictures to look at, Croissant, record.
 
 Everything is made in a hidden folder beside it, and the two are swapped at the end: a reader, or a
 killed run, never sees half a dataset. What a kill between the two renames put aside comes back.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 from echo4o.errors import Echo4oError
 from echo4o.pictures import PictureError
@@ -21,6 +21,8 @@ from echo4o.schema import DATASET_NAME, Row, check_row, dump_json
 
 from .background import Background
 from .card import CardFacts, render_card
+from .croissant import CROISSANT_NAME, write_croissant
+from .gallery import Gallery
 from .shards import Shard, ShardWriter
 from .tally import Tally
 from .thumbnails import preview_row, write_contact_sheet
@@ -28,8 +30,12 @@ from .thumbnails import preview_row, write_contact_sheet
 logger = logging.getLogger(__name__)
 
 PREVIEW_ROWS = 300
-SHEET_PICTURES = 48
-_BESIDES = ("README.md", "statistics.json", "contact_sheet.png", "left_out.jsonl")
+SHEET_PICTURES = 24
+"""Of each subset."""
+_BESIDES = (
+    *("README.md", "statistics.json", "contact_sheet.png", "left_out.jsonl"),
+    CROISSANT_NAME,
+)
 
 
 class LeftOut(NamedTuple):
@@ -99,9 +105,10 @@ class FolderWriter:
         self.tally = Tally()
         self._preview = preview
         self._staging = _aside(out, "partial")
-        self._background = Background()
+        self._background, self._disk = Background(), Background()
         self._writers: dict[tuple[str, str], ShardWriter] = {}
-        self._sheet: list[bytes] = []
+        self._sheet: dict[str, list[bytes]] = {}
+        self._gallery = Gallery()
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir(parents=True)
 
@@ -120,6 +127,7 @@ class FolderWriter:
         trace: TracebackType | None,
     ) -> None:
         self._background.__exit__(kind, error, trace)
+        self._disk.__exit__(kind, error, trace)
         if kind is not None:
             self.abort()
 
@@ -154,9 +162,12 @@ class FolderWriter:
         self._write("statistics.json", json.dumps(statistics, indent=2, sort_keys=True) + "\n")
         self._write("left_out.jsonl", "".join(one.to_line() for one in left_out))
         if self._sheet:
-            write_contact_sheet(self._staging / "contact_sheet.png", self._sheet)
+            write_contact_sheet(self._staging / "contact_sheet.png", [*self._sheet.values()])
+        totals = cast(dict[str, int], statistics["by_subset"])
+        pages = self._gallery.write(self._staging / "gallery", card.title, totals)
+        write_croissant(self._staging, card, hashes, statistics)
         metrics = record.metrics | statistics | {"left_out": counts}
-        for name in _BESIDES:
+        for name in (*_BESIDES, *(f"gallery/{page}" for page in pages)):
             if (self._staging / name).exists():
                 hashes[name] = sha256_file(self._staging / name)
         filled = replace(record, files=hashes, metrics=metrics)
@@ -173,7 +184,9 @@ class FolderWriter:
     def _writer(self, config: str, split: str) -> ShardWriter:
         if (config, split) not in self._writers:
             folder = self._staging / "data" / config
-            self._writers[config, split] = ShardWriter(folder, split, background=self._background)
+            self._writers[config, split] = ShardWriter(
+                folder, split, background=self._background, disk=self._disk
+            )
         return self._writers[config, split]
 
     def _add_preview(self, row: Row) -> None:
@@ -183,8 +196,10 @@ class FolderWriter:
             logger.warning("row %s is not in the preview: %s", row.id, error)
             return
         self._writer("preview", "train").add(small)
-        if len(self._sheet) < SHEET_PICTURES:
-            self._sheet.append(small.output_image.data)
+        self._gallery.add(row, small)
+        pictures = self._sheet.setdefault(row.subset, [])
+        if len(pictures) < SHEET_PICTURES:
+            pictures.append(small.output_image.data)
 
     def _write(self, name: str, content: str) -> None:
         write_atomic(self._staging / name, content)

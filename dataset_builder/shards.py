@@ -52,11 +52,14 @@ class _HashedFile:
     def close(self) -> None:
         self._file.close()
 
-    def finish(self) -> str:
-        """Bring it to the disk; its SHA-256."""
+    def finish(self) -> None:
+        """Bring it to the disk, which may take a second."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+    def sha256(self) -> str:
+        """Of what was written so far."""
         return self._hash.hexdigest()
 
 
@@ -79,14 +82,16 @@ class ShardWriter:
         split: str,
         *,
         background: Background | None = None,
+        disk: Background | None = None,
         max_group_bytes: int = MAX_BATCH_BYTES,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
-        """Row groups are written by the thread `background`, if one is given."""
+        """`background` writes the row groups and `disk` waits for the disk, if they are given."""
         self.folder = folder
         self.split = split
         self._schema: pa.Schema = features().arrow_schema
         self._background = background
+        self._disk = disk
         self._max_group_bytes = max_group_bytes
         self._max_shard_bytes = max_shard_bytes
         self._group: list[Row] = []
@@ -121,6 +126,8 @@ class ShardWriter:
         if self._background is not None:
             self._background.wait()
         self._finish_shard()
+        if self._disk is not None:
+            self._disk.wait()
         shards = []
         for index, (rows, digest) in enumerate(zip(self._counts, self._hashes, strict=True)):
             name = f"{self.split}-{index:05d}-of-{len(self._counts):05d}.parquet"
@@ -169,9 +176,14 @@ class ShardWriter:
     def _finish_shard(self) -> None:
         if self._open is None:
             return
+        file = self._open.file
         self._open.writer.close()
-        self._hashes.append(self._open.file.finish())
+        self._hashes.append(file.sha256())
         self._open = None
+        if self._disk is None:
+            file.finish()
+        else:
+            self._disk.do(file.finish)
         self._written_bytes = 0
 
 

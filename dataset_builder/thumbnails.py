@@ -58,24 +58,34 @@ def preview_row(row: Row) -> Row:
 
 
 def _shrunk(picture: Picture) -> tuple[Picture, int, int]:
-    image = open_picture(picture.data).convert("RGB")
-    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS)
+    data, width, height = shrunk_jpeg(picture.data, PREVIEW_SIDE, _QUALITY)
+    return Picture(data=data, name=f"{Path(picture.name).stem}.jpg"), width, height
+
+
+def shrunk_jpeg(data: bytes, side: int, quality: int) -> tuple[bytes, int, int]:
+    """A JPEG of at most `side` px, its width and height.
+
+    Raises:
+        PictureError: the picture does not decode.
+    """
+    image = open_picture(data).convert("RGB")
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY)
-    name = f"{Path(picture.name).stem}.jpg"
-    return Picture(data=buffer.getvalue(), name=name), image.width, image.height
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue(), image.width, image.height
 
 
-def write_contact_sheet(path: Path, pictures: Sequence[bytes]) -> None:
-    """A PNG with the pictures side by side, 12 in a line, on white."""
-    lines = -(-len(pictures) // _COLUMNS)
+def write_contact_sheet(path: Path, groups: Sequence[Sequence[bytes]]) -> None:
+    """A PNG with the pictures side by side, 12 in a line, on white; a group begins a line."""
+    lines = [g[i : i + _COLUMNS] for g in groups for i in range(0, len(g), _COLUMNS)]
     step = _CELL + _GAP
-    sheet = Image.new("RGB", (_COLUMNS * step + _GAP, max(1, lines) * step + _GAP), "white")
-    for index, data in enumerate(pictures):
-        image = open_picture(data).convert("RGB")
-        image.thumbnail((_CELL, _CELL), Image.Resampling.LANCZOS)
-        line, column = divmod(index, _COLUMNS)
-        sheet.paste(image, (_GAP + column * step, _GAP + line * step))
+    sheet = Image.new("RGB", (_COLUMNS * step + _GAP, max(1, len(lines)) * step + _GAP), "white")
+    for line, pictures in enumerate(lines):
+        for column, data in enumerate(pictures):
+            image = open_picture(data).convert("RGB")
+            image.thumbnail((_CELL, _CELL), Image.Resampling.LANCZOS)
+            left = _GAP + column * step + (_CELL - image.width) // 2
+            sheet.paste(image, (left, _GAP + line * step + (_CELL - image.height) // 2))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     write_atomic(path, buffer.getvalue())

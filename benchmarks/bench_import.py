@@ -1,0 +1,113 @@
+"""Rows a second and peak memory of `data import` on a release of the real size.
+
+The release is painted while it is read (release_stream.py), pictures of 64 KB; what is measured is
+everything that the verb does: records, archives, hashes, join, Parquet, card, gallery, record. Then
+the first row of the result is streamed, and the bytes of sampled rows are held against the archive.
+
+Run: python benchmarks/bench_import.py [--rows 178228]      (needs 25 GB of disk at full size)
+Writes: benchmarks/results/import.json
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import describe
+from memory import peak
+from release_stream import PAINTED, PaintedRelease, paint, paint_pieces
+
+from echo4o.dataset_builder.importing import import_source
+
+ROWS = 178_228
+BYTES = 64_000
+LEAST_ROWS_PER_SECOND = 1_500
+MOST_BYTES = 1_500_000_000
+MOST_SECONDS_TO_FIRST = 2.0
+RESULTS = Path(__file__).parent / "results/import.json"
+
+_FIRST = """
+import json, sys, time
+import datasets
+start = time.perf_counter()
+rows = datasets.load_dataset(sys.argv[1], split="train", streaming=True)
+row = next(iter(rows))
+assert row["output_image"].size == (288, 288)
+print(json.dumps(time.perf_counter() - start))
+"""
+
+
+def first_row(folder: Path) -> float:
+    """Seconds until the first decoded row of the result, in a fresh process."""
+    command = [sys.executable, "-c", _FIRST, str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(json.loads(done.stdout))
+
+
+def check_bytes(folder: Path) -> int:
+    """Pictures of every 20th row group that are byte for byte those of the archive."""
+    import pyarrow.parquet as pq
+
+    painted = {paint(seed, BYTES) for seed in range(PAINTED)}
+    count = 0
+    for path in sorted(folder.glob("data/*/train-*.parquet")):
+        if path.parent.name == "preview":
+            continue
+        file = pq.ParquetFile(path)
+        for group in range(0, file.num_row_groups, 20):
+            table = file.read_row_group(group, columns=["output_image", "input_images"])
+            for row in table.to_pylist():
+                cells = [row["output_image"], *row["input_images"]]
+                assert all(cell["bytes"] in painted for cell in cells)
+                count += len(cells)
+    return count
+
+
+def main() -> None:
+    """Measure; exits with a sentence when a limit is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--keep", type=Path, help="write the dataset here and leave it")
+    options = parser.parse_args()
+    facts = describe()
+    with tempfile.TemporaryDirectory(prefix="bench-import-") as temporary:
+        out = options.keep or Path(temporary) / "echo-4o-image"
+        pieces = Path(temporary) / "pieces"
+        pieces.mkdir()
+        paint_pieces(pieces, BYTES)
+        source = PaintedRelease(options.rows, pieces)
+        start = time.perf_counter()
+        result = import_source(source, out, progress=True)
+        seconds = time.perf_counter() - start
+        assert result.tally.rows == source.rows
+        assert not result.record.metrics["left_out"]
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        found = {
+            "machine": facts,
+            "rows": source.rows,
+            "picture_bytes": BYTES,
+            "seconds": round(seconds, 1),
+            "rows_per_second": round(source.rows / seconds),
+            "peak_bytes": peak(),
+            "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+            "parquet_bytes": sum(path.stat().st_size for path in out.rglob("*.parquet")),
+            "largest_file": max(path.stat().st_size for path in out.rglob("*")),
+            "first_row_seconds": round(first_row(out), 2),
+            "pictures_compared": check_bytes(out),
+        }
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+    if found["rows_per_second"] < LEAST_ROWS_PER_SECOND:
+        sys.exit(f"{found['rows_per_second']} rows/s, at least {LEAST_ROWS_PER_SECOND} are wanted")
+    if found["peak_bytes"] > MOST_BYTES:
+        sys.exit(f"{found['peak_bytes']} bytes of memory, at most {MOST_BYTES} are wanted")
+    if found["first_row_seconds"] > MOST_SECONDS_TO_FIRST:
+        sys.exit(f"the first row took {found['first_row_seconds']} s")
+
+
+if __name__ == "__main__":
+    main()
