@@ -6,7 +6,6 @@ inside the file. The page loads nothing and its policy forbids any script but it
 
 import base64
 import hashlib
-import io
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,28 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
-from PIL import Image
-from tqdm import tqdm
 
 from echo4o.errors import Echo4oError
-from echo4o.pictures import PictureError
 from echo4o.records import write_atomic
 
+from .buying import read_bought
 from .charts import intervals, loss_curve, read_loss
 from .intervals import Difference, Score
-from .pictures import load_picture
 from .published import PUBLISHED, Published
+from .report_cards import first_of_each_tag, make_cards
 from .runs import Run, load_run
 from .scores import Comparison, Scores
 from .tasks import get_task
-from .verdicts import OUTCOMES, Verdict
+from .verdicts import OUTCOMES
+from .votes import People, read_people
 from .wording import SOURCES
 
 logger = logging.getLogger(__name__)
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LONGEST_SIDE = 384
-_PIXEL_ART_BELOW = 129
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,29 +44,6 @@ class _Row:
     chart: Markup
     difference: Difference | None
     is_total: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Shown:
-    """One picture with its verdict."""
-
-    verdict: Verdict
-    url: str | None
-    is_small: bool
-    seen: str
-    """right, wrong, marked (in points) or unjudged; a CSS class and a filter value."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Card:
-    """One item with its pictures of all runs; a run without the item has None."""
-
-    number: int
-    tag: str
-    prompt: str
-    shown: list[_Shown | None]
-    outcome: str
-    """Filter values, separated by spaces."""
 
 
 def write_report(
@@ -100,7 +73,7 @@ def write_report(
     if len({run.task for run in runs}) > 1:
         tasks = ", ".join(sorted({run.task for run in runs}))
         raise Echo4oError(f"these runs are of different tasks ({tasks}); report one task at a time")
-    task, cards = get_task(runs[0].task), _cards(runs, progress)
+    task, cards = get_task(runs[0].task), make_cards(runs, progress)
     comparison = None
     if len(runs) > 1:
         protocol = runs[-1].protocol["name"]
@@ -115,10 +88,12 @@ def write_report(
         comparison=comparison,
         rows=_rows(scores, comparison),
         cards=cards,
-        strip=_first_of_each_tag(cards),
+        strip=first_of_each_tag(cards),
         outcomes=OUTCOMES,
         warnings=_warnings(names, runs, scores),
         published=_published(runs[-1]),
+        people=[_people(folder) for folder in folders],
+        bought=[read_bought(run.pictures) for run in runs],
         curve=None if loss is None else loss_curve(read_loss(loss)),
     )
     write_atomic(out, html)
@@ -213,75 +188,9 @@ def _row(
     )
 
 
-def _cards(runs: Sequence[Run], progress: bool) -> list[_Card]:
-    by_number = [{one.number: one for one in run.verdicts} for run in runs]
-    numbers = sorted({number for verdicts in by_number for number in verdicts})
-    cards = []
-    for number in tqdm(numbers, desc="report", unit="item", disable=not progress):
-        shown = [
-            _show(verdicts[number], run.pictures) if number in verdicts else None
-            for run, verdicts in zip(runs, by_number, strict=True)
-        ]
-        verdict = next(one.verdict for one in shown if one is not None)
-        cards.append(
-            _Card(
-                number=number,
-                tag=verdict.tag,
-                prompt=verdict.prompt,
-                shown=shown,
-                outcome=_outcome(shown),
-            )
-        )
-    return cards
-
-
-def _first_of_each_tag(cards: Sequence[_Card]) -> list[_Card]:
-    """Return a fixed choice for the top of the page; nobody picked the good ones."""
-    first: dict[str, _Card] = {}
-    for card in cards:
-        first.setdefault(card.tag, card)
-    return list(first.values())
-
-
-def _show(verdict: Verdict, folder: Path) -> _Shown:
-    url, is_small = None, False
-    if verdict.picture is not None:
-        url, is_small = _embed(folder / Path(verdict.picture).name)
-    seen = "unjudged"
-    if verdict.outcome == "judged":
-        in_points = verdict.points is not None
-        seen = "marked" if in_points else "right" if verdict.correct else "wrong"
-    return _Shown(verdict=verdict, url=url, is_small=is_small, seen=seen)
-
-
-def _outcome(shown: Sequence[_Shown | None]) -> str:
-    last, first = shown[-1], shown[0]
-    words = [] if last is None else [last.seen]
-    if len(shown) > 1 and first is not None and last is not None:
-        step = last.verdict.value - first.verdict.value
-        words += ["gained"] * (step > 0) + ["lost"] * (step < 0)
-    return " ".join(words)
-
-
-def _embed(path: Path) -> tuple[str | None, bool]:
-    """Return a picture as a data URL of our own encoding, and whether it is tiny."""
-    try:
-        data = load_picture(path).data
-    except (PictureError, FileNotFoundError) as error:
-        logger.warning("left out of the report: %s", error)
-        return None, False
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as image:
-        picture = image.convert("RGB")
-    if max(picture.size) > _LONGEST_SIDE:
-        picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
-        picture.save(buffer, format="WEBP", quality=82)
-        kind = "webp"
-    else:
-        picture.save(buffer, format="PNG", optimize=True)
-        kind = "png"
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f"data:image/{kind};base64,{encoded}", max(picture.size) < _PIXEL_ART_BELOW
+def _people(folder: Path) -> People | None:
+    """What people said about a run; a run.json that lies alone has nobody beside it."""
+    return None if folder.suffix == ".json" else read_people(folder)
 
 
 def _published(run: Run) -> tuple[Published, ...]:

@@ -7,6 +7,7 @@ import argparse
 import errno
 import importlib
 import logging
+import os
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ NOUNS = {
 VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "data": {
         "plan": ("echo4o.dataset_builder.cli:plan", "write the rows to be made"),
-        "generate": ("echo4o.dataset_builder.cli:generate", "buy the planned pictures"),
+        "generate": ("echo4o.dataset_builder.generate_cli:generate", "buy the planned pictures"),
         "check": ("echo4o.dataset_builder.quality_cli:check", "judge the pictures, mend the texts"),
         "build": ("echo4o.dataset_builder.cli:build", "turn a finished plan into Parquet"),
         "import": ("echo4o.dataset_builder.cli:import_", "read the authors' published layout"),
@@ -55,6 +56,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("echo4o.eval.run_cli:run", "generate, judge and score a task"),
         "judge": ("echo4o.eval.judge_cli:judge", "judge pictures that exist"),
         "report": ("echo4o.eval.cli:report", "write an HTML report of one or more runs"),
+        "annotate": ("echo4o.eval.annotate_cli:annotate", "let people judge the pictures"),
         "push": ("echo4o.eval.push_cli:push", "publish items, metrics or results"),
         "submit": ("echo4o.eval.push_cli:submit", "bring scores into a model's repo"),
         "compare": ("echo4o.eval.judge_cli:compare", "which run is better, and do judges agree"),
@@ -122,9 +124,11 @@ _SQLITE_ERRORS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `echo4o` command; exits with 0, 1 (failed), 2 (misuse) or 130 (Ctrl-C)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    if debug:
+    # Commands that start several processes hand it on through the environment.
+    debug = "--debug" in words or bool(os.environ.get("ECHO4O_DEBUG"))
+    if "--debug" in words:
         words.remove("--debug")
+        os.environ["ECHO4O_DEBUG"] = "1"
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpx2", "httpcore", "openai", "filelock", "datasets", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,139 @@
+"use strict";
+const $ = (id) => document.getElementById(id);
+const LAST_WORD = "adjudicated";
+let start, rater, cards = [], place = 0, marks = [], row = 0, busy = false;
+
+async function ask(name, query = {}) {
+  const answer = await fetch(`${name}?${new URLSearchParams(query)}`);
+  return read(answer);
+}
+
+async function read(answer) {
+  const value = await answer.json();
+  if (!answer.ok) throw new Error(value.error);
+  return value;
+}
+
+async function begin(name) {
+  rater = name;
+  cards = name === LAST_WORD ? await ask("disputes") : await ask("queue", { rater });
+  if (!cards.length) throw new Error("No two people disagree about a picture.");
+  const open = cards.findIndex((card) => !card.marks);
+  $("who").hidden = true;
+  $("desk").hidden = false;
+  show(open < 0 ? 0 : open);
+}
+
+function show(index) {
+  place = Math.min(Math.max(index, 0), cards.length - 1);
+  const card = cards[place];
+  marks = card.marks ? [...card.marks] : start.marks.map(() => null);
+  row = 0;
+  $("picture").src = `picture?${new URLSearchParams({ key: card.key })}`;
+  $("prompt").textContent = card.prompt;
+  $("note").textContent = card.note;
+  $("checklist").replaceChildren(...card.checklist.map((line) => element("li", line)));
+  $("said").textContent = card.said ? `They said: ${card.said.map(words).join(" and ")}` : "";
+  $("error").textContent = "";
+  const done = cards.filter((one) => one.marks).length;
+  $("progress").max = cards.length;
+  $("progress").value = done;
+  $("count").textContent = `${done} of ${cards.length} judged, picture ${place + 1}`;
+  draw();
+  const following = cards[place + 1];
+  if (following) new Image().src = `picture?${new URLSearchParams({ key: following.key })}`;
+}
+
+const words = (said) => (start.marks.length ? said.join("/") : said[0] ? "right" : "wrong");
+
+function element(tag, text, name = "") {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  made.className = name;
+  return made;
+}
+
+function draw() {
+  const answers = start.marks.length ? start.marks.map(scale) : [choice(1, "Right", "y"), choice(0, "Wrong", "n")];
+  $("answers").replaceChildren(...answers);
+}
+
+function choice(mark, name, key) {
+  const button = element("button", `${name} (${key})`, marks[0] === mark ? "chosen" : "");
+  button.type = "button";
+  button.addEventListener("click", () => save([mark]));
+  return button;
+}
+
+function scale(name, index) {
+  const line = element("div", "", index === row ? "scale active" : "scale");
+  line.append(element("span", name));
+  for (let mark = 0; mark <= 10; mark++) {
+    const button = element("button", String(mark), marks[index] === mark ? "chosen" : "");
+    button.type = "button";
+    button.setAttribute("aria-label", `${name}: ${mark}`);
+    button.addEventListener("click", () => set(index, mark));
+    line.append(button);
+  }
+  return line;
+}
+
+function set(index, mark) {
+  marks[index] = mark;
+  row = Math.min(index + 1, start.marks.length - 1);
+  if (index === start.marks.length - 1 && marks.every((one) => one !== null)) save(marks);
+  else draw();
+}
+
+async function save(given) {
+  if (busy) return;
+  busy = true;
+  try {
+    const body = JSON.stringify({ rater, key: cards[place].key, marks: given });
+    const headers = { "Content-Type": "application/json" };
+    const kept = await read(await fetch("vote", { method: "POST", headers, body }));
+    cards[place].marks = kept.marks;
+    show(place + 1);
+  } catch (error) {
+    $("error").textContent = `The vote was not kept: ${error.message}`;
+  } finally {
+    busy = false;
+  }
+}
+
+document.addEventListener("keydown", (event) => {
+  if ($("desk").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
+  const key = event.key.toLowerCase();
+  if (key === "arrowleft") show(place - 1);
+  else if (key === "arrowright") show(place + 1);
+  else if (!start.marks.length && (key === "y" || key === "n")) save([key === "y" ? 1 : 0]);
+  else if (start.marks.length && /^[0-9x]$/.test(key)) set(row, key === "x" ? 10 : Number(key));
+  else if (start.marks.length && (key === "arrowup" || key === "arrowdown")) {
+    row = Math.min(Math.max(row + (key === "arrowup" ? -1 : 1), 0), start.marks.length - 1);
+    draw();
+  } else return;
+  event.preventDefault();
+});
+
+$("back").addEventListener("click", () => show(place - 1));
+$("next").addEventListener("click", () => show(place + 1));
+$("leave").addEventListener("click", () => {
+  $("desk").hidden = true;
+  $("who").hidden = false;
+});
+$("who").addEventListener("submit", (event) => {
+  event.preventDefault();
+  begin($("name").value).catch((error) => ($("trouble").textContent = error.message));
+});
+$("settle").addEventListener("click", () => {
+  begin(LAST_WORD).catch((error) => ($("trouble").textContent = error.message));
+});
+
+ask("start").then((value) => {
+  start = value;
+  $("title").textContent = value.title;
+  $("about").textContent = `${value.pictures} pictures.`;
+  $("keys").textContent = value.marks.length
+    ? "Keys: 0 to 9 and x for 10, arrows up and down choose the row, left and right the picture."
+    : "Keys: y right, n wrong, arrows left and right choose the picture.";
+}).catch((error) => ($("trouble").textContent = error.message));
