@@ -6,37 +6,27 @@ written as they come, so that a run that was killed goes on where it stopped.
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from echo4o.client import ApiClient, ChatRequest, PriceTable, Reply
+from echo4o.client import ApiClient, PriceTable
 from echo4o.ledger import Ledger
 from echo4o.records import JsonValue, sha256_file
 
-from .check_question import (
-    Asked,
-    Findings,
-    ReplyError,
-    expected_tokens,
-    question,
-    read_reply,
-)
-from .deciding import Rules, decide, decide_again, decided_alone, undecided
-from .examining import Examined, Item, examine, items
+from .check_question import expected_tokens, question
+from .deciding import Rules
+from .examining import Examined, Item, items
 from .generate import LEDGER_NAME, Purchases, Settings
+from .judge import Judge
 from .marking import Counted, finish_check
 from .plan import PLAN_NAME, read_plan
 from .verdicts import CHECK_NAME, Verdict, VerdictError, header_line, read_verdicts
 
 CHECK_LEDGER = "check.ledger.sqlite"
 PARTIAL_NAME = ".check.partial.jsonl"
-_TRIES = 2
-"""Unreadable replies are asked for once more."""
 _LEAST_CHUNK = 64
 
 
@@ -131,14 +121,14 @@ class _Run:
 
         todo = items(self._purchases)
         earlier = _Earlier(self._folder / CHECK_NAME, self._header, self._purchases)
-        with self._open(todo) as (file, done), ThreadPoolExecutor(os.cpu_count()) as pool:
+        judge = Judge(self._client, self._purchases, self._rules)
+        with self._open(todo) as (file, done), judge:
             bar = tqdm(desc="check", total=len(todo), initial=done, disable=not progress)
             async with self._client:
                 for part in _chunks(todo[done:], chunk):
                     known = {item.entry.id: earlier.take(item) for item in part}
                     fresh = [item for item in part if known[item.entry.id] is None]
-                    seen = list(pool.map(lambda item: examine(item, self._purchases), fresh))
-                    judged = await self._judge(seen)
+                    judged = await judge.verdicts(fresh)
                     for item in part:
                         verdict = known[item.entry.id] or judged[item.entry.id]
                         file.write(verdict.to_line().encode())
@@ -163,45 +153,6 @@ class _Run:
             file.truncate(size)
             file.seek(size)
             yield file, kept
-
-    async def _judge(self, seen: Sequence[Examined]) -> dict[str, Verdict]:
-        """Verdicts by row: first looks, then second looks at what was rewritten."""
-        verdicts = {one.item.entry.id: decided_alone(one) for one in seen if one.fault}
-        open_ = [one for one in seen if not one.fault]
-        for one, (found, reply) in zip(
-            open_, await self._look([(one, one.asked) for one in open_]), strict=True
-        ):
-            verdicts[one.item.entry.id] = (
-                undecided(one, found, reply)
-                if isinstance(found, str)
-                else decide(one, found, reply, self._rules)
-            )
-        again = [one for one in open_ if verdicts[one.item.entry.id].decision == "rewrite"]
-        asked = [(one, _rewritten(one, verdicts[one.item.entry.id])) for one in again]
-        for one, (found, _) in zip(again, await self._look(asked), strict=True):
-            name = one.item.entry.id
-            if not isinstance(found, str):
-                verdicts[name] = decide_again(verdicts[name], found, self._rules)
-        return verdicts
-
-    async def _look(
-        self, wanted: Sequence[tuple[Examined, Asked]]
-    ) -> list[tuple[Findings | str, Reply]]:
-        """Findings, or why there are none, and the reply they came from."""
-        answers: dict[int, tuple[Findings | str, Reply]] = {}
-        for repeat in range(_TRIES):
-            requests: dict[int, ChatRequest] = {
-                index: question(
-                    asked, one.picture, one.references, model=self._rules.model, repeat=repeat
-                )
-                for index, (one, asked) in enumerate(wanted)
-                if index not in answers or _is_unreadable(answers[index])
-            }
-            by_key = {r.key: reply async for r, reply in self._client.run(requests.values())}
-            for index, request in requests.items():
-                reply = by_key[request.key]
-                answers[index] = _read(reply, wanted[index][1]), reply
-        return [answers[index] for index in range(len(wanted))]
 
 
 class _Earlier:
@@ -235,31 +186,6 @@ def _readable(path: Path, header: dict[str, JsonValue]) -> Iterator[Verdict]:
         if path.name != PARTIAL_NAME:
             raise
         # What a kill left half written is judged again; the ledger has the answers.
-
-
-def _rewritten(seen: Examined, verdict: Verdict) -> Asked:
-    assert verdict.instruction is not None
-    return Asked(
-        instruction=verdict.instruction,
-        constraints=verdict.constraints or {},
-        is_exact=seen.asked.is_exact,
-    )
-
-
-_UNREADABLE = "unreadable reply"
-
-
-def _is_unreadable(answer: tuple[Findings | str, Reply]) -> bool:
-    return isinstance(answer[0], str) and answer[0].startswith(_UNREADABLE)
-
-
-def _read(reply: Reply, asked: Asked) -> Findings | str:
-    if reply.outcome != "done":
-        return f"the model {'refused' if reply.outcome == 'refused' else 'failed'}: {reply.reason}"
-    try:
-        return read_reply(reply.text or "", asked)
-    except ReplyError as error:
-        return f"{_UNREADABLE}: {error}"
 
 
 def _chunks(values: Iterable[Item], size: int) -> Iterator[list[Item]]:
