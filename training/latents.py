@@ -37,10 +37,11 @@ class Encoder:
     @torch.no_grad()
     def moments(self, pixels: Sequence[Tensor]) -> list[Moments]:
         """Encode pictures (3, H, W) in [-1, 1] of one size together."""
-        batch = torch.stack(list(pixels)).to(self._device, self._vae.dtype)
         # Channels last: convolutions of small width take 40 % less time on a CPU (measured).
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        found = self._vae.encode(batch).latent_dist
+        return self._encode(torch.stack(list(pixels)).to(memory_format=torch.channels_last))
+
+    def _encode(self, pixels_BCHW: Tensor) -> list[Moments]:
+        found = self._vae.encode(pixels_BCHW.to(self._device, self._vae.dtype)).latent_dist
         means = found.mean.float().cpu().contiguous().numpy()
         stds = found.std.float().cpu().contiguous().numpy()
         # Copies: a part of a batch would keep all of it in memory.
@@ -52,7 +53,8 @@ class Encoder:
         height = max(picture.shape[1] for picture in pixels)
         width = max(picture.shape[2] for picture in pixels)
         batch = [F.pad(p, (0, width - p.shape[2], 0, height - p.shape[1])) for p in pixels]
-        found = self.moments(batch)
+        # Not channels last: that costs digits where a picture is even (1.5e-4 instead of 3e-6).
+        found = self._encode(torch.stack(batch))
         cell = height // found[0].mean_Chw.shape[1]
         return [
             Moments(*(part[:, : p.shape[1] // cell, : p.shape[2] // cell] for part in moments))

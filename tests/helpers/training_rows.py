@@ -47,10 +47,22 @@ def make_row(number: int, *, references: int = 0, seed: int = 0) -> dict[str, ob
     ).to_dict()
 
 
+def make_question(number: int, *, pictures: int = 1) -> dict[str, object]:
+    """A row that is answered with text: nothing is drawn."""
+    row = make_row(number, references=pictures)
+    texts = [scene(random.Random(f"0-{number}-{place}")) for place in range(max(pictures, 1))]
+    inputs = [world.paint(text, width=32, height=32, seed=number) for text in texts[:pictures]]
+    cells = [{"bytes": png(picture), "path": "x.png"} for picture in inputs]
+    asked = {"instruction": "What do the pictures show?", "answer": " and ".join(texts)}
+    return row | asked | {"input_images": cells, "output_image": None}
+
+
 def write_dataset(folder: Path, rows: list[dict[str, object]]) -> Path:
     """A folder that `load_dataset(folder, "all")` reads."""
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    features = {name: kind for name, kind in schema.features().items() if name in columns}
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    kinds = {**schema.features(), "answer": datasets.Value("string")}
+    features = {name: kind for name, kind in kinds.items() if name in columns}
     data = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
     (folder / "data").mkdir(parents=True)
     data.to_parquet(folder / "data" / "train-00000.parquet")
