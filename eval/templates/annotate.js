@@ -115,6 +115,9 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+$("picture").addEventListener("load", (event) => {
+  event.target.classList.toggle("tiny", event.target.naturalWidth < 129);
+});
 $("back").addEventListener("click", () => show(place - 1));
 $("next").addEventListener("click", () => show(place + 1));
 $("leave").addEventListener("click", () => {

@@ -128,8 +128,10 @@ def test_two_raters_vote_blind_disputes_are_settled_and_the_report_says_how_far_
     assert people.same[ITEMS[1].tag] == (0.0, 1)
     assert people.judge[0].alpha == pytest.approx(alpha_of_one_in(7, run), abs=1e-9)
     assert people.among[0].items == 7
-    text = write_report([run], tmp_path / "report.html").read_text()
-    assert "People and judge" in text
+    nobody = write_run(tmp_path / "nobody", [verdict(ITEMS[0], True)], run.parent / "pictures")
+    text = write_report([nobody, run], tmp_path / "report.html").read_text()
+    assert text.count("People and judge") == 1
+    assert 'People and judge <span class="small soft">run</span>' in text
     assert "85.7 %" in text
 
 
