@@ -62,6 +62,7 @@ class Harvest:
             if request is None:
                 self.left_out.append(LeftOut("no reference", entry.id))
                 continue
+            entry = self._purchases.worded(entry, request)
             bought = self._purchases.ledger.find(request.key)
             if bought is None or bought.state != "done":
                 state = "not generated" if bought is None else bought.state

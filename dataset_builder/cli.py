@@ -1,4 +1,4 @@
-"""`echo4o data <verb>`: plan, generate, build, import, push, stats. Imports fast."""
+"""`echo4o data <verb>`: plan, build, import, push, stats. Imports fast."""
 
 import argparse
 import json
@@ -44,10 +44,11 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, default=8, help="most calls in flight")
     parser.add_argument("--dry-run", action="store_true", help="only count and estimate")
     parser.add_argument("--model", help="image model to estimate the price for")
-    _price_arguments(parser)
+    price_arguments(parser)
 
 
-def _price_arguments(parser: argparse.ArgumentParser) -> None:
+def price_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of everything that names a price."""
     parser.add_argument("--size", default="1024x1024", help="WIDTHxHEIGHT of every picture")
     parser.add_argument("--quality", default="auto", help="as the API names it")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="price table, else built in")
@@ -79,7 +80,7 @@ def plan(args: argparse.Namespace) -> None:
     done = write(
         request,
         args.out,
-        estimator=_estimator(args),
+        estimator=estimator_of(args),
         prices=PriceTable.load(args.prices),
         dry_run=args.dry_run,
         progress=True,
@@ -95,7 +96,8 @@ def plan(args: argparse.Namespace) -> None:
         print(*done.estimate.lines(), sep="\n")
 
 
-def _estimator(args: argparse.Namespace) -> "Estimator | None":
+def estimator_of(args: argparse.Namespace) -> "Estimator | None":
+    """Estimates for the model and limits that were named, None without a model."""
     if args.model is None:
         return None
     from echo4o.client import PriceTable
@@ -108,56 +110,6 @@ def _estimator(args: argparse.Namespace) -> "Estimator | None":
         requests_per_minute=args.requests_per_minute, tokens_per_minute=args.tokens_per_minute
     )
     return Estimator(settings, PriceTable.load(args.prices), limits)
-
-
-def generate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `data generate`."""
-    parser.add_argument("folder", type=Path, help="folder of the plan")
-    parser.add_argument("--model", required=True, help="image model of the API")
-    parser.add_argument("--base-url", help="address of the API; default: $OPENAI_BASE_URL")
-    parser.add_argument("--budget", type=float, metavar="USD", help="never spend more than this")
-    parser.add_argument("--concurrency", type=int, default=8, help="most calls in flight")
-    parser.add_argument("--output-format", choices=["png", "jpeg", "webp"], default="png")
-    parser.add_argument("--dry-run", action="store_true", help="only estimate calls and price")
-    _price_arguments(parser)
-
-
-def generate(args: argparse.Namespace) -> None:
-    """Buy the pictures that the plan still lacks."""
-    from echo4o.client import PriceTable
-
-    from .generate import Settings
-    from .generate import generate as buy
-
-    if args.dry_run:
-        from .plan import iterate_plan
-
-        estimator = _estimator(args)
-        assert estimator is not None
-        for entry in iterate_plan(args.folder):
-            estimator.add(entry)
-        print(*estimator.total.lines(), sep="\n")
-        print("for the whole plan, bought pictures included; nothing was called")
-        return
-    summary = buy(
-        args.folder,
-        Settings(
-            model=args.model,
-            size=args.size,
-            quality=args.quality,
-            output_format=args.output_format,
-        ),
-        base_url=args.base_url,
-        budget_usd=args.budget,
-        concurrency=args.concurrency,
-        requests_per_minute=args.requests_per_minute,
-        prices=PriceTable.load(args.prices),
-        progress=True,
-    )
-    counted = ", ".join(f"{count} {name}" for name, count in summary.outcomes.items())
-    print(f"{counted}; {summary.calls} calls now, {summary.spent_usd:.4f} USD spent in all")
-    if summary.outcomes.get("failed"):
-        print("failed rows are tried again when you run the same command; a build leaves them out")
 
 
 def build_arguments(parser: argparse.ArgumentParser) -> None:
@@ -220,6 +172,12 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `data push`."""
     parser.add_argument("folder", type=Path, help="dataset folder")
     parser.add_argument("repo", help="ORG/NAME on the Hub")
+    parser.add_argument(
+        "--rights",
+        type=Path,
+        metavar="FILE",
+        help="RELEASE.toml with the table [rights]; needed once, the dataset's card keeps it",
+    )
     parser.add_argument("--tag", help="immutable name of this version, for example v1")
     parser.add_argument("--private", action="store_true", help="create the repository as private")
     parser.add_argument("--dry-run", action="store_true", help="check and compare, write nothing")
@@ -230,8 +188,10 @@ def push(args: argparse.Namespace) -> None:
     from echo4o.hub import publish_folder
 
     from .look import check_folder, compare
+    from .signing_off import check_rights
 
     wanted = check_folder(args.folder)
+    check_rights(args.folder, args.rights, dry_run=args.dry_run)
     done = publish_folder(
         args.folder,
         args.repo,

@@ -56,8 +56,9 @@ def items(purchases: Purchases) -> list[Item]:
     for entry in purchases.plan.rows:
         request = purchases.request(entry)
         bought = None if request is None else purchases.finished(request)
-        if bought is None:
+        if request is None or bought is None:
             continue
+        entry = purchases.worded(entry, request)
         references = [purchases.reference(name) for name in entry.references]
         found.append(Item(entry, bought, tuple(one for one in references if one is not None)))
     return found

@@ -1,84 +1,50 @@
 """Buys the pictures of a plan: references first, then the rows that need them; resumable.
 
-What was bought lies in the ledger beside the plan. Refusals are outcomes, failures are tried again
-by the next run, and nothing is paid twice.
+What was bought lies in the ledger beside the plan. Refusals are outcomes, which may be reworded
+and tried again; failures are tried again by the next run, and nothing is paid twice.
 """
 
 import asyncio
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from echo4o.client import ApiClient, ImageRequest, PriceTable
+from echo4o.client import ApiClient, BatchOptions, ImageRequest, PriceTable, Reply, Request
 from echo4o.errors import Echo4oError
-from echo4o.ledger import Entry as LedgerEntry
 from echo4o.ledger import Ledger
-from echo4o.records import JsonValue, sha256_bytes, write_atomic
 
-from .plan import Entry, Plan, read_plan
-from .reference_pool import FOLDER_NAME
+from .band import Watch
+from .plan import Entry, read_plan
+from .purchases import LEDGER_NAME as LEDGER_NAME
+from .purchases import Given as Given
+from .purchases import Purchases as Purchases
+from .purchases import Settings as Settings
+from .purchases import SettingsError as SettingsError
 
-LEDGER_NAME = "ledger.sqlite"
-SETTINGS_NAME = "generate.json"
-
-
-class SettingsError(Echo4oError):
-    """The folder was generated with other settings, or not at all."""
+# More than can ever be in flight.
+_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """What is asked of the image API for every picture of a plan."""
+class Api:
+    """Where pictures are bought, and how fast and dear that may be."""
 
-    model: str
-    """Model id as the API knows it."""
-    size: str = "1024x1024"
-    """`WIDTHxHEIGHT` in pixels."""
-    quality: str = "auto"
-    """As the API names it."""
-    output_format: str = "png"
-    """png, jpeg or webp."""
+    base_url: str | None = None
+    """None takes OPENAI_BASE_URL."""
+    budget_usd: float | None = None
+    """Of everything that the folder's ledger ever pays."""
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    prices: PriceTable | None = None
+    batch: BatchOptions | None = None
+    """Buy by the Batch API."""
 
-    def request(self, entry: Entry, references: Sequence[bytes] = ()) -> ImageRequest:
-        """The API call for a plan entry."""
-        return ImageRequest(
-            model=self.model,
-            prompt=entry.prompt,
-            size=self.size,
-            quality=self.quality,
-            references=tuple(references),
-            output_format=self.output_format,
-            repeat=entry.repeat,
-        )
-
-    def save(self, folder: Path, *, is_begun: bool) -> None:
-        """Remember the settings beside the plan.
-
-        Raises:
-            SettingsError: pictures were bought (`is_begun`) with other settings.
-        """
-        path = folder / SETTINGS_NAME
-        if is_begun and path.exists() and (earlier := Settings.load(folder)) != self:
-            raise SettingsError(
-                f"{folder} was begun with {earlier.model} at {earlier.size}, quality "
-                f"{earlier.quality}, {earlier.output_format}; use the same again, or plan in a "
-                "new folder"
-            )
-        write_atomic(path, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path) -> "Settings":
-        """The settings that a folder was generated with."""
-        path = folder / SETTINGS_NAME
-        if not path.is_file():
-            raise SettingsError(f"{folder} holds no pictures yet; run `echo4o data generate` first")
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise SettingsError(f"{path} is damaged ({error}); restore it from a copy") from None
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ValueError(f"--concurrency must be at least 1, got {self.concurrency}")
 
 
 class Summary(NamedTuple):
@@ -86,105 +52,176 @@ class Summary(NamedTuple):
 
     outcomes: dict[str, int]
     """done, refused, failed, and `no reference` for rows whose reference was not made."""
+    reasons: dict[str, int]
+    """Refusals by the code that the service gave."""
+    reworded: int
+    """Rows and references that were made after a refusal, with other words."""
     calls: int
     """HTTP requests of this run."""
     spent_usd: float
     """All settled calls of the ledger."""
+    pause: str | None
+    """Why the run stopped before its end."""
 
 
-class Given(NamedTuple):
-    """A reference that was given with the plan, not bought."""
+class Buyer:
+    """Buys entries through one client; use `opened`."""
 
-    picture: str
-    """SHA-256 of the bytes."""
-    extension: str
-    register: Mapping[str, JsonValue]
-    """source, licence, attribution, depicts_person, consent."""
+    def __init__(self, client: ApiClient, purchases: Purchases, api: Api, progress: bool) -> None:
+        self.client = client
+        self.purchases = purchases
+        self.outcomes: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.reworded = 0
+        self._batch = api.batch
+        self._progress = progress
 
+    async def buy(
+        self, references: Collection[Entry], rows: Collection[Entry], watch: Watch
+    ) -> None:
+        """Buy references, then rows; `watch` may end it early."""
+        made = [entry for entry in references if entry.source is None]
+        if made:
+            await self._settle(made, "references", Watch())
+        # What is in a batch is bought: there is nothing left to stop.
+        watch = watch if self._batch is None else Watch()
+        outcomes, reasons = await self._settle(rows, "rows", watch)
+        self.outcomes, self.reasons = outcomes, reasons
 
-class Purchases:
-    """Plan entries and what the ledger holds for them."""
-
-    def __init__(self, plan: Plan, settings: Settings, ledger: Ledger) -> None:
-        self.plan = plan
-        self.settings = settings
-        self.ledger = ledger
-        self._references = {entry.id: entry for entry in plan.references}
-
-    def reference(self, name: str) -> LedgerEntry | Given | None:
-        """A reference that was bought or given, None when it is not there."""
-        entry = self._references[name]
-        if entry.source is None:
-            return self.finished(self.settings.request(entry))
-        given = Given(
-            str(entry.source["sha256"]),
-            str(entry.source["extension"]),
-            cast(Mapping[str, JsonValue], entry.source["register"]),
+    def summary(self, watch: Watch) -> Summary:
+        """What became of the rows."""
+        return Summary(
+            dict(sorted(self.outcomes.items())),
+            dict(sorted(self.reasons.items())),
+            self.reworded,
+            self.client.calls_made,
+            self.purchases.ledger.spent_usd,
+            watch.alarm,
         )
-        return given if self._given_path(given).is_file() else None
 
-    def finished(self, request: ImageRequest) -> LedgerEntry | None:
-        """The finished purchase of a request, None when it failed, was refused or not made."""
-        found = self.ledger.find(request.key)
-        return found if found is not None and found.state == "done" else None
+    async def _settle(
+        self, entries: Collection[Entry], name: str, watch: Watch
+    ) -> tuple[Counter[str], Counter[str]]:
+        """Buy entries, rewording and trying again what is refused; outcomes and reasons."""
+        outcomes: Counter[str] = Counter()
+        refused = await self._pass(entries, name, outcomes, watch)
+        turns = self.purchases.settings.rewrites if self.purchases.settings.rewriter else 0
+        for turn in range(1, turns + 1):
+            stories = [self.purchases.story(entry) for entry, _ in refused]
+            questions = [story.question for story in stories if story and story.question]
+            if not questions or watch.alarm:
+                break
+            await self._exhaust(questions, f"{name}: new words")
+            again: Counter[str] = Counter()
+            tried = [entry for entry, _ in refused]
+            still = await self._pass(tried, f"{name}: try {turn + 1}", again, Watch())
+            self.reworded += again["done"]
+            outcomes.update(again)
+            refused = still
+        reasons = Counter(reason.partition(":")[0] for _, reason in refused)
+        if refused:
+            outcomes["refused"] = len(refused)
+        return outcomes, reasons
 
-    def picture(self, bought: LedgerEntry | Given) -> bytes:
-        """Bytes of a finished purchase or of a given reference, checked against their hash."""
-        if isinstance(bought, Given):
-            return self._read_given(bought)
-        if bought.picture is None or bought.extension is None:
-            raise Echo4oError(f"call {bought.key[:12]} is done but has no picture; restore a copy")
-        return self.ledger.read_picture(bought.picture, bought.extension)
+    async def _pass(
+        self, entries: Collection[Entry], name: str, outcomes: Counter[str], watch: Watch
+    ) -> list[tuple[Entry, str]]:
+        """Ask once for each entry; counts all outcomes but refusals, which are returned."""
+        rows = _Rows(entries, self.purchases, watch)
+        refused: list[tuple[Entry, str]] = []
+        async for request, reply in self._run(rows, name):
+            entry = rows.take(request.key)
+            watch.observe(entry, reply.outcome, None if reply.cached else reply.cost_usd)
+            if reply.outcome == "refused":
+                refused.append((entry, reply.reason or "no reason given"))
+            else:
+                outcomes[reply.outcome] += 1
+        if rows.without_reference:
+            outcomes["no reference"] = rows.without_reference
+        return refused
 
-    def request(self, row: Entry) -> ImageRequest | None:
-        """The call for a row, None while one of its references is missing."""
-        pictures = []
-        for name in row.references:
-            bought = self.reference(name)
-            if bought is None:
-                return None
-            pictures.append(self.picture(bought))
-        return self.settings.request(row, pictures)
+    async def _exhaust(self, requests: Collection[Request], name: str) -> None:
+        async for _ in self._run(requests, name):
+            pass
 
-    def _given_path(self, given: Given) -> Path:
-        return self.ledger.path.parent / FOLDER_NAME / f"{given.picture}.{given.extension}"
-
-    def _read_given(self, given: Given) -> bytes:
-        path = self._given_path(given)
-        data = path.read_bytes()
-        if sha256_bytes(data) != given.picture:
-            raise Echo4oError(f"reference {path} does not match its hash; plan again to restore it")
-        return data
+    def _run(
+        self, requests: Collection[Request], name: str
+    ) -> AsyncIterator[tuple[Request, Reply]]:
+        title = name if self._progress else None
+        if self._batch is not None:
+            return self.client.run_batches(requests, options=self._batch, progress=title)
+        return self.client.run(requests, progress=title)
 
 
-class _Rows:
-    """Requests of the rows whose references exist, made one at a time; has a length for the bar."""
+class _Rows(Collection[ImageRequest]):
+    """Requests of the entries whose references exist, made one at a time; ends with the watch."""
 
-    def __init__(self, purchases: Purchases) -> None:
+    def __init__(self, entries: Collection[Entry], purchases: Purchases, watch: Watch) -> None:
+        self._entries = entries
         self._purchases = purchases
+        self._watch = watch
+        self._asked: dict[str, Entry] = {}
         self.without_reference = 0
 
+    def take(self, key: str) -> Entry:
+        """The entry of a reply, once."""
+        return self._asked.pop(key)
+
     def __len__(self) -> int:
-        return len(self._purchases.plan.rows)
+        return len(self._entries)
+
+    def __contains__(self, request: object) -> bool:
+        return any(request == one for one in self)
 
     def __iter__(self) -> Iterator[ImageRequest]:
-        for row in self._purchases.plan.rows:
-            request = self._purchases.request(row)
+        self.without_reference = 0
+        for entry in self._entries:
+            if self._watch.alarm:
+                return
+            request = self._purchases.request(entry)
             if request is None:
                 self.without_reference += 1
-            else:
-                yield request
+                continue
+            self._asked[request.key] = entry
+            if len(self._asked) > _REMEMBERED:  # batches go through all rows before they answer
+                del self._asked[next(iter(self._asked))]
+            yield request
+
+
+@contextmanager
+def opened(
+    folder: Path, settings: Settings, api: Api, *, progress: bool = False
+) -> Iterator[Buyer]:
+    """A buyer for the plan in `folder`.
+
+    Raises:
+        Echo4oError: the plan, the settings, the key or the ledger needs the user.
+    """
+    plan, _ = read_plan(folder)
+    with Ledger(folder / LEDGER_NAME, budget_usd=api.budget_usd) as ledger:
+        counts = ledger.counts()
+        settings = settings.save(folder, is_begun=counts["done"] + counts["refused"] > 0)
+        client = ApiClient(
+            ledger=ledger,
+            base_url=api.base_url,
+            concurrency=api.concurrency,
+            requests_per_minute=api.requests_per_minute,
+            prices=api.prices,
+        )
+        if api.batch is None and (open_ := client.batches_under_way()):
+            raise Echo4oError(
+                f"{open_} batches are under way; add --batch-api to collect them, or end them "
+                "with --cancel-batches"
+            )
+        yield Buyer(client, Purchases(plan, settings, ledger), api, progress)
 
 
 def generate(
     folder: Path,
     settings: Settings,
+    api: Api | None = None,
     *,
-    base_url: str | None = None,
-    budget_usd: float | None = None,
-    concurrency: int = 8,
-    requests_per_minute: float | None = None,
-    prices: PriceTable | None = None,
+    watch: Watch | None = None,
     progress: bool = False,
 ) -> Summary:
     """Buy what the plan in `folder` still lacks.
@@ -193,38 +230,24 @@ def generate(
         BudgetExceeded: the next call could cost more than is left; finished calls are kept.
         Echo4oError: the plan, the settings, the key or the address needs the user.
     """
-    if concurrency < 1:
-        raise ValueError(f"--concurrency must be at least 1, got {concurrency}")
-    plan, _ = read_plan(folder)
-    with Ledger(folder / LEDGER_NAME, budget_usd=budget_usd) as ledger:
-        counts = ledger.counts()
-        settings.save(folder, is_begun=counts["done"] + counts["refused"] > 0)
-        purchases = Purchases(plan, settings, ledger)
-        client = ApiClient(
-            ledger=ledger,
-            base_url=base_url,
-            concurrency=concurrency,
-            requests_per_minute=requests_per_minute,
-            prices=prices,
-        )
-        outcomes = asyncio.run(_buy(client, purchases, progress))
-        return Summary(dict(sorted(outcomes.items())), client.calls_made, ledger.spent_usd)
+    watch = watch or Watch()
+    with opened(folder, settings, api or Api(), progress=progress) as buyer:
+        plan = buyer.purchases.plan
+
+        async def work() -> None:
+            async with buyer.client:
+                await buyer.buy(plan.references, plan.rows, watch)
+
+        asyncio.run(work())
+        return buyer.summary(watch)
 
 
-async def _buy(client: ApiClient, purchases: Purchases, progress: bool) -> Counter[str]:
-    outcomes: Counter[str] = Counter()
-    references = [
-        purchases.settings.request(entry)
-        for entry in purchases.plan.references
-        if entry.source is None
-    ]
-    rows = _Rows(purchases)
-    async with client:
-        if references:
-            async for _ in client.run(references, progress="references" if progress else None):
-                pass
-        async for _, reply in client.run(rows, progress="rows" if progress else None):
-            outcomes[reply.outcome] += 1
-    if rows.without_reference:
-        outcomes["no reference"] = rows.without_reference
-    return outcomes
+def cancel_batches(folder: Path, settings: Settings, api: Api) -> int:
+    """End the batches under way and keep what they finished; returns their number."""
+    with opened(folder, settings, api) as buyer:
+
+        async def work() -> int:
+            async with buyer.client:
+                return await buyer.client.cancel_batches(api.batch)
+
+        return asyncio.run(work())

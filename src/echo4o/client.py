@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF_S = 30.0
 _WORTH_TELLING_S = 20.0
+_CONNECT_S = 10.0
+"""Longest time to reach a server; its answer may take `timeout_s`."""
+_FIRST_TRIES = 2
 
 
 class ApiClient:
@@ -65,6 +68,7 @@ class ApiClient:
         self.prices = PriceTable.load() if prices is None else prices
         self.calls_made = 0
         """HTTP requests sent by this client, retries included."""
+        self._was_reached = False
         self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._backoff_s = backoff_s
@@ -160,6 +164,11 @@ class ApiClient:
         """Cancel the batches under way, settle what they finished; returns their number."""
         return await self._batches(options).cancel()
 
+    def batches_under_way(self) -> int:
+        """Batches of this ledger that were sent and not collected."""
+        query = "SELECT count(*) FROM batches WHERE state IN ('sending', 'open')"
+        return int(self.ledger.execute(query)[0][0])
+
     def _batches(self, options: BatchOptions | None) -> BatchRunner:
         options = options or BatchOptions()
         return BatchRunner(self._openai, self._settler, options, backoff_s=self._backoff_s)
@@ -176,7 +185,7 @@ class ApiClient:
             try:
                 answer = await self._attempt(request, is_first=attempt == 1)
             except Transient as failure:
-                if attempt == self._max_attempts:
+                if attempt == self._max_attempts or self._is_alone(failure, attempt):
                     reply = self._settler.fail(
                         request.key,
                         request.model,
@@ -205,6 +214,12 @@ class ApiClient:
                 return await self._settler.settle(order, answer, attempt)
         raise AssertionError("the loop always returns")
 
+    def _is_alone(self, failure: Transient, attempt: int) -> bool:
+        """Whether nobody ever answered: a wrong address is told at once, not after minutes."""
+        return (
+            isinstance(failure, Unreachable) and not self._was_reached and attempt >= _FIRST_TRIES
+        )
+
     async def _attempt(self, request: Request, *, is_first: bool) -> Answer:
         async with self._limit:
             if is_first:  # not before it is this call's turn: what waits needs no money
@@ -212,7 +227,9 @@ class ApiClient:
             self.calls_made += 1
             try:
                 answer = await ask(self._openai, request)
+                self._was_reached = True
             except Transient as failure:
+                self._was_reached |= not isinstance(failure, Unreachable)
                 self._limit.learn(failure.headers)
                 if failure.is_rate_limit:
                     self._limit.ask_to_wait(failure.after_s or 0.0)
@@ -245,4 +262,5 @@ def _openai(base_url: str | None, api_key: str | None, timeout_s: float) -> "Asy
         raise Echo4oError(
             "there is no API key; set OPENAI_API_KEY (any word will do for a server without keys)"
         )
-    return openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=0)
+    timeout = openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S))
+    return openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=0)

@@ -24,7 +24,7 @@ class Progress:
         self._begun = time.monotonic()
         self._drawn = 0.0
         self._note = ""
-        form = "{desc}: {n_fmt}/{total_fmt} {bar:20} {postfix}" if total is not None else None
+        form = "{desc}: {n_fmt}/{total_fmt} {bar:20}{postfix}" if total is not None else None
         self._bar = tqdm(desc=name, total=total, disable=name is None, bar_format=form)
 
     def take(self, outcome: str, *, is_cached: bool) -> None:
@@ -53,7 +53,8 @@ class Progress:
 
     def words(self) -> str:
         """The line without its bar."""
-        parts = [f"{self._outcomes[name]} {name}" for name in ("done", "refused", "failed")]
+        counts = [f"{self._outcomes[name]} {name}" for name in ("done", "refused", "failed")]
+        parts = counts if self._outcomes else []  # a batch tells them at its end
         minutes = max(time.monotonic() - self._begun, 1e-3) / 60
         pace = self._bought / minutes
         parts.append(f"{pace:.0f}/min")

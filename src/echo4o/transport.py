@@ -265,7 +265,8 @@ def _connection_failure(error: "APIConnectionError") -> Transient:
     never_sent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
     reason = f"{type(cause or error).__name__}: {clean(str(cause or error), '')}"
     failure = Transient(reason, may_be_billed=not never_sent)
-    return Unreachable(reason) if isinstance(cause, httpx2.ConnectError) else failure
+    nobody = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+    return Unreachable(reason) if nobody else failure
 
 
 class Unreachable(Transient):
