@@ -45,7 +45,7 @@ from .examples import Example, Examples, Latent, Reference, Sizes
 from .feed import Loaded
 from .latents import Encoder
 from .loss import Counts, LossSums, Subsets, sums
-from .opening import Where, open_pipeline
+from .opening import Where, attention_for, open_pipeline
 from .order import Visit
 from .processes import computes_in_bf16
 from .saving import save_pipeline
@@ -222,14 +222,19 @@ class BagelFamily:
     def pictures(self, prompts: Sequence[str]) -> list[Image.Image]:
         """Draw fixed prompts, square, at the longest side of the training pictures."""
         side = (self._config.vae_sizes or self.model.config.vae_transform)[0]
-        drawn = self._pipeline(
-            list(prompts),
-            height=side,
-            width=side,
-            num_inference_steps=self._config.sample_steps,
-            guidance_scale=self._config.sample_guidance,
-            generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
-        )
+        # The kernel for packs would be compiled anew for every span of a drawing.
+        self.model.set_attn_implementation("sdpa")
+        try:
+            drawn = self._pipeline(
+                list(prompts),
+                height=side,
+                width=side,
+                num_inference_steps=self._config.sample_steps,
+                guidance_scale=self._config.sample_guidance,
+                generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+            )
+        finally:
+            self.model.set_attn_implementation(attention_for(self._device))
         assert isinstance(drawn, Echo4oPipelineOutput)
         return cast(list[Image.Image], drawn.images)
 
@@ -342,6 +347,7 @@ def open_family(
             quantization_config=quantization(config.lora),
         ).to(device)
         add_adapters(pipeline.model, config.lora, config.seed)
+    pipeline.model.set_attn_implementation(attention_for(device))
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.requires_grad_(False)
     if config.gradient_checkpointing:

@@ -21,6 +21,11 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _recipe_arguments(parser)
     _process_arguments(parser)
+    parser.add_argument("--layout", choices=("echo4o", "bagel"), help="of the model's files")
+    parser.add_argument("--push", metavar="ORG/NAME", help="also publish the result on the Hub")
+    parser.add_argument(
+        "--push-every", type=int, metavar="N", help="and the weights so far, every N steps"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,6 +33,9 @@ def run(args: argparse.Namespace) -> None:
 
     `record.json` is written last: a run that was told to stop leaves none, though it exits with 0.
     """
+    for key in ("layout", "push", "push_every"):
+        if getattr(args, key) is not None:
+            args.settings.append(f"{key}={getattr(args, key)}")
     config, out = _configuration(args), _out(args)
     if args.processes < 1 or config.packs_per_step % args.processes:
         raise Echo4oError(
@@ -108,13 +116,19 @@ def _process_arguments(parser: argparse.ArgumentParser) -> None:
 def plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `train plan`."""
     _recipe_arguments(parser)
+    parser.add_argument(
+        "--rate", type=float, metavar="TOKENS", help="a second and device, for the time (1000)"
+    )
 
 
 def plan(args: argparse.Namespace) -> None:
     """Print what a recipe will need; loads no weights and no data."""
-    from .plan import plan_lines
+    from .plan import RATE, plan_lines
 
-    for line in plan_lines(_configuration(args)):
+    rate = RATE if args.rate is None else args.rate
+    if not rate > 0:
+        raise Echo4oError(f"--rate must be above 0, got {args.rate}")
+    for line in plan_lines(_configuration(args), rate):
         print(line)
 
 

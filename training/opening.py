@@ -32,6 +32,11 @@ class Where(NamedTuple):
     """Frozen parameters are kept, and shared ones gathered, in bfloat16."""
 
 
+def attention_for(device: torch.device) -> str:
+    """Attention of packed training: on a GPU the kernel that skips what no token may see."""
+    return "flex_attention" if device.type == "cuda" else "sdpa"
+
+
 def open_pipeline(
     source: str | Path, revision: str | None, where: Where, is_frozen: Callable[[str], bool]
 ) -> Echo4oPipeline:

@@ -1,4 +1,8 @@
-"""What a recipe will need, computed from sizes alone: no weights and no rows are read."""
+"""What a recipe will need, computed from sizes alone: no weights and no rows are read.
+
+Memory is an estimate for GPUs that compute in bfloat16: what is kept between steps is counted,
+activations are estimated from what each layer keeps for its backward pass.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -14,12 +18,18 @@ from .bagel import parameter_group
 from .config import TrainConfig
 from .tiny import model_config
 
+DEVICES = (1, 8, 16)
+RATE = 1000.0
+"""Tokens per second and device for the time estimate, unless one is given."""
 _GIB = 2**30
-_BYTES_TRAINED = 4 + 4 + 8 + 4
-"""Per trained parameter: float32 weight, gradient, two AdamW moments, moving average."""
-_BYTES_FROZEN = 4
-_RATE = 1000
-"""Tokens per second for the time estimate; scale it by what a device really does."""
+_MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.06}
+"""Bytes of both moments per trained parameter; 8-bit ones have a scale for 256 of them."""
+_FROZEN = {"none": 2.0, "int8": 1.0, "int4": 0.56, "nf4": 0.52}
+"""Bytes of a frozen parameter in bfloat16 and in the types that adapters allow."""
+_AUTOENCODER = 335_000_000 + 3_000_000_000
+"""Bytes of the FLUX autoencoder in float32, and of encoding one picture of 1,024 px (estimated)."""
+_KEPT_PER_LAYER = 17.0
+"""Widths that a layer of one token keeps for its backward pass when nothing is recomputed."""
 
 
 class Needs(NamedTuple):
@@ -29,34 +39,76 @@ class Needs(NamedTuple):
     """By group."""
     trained: int
     frozen: int
-    state_bytes: int
-    """Weights, gradients, optimiser and moving average in one process, nothing sharded."""
+    layer: int
+    """Parameters of one decoder layer."""
+    rest: int
+    """Parameters outside the decoder's layers; a shared model is gathered by layers and this."""
+    config: BagelConfig
     tokens_per_step: int | None
     """Upper limit; None when the recipe fixes samples, not tokens."""
 
 
+class Memory(NamedTuple):
+    """Bytes of one device."""
+
+    weights: float
+    training: float
+    """Gradients, moments and moving average."""
+    gathered: float
+    """Weights of others that are put together for a while."""
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of it, and the autoencoder."""
+        return sum(self) + _AUTOENCODER
+
+
 def needs(config: TrainConfig) -> Needs:
-    """Count parameters on the meta device and what they cost."""
+    """Count parameters on the meta device."""
+    sizes = _sizes(config)
     with torch.device("meta"):
-        model = BagelForUnifiedGeneration(_sizes(config))
+        model = BagelForUnifiedGeneration(sizes)
         if config.lora is not None:
             add_adapters(model, config.lora, config.seed)
     counts: Counter[str] = Counter()
-    trained = 0
+    trained = in_layers = 0
     for name, parameter in model.named_parameters():
         if (group := parameter_group(name)) is not None:
             counts[group] += parameter.numel()
+            in_layers += parameter.numel() * name.startswith("language_model.model.layers.")
             if group not in config.freeze and (config.lora is None or ".lora_" in name):
                 trained += parameter.numel()
-    frozen = counts.total() - trained
     budget = config.tokens_per_pack
     return Needs(
         parameters=dict(counts),
         trained=trained,
-        frozen=frozen,
-        state_bytes=trained * _BYTES_TRAINED + frozen * _BYTES_FROZEN,
+        frozen=counts.total() - trained,
+        layer=in_layers // sizes.text_config.num_hidden_layers,
+        rest=counts.total() - in_layers,
+        config=sizes,
         tokens_per_step=None if budget is None else budget * config.packs_per_step,
     )
+
+
+def memory(found: Needs, config: TrainConfig, devices: int) -> Memory:
+    """What one of several devices holds, at most."""
+    shared = devices if config.shard != "none" and config.lora is None else 1
+    frozen = _FROZEN["none" if config.lora is None else config.lora.quantize]
+    # What lies outside the experts is never quantised.
+    plain = min(found.rest, found.frozen)
+    weights = (4 * found.trained + frozen * (found.frozen - plain) + 2.0 * plain) / shared
+    training = found.trained * (4 + _MOMENTS[config.optimizer] + 4) / shared
+    # Two layers, as the next one is fetched while one computes; their gradients in float32.
+    gathered = 0.0 if shared == 1 else 2.0 * (2 * found.layer + found.rest) + 4.0 * found.layer
+    text = found.config.text_config
+    tokens = config.tokens_per_pack or 0
+    one_layer = 2.0 * tokens * (_KEPT_PER_LAYER * text.hidden_size + 3 * text.intermediate_size)
+    layers = text.num_hidden_layers
+    activations = layers * one_layer
+    if config.gradient_checkpointing:
+        activations = layers * 2.0 * tokens * text.hidden_size + one_layer
+    return Memory(weights, training, gathered, activations)
 
 
 def _sizes(config: TrainConfig) -> BagelConfig:
@@ -68,24 +120,40 @@ def _sizes(config: TrainConfig) -> BagelConfig:
     return BagelConfig()
 
 
-def plan_lines(config: TrainConfig) -> list[str]:
-    """The needs of a recipe as text, one figure a line."""
+def plan_lines(config: TrainConfig, rate: float = RATE) -> list[str]:
+    """The needs of a recipe as text, one figure a line.
+
+    Args:
+        config: The recipe.
+        rate: Tokens per second and device.
+    """
     found = needs(config)
-    optimiser = found.trained * 8
+    optimiser = found.trained * _MOMENTS[config.optimizer]
     base = config.base_model or "random weights from the seed"
     lines = [
         f"recipe {config.recipe}: {config.steps:,} steps from {base}",
         f"parameters: {found.trained + found.frozen:,}, of them trained {found.trained:,}",
         *(f"  {group:<11}{count:>16,}" for group, count in sorted(found.parameters.items())),
-        f"optimiser: {optimiser / _GIB:,.2f} GiB (AdamW, two float32 moments)",
-        f"weights, gradients, optimiser and moving average: {found.state_bytes / _GIB:,.2f} GiB "
-        f"in one process, float32, activations not counted",
+        f"optimiser: {optimiser / _GIB:,.2f} GiB ({config.optimizer}, two moments)",
     ]
     if found.tokens_per_step is None:
         samples = (config.samples_per_pack or 0) * config.packs_per_step
         lines.append(f"a step: {samples} samples; a run: {samples * config.steps:,} samples")
-    else:
-        total = found.tokens_per_step * config.steps
-        lines.append(f"a step: at most {found.tokens_per_step:,} tokens; a run: {total:,} tokens")
-        lines.append(f"time: {total / _RATE / 3600:,.0f} hours at {_RATE:,} tokens/s over all")
-    return [*lines, f"shared by 1 to {config.packs_per_step} processes"]
+        return [*lines, f"shared by 1 to {config.packs_per_step} processes"]
+    total = found.tokens_per_step * config.steps
+    lines.append(f"a step: at most {found.tokens_per_step:,} tokens; a run: {total:,} tokens")
+    lines.append("estimated GiB of each device, in bfloat16 (autoencoder included in the sum):")
+    lines.append("  devices  weights  training  gathered  activations    sum    time")
+    lines += [_row(found, config, devices, total / rate) for devices in DEVICES]
+    lines.append(f"time at {rate:,.0f} tokens/s and device (give --rate what yours do)")
+    return [*lines, f"shared by 1 to {config.packs_per_step} devices: packs_per_step"]
+
+
+def _row(found: Needs, config: TrainConfig, devices: int, seconds: float) -> str:
+    bytes_ = memory(found, config, devices)
+    widths = zip(bytes_, (9, 10, 10, 13), strict=True)
+    columns = [f"{part / _GIB:>{width}.1f}" for part, width in widths]
+    hours = f"{seconds / devices / 3600:,.0f} hours"
+    fits = config.packs_per_step % devices == 0
+    note = "" if fits else f"  (needs packs_per_step={devices} or a multiple)"
+    return f"  {devices:>7}{''.join(columns)}{bytes_.total / _GIB:>7.1f}  {hours}{note}"

@@ -160,10 +160,32 @@ def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> N
     if not is_first_rank():
         return
     write_atomic(out / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
-    base = config.to_dict()["base_model"]
     found = (path for name in config.artefacts for path in sorted((out / name).rglob("*")))
     files = [path for path in found if path.is_file()] + [out / _TRACE]
-    RunRecord(
+    _record(state, config, rows, out, out, files).save(out)
+
+
+def save_copy(
+    state: "State", config: TrainConfig, rows: Rows, out: Path, folder: Path
+) -> RunRecord:
+    """Write the weights as they are now into `folder`; every process calls this.
+
+    Raises:
+        Echo4oError: they could not be written, the disk is full.
+    """
+    artefact = config.artefacts[0]
+    with shown(state, config), writing(folder, None):
+        if is_first_rank() or artefact == "model":
+            state.family.save(artefact, folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return _record(state, config, rows, out, folder, files if is_first_rank() else [])
+
+
+def _record(
+    state: "State", config: TrainConfig, rows: Rows, out: Path, home: Path, files: list[Path]
+) -> RunRecord:
+    base = config.to_dict()["base_model"]
+    return RunRecord(
         name=config.recipe,
         command=f"echo4o train run {config.recipe}",
         inputs=(
@@ -181,10 +203,10 @@ def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> N
             "rows_skipped": dict(rows.skipped),
             "samples_without_place": state.feed.position.skipped,
         },
-        files={path.relative_to(out).as_posix(): sha256_file(path) for path in files},
+        files={path.relative_to(home).as_posix(): sha256_file(path) for path in files},
         started=state.started,
         seconds=state.seconds,
-    ).save(out)
+    )
 
 
 def _save_folder(state: "State", artefact: str, out: Path) -> None:

@@ -23,7 +23,8 @@ from .loss import Counts, weighted
 from .optimise import Trained, learning_rate
 from .order import Order, Packer, Source
 from .processes import StopSignal, make_accelerator, rank_and_world, sum_over_processes
-from .results import StepFacts, is_finished, save_pictures, save_result
+from .pushing import Pusher
+from .results import StepFacts, is_finished, save_copy, save_pictures, save_result
 from .resume import State, resume, save_state
 from .sharding import make_mesh
 from .tiny import make_base
@@ -54,6 +55,7 @@ def train(config: TrainConfig, out: Path) -> Result:
     rows = load_rows(config)
     if is_finished(config, rows, out):
         logger.info("%s is finished; choose another --out to train again", out)
+        Pusher(config, out).finish()
         return Result(config.steps, True)
     if main:
         # A record without its model is no result: a record must mean finished, also to scripts.
@@ -74,6 +76,7 @@ def train(config: TrainConfig, out: Path) -> Result:
     )
     resume(state, config, rows, out)
     watch = Watch(config, accelerator, out, after_step=state.step)
+    pusher = Pusher(config, out)
 
     # ---- 3. the loop -------------------------------------------------------------------------
     family.model.train()
@@ -95,6 +98,8 @@ def train(config: TrainConfig, out: Path) -> Result:
             if state.step % config.checkpoint_every == 0 or last or facts.stop:
                 watch.sync()
                 save_state(state, config, rows, out)
+            if pusher.is_due(state.step):
+                pusher.offer(state.step, lambda to: save_copy(state, config, rows, out, to))
             if facts.stop and not last:
                 logger.info("told to stop: step %d of %d is saved", state.step, config.steps)
                 return Result(state.step, False)
@@ -103,6 +108,7 @@ def train(config: TrainConfig, out: Path) -> Result:
     save_result(state, config, rows, out)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    pusher.finish()
     return Result(state.step, True)
 
 
