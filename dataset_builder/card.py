@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from echo4o.records import JsonValue
@@ -30,6 +30,17 @@ class CardFacts:
     """Hub tags."""
     checks: Sequence[str] = ()
     """What was checked and found, in sentences."""
+    rights: Sequence[str] = ()
+    """Who may do what, as RELEASE.toml says."""
+    versions: Sequence[str] = ()
+    """What changed since the first version."""
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """JSON for the record; `CardFacts(**...)` reads it back."""
+        return {
+            name: list(value) if isinstance(value, list | tuple) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def render_card(
@@ -111,6 +122,14 @@ def _text(facts: CardFacts, statistics: Mapping[str, JsonValue]) -> str:
             "",
             *(facts.checks or ("Nobody checked the pictures against their texts.",)),
             "",
+            "## Rights",
+            "",
+            *(
+                facts.rights
+                or ("Nobody has signed for the rights yet; this is not for publication.",)
+            ),
+            "",
+            *(["## Versions", "", *facts.versions, ""] if facts.versions else []),
         ]
     )
 

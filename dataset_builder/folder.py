@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,8 @@ from .thumbnails import preview_row, write_contact_sheet
 logger = logging.getLogger(__name__)
 
 PREVIEW_ROWS = 300
+TOMBSTONES_NAME = "tombstones.jsonl"
+"""Rows that were removed from earlier versions."""
 SHEET_PICTURES = 24
 """Of each subset."""
 _BESIDES = (
@@ -67,7 +69,7 @@ def check_target(out: Path) -> None:
     Raises:
         Echo4oError: `out` is a file, or a folder with anything that its record does not name.
     """
-    old = _aside(out, "old")
+    old = aside(out, "old")
     if old.is_dir() and not out.exists():
         logger.info("%s is back: a run was stopped while it replaced it", out)
         old.rename(out)
@@ -80,6 +82,11 @@ def check_target(out: Path) -> None:
     record = RunRecord.load(out)
     if record.name != DATASET_NAME:
         raise Echo4oError(f"{out} holds another artefact; give an empty or a new folder")
+    if TOMBSTONES_NAME in record.files:
+        raise Echo4oError(
+            f"rows were removed from {out}, which would come back; give a new folder, and then "
+            f"run `echo4o data remove` with a copy of its {TOMBSTONES_NAME}"
+        )
     files = (path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
     foreign = sorted(set(files) - set(record.files) - {RECORD_NAME})
     if foreign:
@@ -89,7 +96,7 @@ def check_target(out: Path) -> None:
         )
 
 
-def _aside(out: Path, purpose: str) -> Path:
+def aside(out: Path, purpose: str) -> Path:
     """A hidden name beside `out`, so that renames never cross a file system."""
     real = out.resolve()
     return real.parent / f".{real.name}.{purpose}"
@@ -104,7 +111,7 @@ class FolderWriter:
         self.out = out
         self.tally = Tally()
         self._preview = preview
-        self._staging = _aside(out, "partial")
+        self._staging = aside(out, "partial")
         self._background, self._disk = Background(), Background()
         self._writers: dict[tuple[str, str], ShardWriter] = {}
         self._sheet: dict[str, list[bytes]] = {}
@@ -157,22 +164,15 @@ class FolderWriter:
             raise Echo4oError(f"not a single row can be written; left out: {counts}{first}")
         shards = {key: writer.close() for key, writer in self._writers.items()}
         statistics = self.tally.to_dict()
+        lines = "".join(one.to_line() for one in left_out)
         hashes = self._hashes(shards)
-        self._write("README.md", render_card(card, hashes, statistics))
-        self._write("statistics.json", json.dumps(statistics, indent=2, sort_keys=True) + "\n")
-        self._write("left_out.jsonl", "".join(one.to_line() for one in left_out))
-        if self._sheet:
-            write_contact_sheet(self._staging / "contact_sheet.png", [*self._sheet.values()])
-        totals = cast(dict[str, int], statistics["by_subset"])
-        pages = self._gallery.write(self._staging / "gallery", card.title, totals)
-        write_croissant(self._staging, card, hashes, statistics)
+        looks = Looks(self._sheet, self._gallery)
+        hashes |= describe(self._staging, card, hashes, statistics, looks=looks, left_out=lines)
         metrics = record.metrics | statistics | {"left_out": counts}
-        for name in (*_BESIDES, *(f"gallery/{page}" for page in pages)):
-            if (self._staging / name).exists():
-                hashes[name] = sha256_file(self._staging / name)
-        filled = replace(record, files=hashes, metrics=metrics)
+        parameters = record.parameters | {"card": card.to_dict()}
+        filled = replace(record, files=hashes, metrics=metrics, parameters=parameters)
         filled.save(self._staging)
-        self._publish()
+        swap(self._staging, self.out)
         return Result(folder=self.out, tally=self.tally, record=filled)
 
     def abort(self) -> None:
@@ -201,9 +201,6 @@ class FolderWriter:
         if len(pictures) < SHEET_PICTURES:
             pictures.append(small.output_image.data)
 
-    def _write(self, name: str, content: str) -> None:
-        write_atomic(self._staging / name, content)
-
     def _hashes(self, shards: dict[tuple[str, str], list[Shard]]) -> dict[str, str]:
         return {
             f"data/{config}/{shard.path.name}": shard.sha256
@@ -211,18 +208,50 @@ class FolderWriter:
             for shard in files
         }
 
-    def _publish(self) -> None:
-        # A symbolic link stays one: what it points to is replaced.
-        out, old = self.out.resolve(), _aside(self.out, "old")
-        sync_folder(self._staging)
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            out.rename(old)
-        try:
-            self._staging.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-        sync_folder(out.parent)
+
+class Looks(NamedTuple):
+    """Pictures for the pages that people look at."""
+
+    sheet: Mapping[str, Sequence[bytes]]
+    """Small pictures by subset, for the contact sheet."""
+    gallery: Gallery
+
+
+def describe(
+    folder: Path,
+    card: CardFacts,
+    shards: Mapping[str, str],
+    statistics: dict[str, JsonValue],
+    *,
+    looks: Looks,
+    left_out: str,
+) -> dict[str, str]:
+    """Write all that lies beside the shards but the record; hashes by file name."""
+    write_atomic(folder / "README.md", render_card(card, shards, statistics))
+    counts = json.dumps(statistics, indent=2, sort_keys=True) + "\n"
+    write_atomic(folder / "statistics.json", counts)
+    write_atomic(folder / "left_out.jsonl", left_out)
+    if looks.sheet:
+        write_contact_sheet(folder / "contact_sheet.png", [*looks.sheet.values()])
+    totals = cast(dict[str, int], statistics["by_subset"])
+    pages = looks.gallery.write(folder / "gallery", card.title, totals)
+    write_croissant(folder, card, shards, statistics)
+    names = [*_BESIDES, *(f"gallery/{page}" for page in pages)]
+    return {name: sha256_file(folder / name) for name in names if (folder / name).exists()}
+
+
+def swap(staging: Path, out: Path) -> None:
+    """Put a finished folder into the place of the old one; a symbolic link stays one."""
+    out, old = out.resolve(), aside(out, "old")
+    sync_folder(staging)
+    if out.exists():
         shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    try:
+        staging.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -59,3 +59,29 @@ def check(args: argparse.Namespace) -> None:
     print(f"{done.calls} calls now, {done.spent_usd:.4f} USD spent in all")
     if done.counted.by_decision["undecided"]:
         print("undecided rows are asked about again when you run the same command; they stay")
+
+
+def remove_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `data remove`."""
+    parser.add_argument("folder", type=Path, help="built dataset; becomes its next version")
+    parser.add_argument("--ids", type=Path, required=True, metavar="FILE", help="one row id a line")
+    parser.add_argument("--reason", required=True, help="why; stands in the list of changes")
+    parser.add_argument(
+        "--legal",
+        action="store_true",
+        help="a legal take-down: note that tags and history may be rewritten",
+    )
+
+
+def remove(args: argparse.Namespace) -> None:
+    """Take rows out of a built dataset."""
+    from .removing import read_ids
+    from .removing import remove as take_out
+
+    ids = read_ids(args.ids)
+    done = take_out(args.folder, ids, args.reason, is_legal=args.legal, progress=True)
+    print(
+        f"{done.rows} rows removed: {args.folder} is version {done.version} now; {done.shards} "
+        f"files written anew, {done.kept} stayed as they were"
+    )
+    print("publish it with `echo4o data push` under its next tag")

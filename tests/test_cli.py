@@ -17,6 +17,7 @@ import pytest
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import httpx
 from PIL import Image, UnidentifiedImageError
+from rights_file import write_release
 from safetensors import SafetensorError
 
 from echo4o import cli
@@ -207,8 +208,9 @@ def no_network(tmp_path):
 
 
 @pytest.mark.parametrize("words", [["push", "FOLDER", "a/b"], ["stats", "a/b"]], ids=lambda w: w[0])
-def test_no_network_is_told_soon(dataset, no_network, words):
-    words = [str(dataset) if word == "FOLDER" else word for word in words]
+def test_no_network_is_told_soon(dataset, no_network, words, tmp_path):
+    if "FOLDER" in words:
+        words = ["push", str(dataset), "a/b", "--rights", str(write_release(tmp_path))]
     done, seconds = run_cli(["data", *words], no_network)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -221,7 +223,8 @@ def test_no_network_is_told_soon(dataset, no_network, words):
 
 def test_a_wrong_token_is_told(dataset, sandbox, tmp_path):
     environment = sandbox.environment(tmp_path) | {"HF_TOKEN": "hf_wrong"}
-    words = ["data", "push", str(dataset), "echo4o-sandbox/wrong-token"]
+    rights = ["--rights", str(write_release(tmp_path))]
+    words = ["data", "push", str(dataset), "echo4o-sandbox/wrong-token", *rights]
     done, _ = run_cli(words, environment)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

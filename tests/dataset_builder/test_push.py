@@ -8,6 +8,7 @@ import authors_layout as layout
 import datasets
 import pytest
 from huggingface_hub.utils import httpx
+from rights_file import write_release
 
 from echo4o.cli import main
 from echo4o.dataset_builder import import_release
@@ -24,9 +25,10 @@ from datasets import load_dataset
 from huggingface_hub import HfApi
 from echo4o.cli import main
 folder = sys.argv[1]
-main(["data", "push", folder, "{REPO}", "--tag", "v1", "--dry-run"])
+rights = ["--rights", sys.argv[5]]
+main(["data", "push", folder, "{REPO}", "--tag", "v1", "--dry-run", *rights])
 assert not HfApi().repo_exists("{REPO}", repo_type="dataset")
-main(["data", "push", folder, "{REPO}", "--tag", "v1"])
+main(["data", "push", folder, "{REPO}", "--tag", "v1", *rights])
 main(["data", "push", folder, "{REPO}", "--tag", "v1"])
 main(["data", "stats", "{REPO}", "--revision", "v1"])
 api = HfApi()
@@ -64,7 +66,7 @@ def dataset(tmp_path_factory):
 
 def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
     folders = [str(dataset), str(dataset.parent / "release"), str(tmp_path / "imported")]
-    folders.append(str(tmp_path / "exported"))
+    folders += [str(tmp_path / "exported"), str(write_release(tmp_path))]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *folders],
         env=sandbox.environment(tmp_path),

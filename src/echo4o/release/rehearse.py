@@ -105,7 +105,12 @@ class Rehearsal:
             self._stage("build", environment, "data", "build", work, "--out", dataset)
         else:
             self._stage("import", environment, "data", "import", self.data, "--out", dataset)
-        self._stage("publish dataset", environment, "data", "push", dataset, DATASET, "--tag", TAG)
+        rights = self.out / "RELEASE.toml"
+        write_atomic(rights, _RIGHTS)
+        self._stage(
+            "publish dataset", environment, "data", "push", dataset, DATASET, "--tag", TAG,
+            "--rights", rights,
+        )  # fmt: skip
         self._stage("load dataset", environment, "data", "stats", DATASET)
         self._stage(
             "train", environment, "train", "run", "tiny", "--data", DATASET, "--revision", TAG,
@@ -122,7 +127,8 @@ class Rehearsal:
                 f"judge {name}", environment, "eval", "run", "geneval_plus_plus", *items,
                 "--model", repo, "--revision", TAG, "--steps", self.scale.denoising_steps,
                 "--guidance", _GUIDANCE,
-                "--judge", "sandbox-judge", "--seed", self.seed, "--out", self.out / "eval" / name,
+                "--judge", "sandbox-judge", "--no-canary", "--seed", self.seed,
+                "--out", self.out / "eval" / name,
             )  # fmt: skip
         self._stage(
             "report", environment, "eval", "report", self.out / "eval/untrained",
@@ -269,6 +275,26 @@ def sheltered(variables: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
 
 
+_RIGHTS = """\
+[rights]
+generator = "sandbox-image, the painter of the sandbox"
+terms = "none"
+terms_read = 2026-01-01
+account = "none"
+may_train_competing_model = "yes"
+signed_off = "the rehearsal"
+take_down = "nobody: this dataset never leaves the machine"
+[rights.licences]
+outputs = "Apache-2.0"
+instructions = "Apache-2.0"
+references = "Apache-2.0"
+items = "Apache-2.0"
+# A folder given with --data may hold any references; what is rehearsed is not published.
+[[rights.references]]
+match = "*"
+licence = "unknown, rehearsal only"
+consent = "unknown, rehearsal only"
+"""
 _LEADS_AWAY = re.compile(
     r"(HF|TRANSFORMERS|DIFFUSERS|HUGGINGFACE)_.*|ECHO4O_(?!SHARED).*|OPENAI_.*"
 )

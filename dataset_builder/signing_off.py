@@ -1,0 +1,69 @@
+"""Whether a built dataset may be published: rights somebody signed for, references with papers.
+
+The answers of RELEASE.toml are written into the dataset's card and record, so that they travel with
+it; a dataset that carries none is not published.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from echo4o.errors import Echo4oError
+from echo4o.records import JsonValue, RunRecord, sha256_file, write_atomic
+from echo4o.rights import FILE_NAME, Rights, RightsError
+from echo4o.schema import SUBSETS
+
+from .card import CardFacts, render_card
+
+
+def check_rights(folder: Path, file: Path | None, *, dry_run: bool = False) -> Rights:
+    """Refuse a dataset whose rights are not settled; with `file`, settle them first.
+
+    Raises:
+        RightsError: an answer is missing, or a reference is in no register.
+    """
+    record = RunRecord.load(folder)
+    if file is not None:
+        rights = Rights.load(file)
+    elif (given := record.parameters.get("rights")) is not None:
+        rights = Rights.from_dict(given, f"the record of {folder}")
+    else:
+        raise RightsError(
+            f"nobody has signed for the rights of {folder}; fill in a {FILE_NAME} (table [rights]) "
+            f"and give it with --rights {FILE_NAME}"
+        )
+    for row_id, entry in _references(folder):
+        rights.check_reference(entry, row_id)
+    if not dry_run and record.parameters.get("rights") != rights.to_dict():
+        _stamp(folder, record, rights)
+    return rights
+
+
+def _references(folder: Path) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
+    """Row id and register entry of every reference; the preview repeats rows of the others."""
+    import pyarrow.parquet as pq
+
+    for path in sorted(folder.glob("data/*/*.parquet")):
+        if path.parent.name not in SUBSETS:
+            continue
+        table = pq.ParquetFile(path).read(["id", "references"]).to_pydict()
+        for row_id, text in zip(table["id"], table["references"], strict=True):
+            for entry in json.loads(text or "[]"):
+                yield row_id, entry
+
+
+def _stamp(folder: Path, record: RunRecord, rights: Rights) -> None:
+    """Write the answers into card and record; a kill in between is mended by the next run."""
+    told = record.parameters.get("card")
+    if told is None:
+        raise Echo4oError(f"{folder} was built by an older echo4o; build it again, then push")
+    card = CardFacts(**cast(dict[str, object], told))  # type: ignore[arg-type]
+    card = replace(card, rights=tuple(rights.lines()))
+    shards = {name: one for name, one in record.files.items() if name.endswith(".parquet")}
+    statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+    write_atomic(folder / "README.md", render_card(card, shards, statistics))
+    parameters = record.parameters | {"card": card.to_dict(), "rights": rights.to_dict()}
+    files = record.files | {"README.md": sha256_file(folder / "README.md")}
+    replace(record, parameters=parameters, files=files).save(folder)
