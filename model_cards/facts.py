@@ -55,7 +55,7 @@ class ScoreFact:
     tag: str
     """`overall`, or the part of the benchmark."""
     score: float
-    """Share in [0, 1]."""
+    """Share in [0, 1], or mean points up to `scale`."""
     low: float
     """Lower end of the interval."""
     high: float
@@ -68,12 +68,16 @@ class ScoreFact:
     """How the judge was asked."""
     items_name: str = "kit"
     """Item set."""
+    scale: float = 1.0
+    """Best possible score: 1 for shares, 10 for points."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.score <= self.high <= 1:
+        # A mark that could not be read counts -1 under the authors' rules.
+        least = 0 if self.scale == 1 else -1
+        if not least <= self.low <= self.score <= self.high <= self.scale:
             raise ValueError(
-                f"`{self.task}` {self.tag}: need 0 <= low <= score <= high <= 1, got "
-                f"{self.low}, {self.score}, {self.high}"
+                f"`{self.task}` {self.tag}: need {least} <= low <= score <= high <= "
+                f"{self.scale:g}, got {self.low}, {self.score}, {self.high}"
             )
 
 

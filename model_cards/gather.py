@@ -89,8 +89,13 @@ def scores_of(run: Path) -> list[ScoreFact]:
     if "overall" not in scores:
         raise GatherError(f"{run} holds no finished evaluation; run `echo4o eval run` first")
     few = {"one_or_two_objects": scores.get("one_or_two_objects")}
-    tags = {"overall": scores["overall"], **few, **_mapping(scores.get("by_tag"))}
-    return [_score(facts, tag, _mapping(value)) for tag, value in tags.items() if value is not None]
+    parts = {**_mapping(scores.get("by_group")), **_mapping(scores.get("by_tag"))}
+    scale = _number(scores, "scale") if "scale" in scores else 1.0
+    return [
+        _score(facts, name, _mapping(value), scale)
+        for name, value in {"overall": scores["overall"], **few, **parts}.items()
+        if value is not None
+    ]
 
 
 def space_facts(folder: Path) -> SpaceFacts:
@@ -114,7 +119,9 @@ def space_facts(folder: Path) -> SpaceFacts:
     )
 
 
-def _score(facts: Mapping[str, JsonValue], tag: str, value: Mapping[str, JsonValue]) -> ScoreFact:
+def _score(
+    facts: Mapping[str, JsonValue], tag: str, value: Mapping[str, JsonValue], scale: float
+) -> ScoreFact:
     return ScoreFact(
         task=str(facts.get("task", "not recorded")),
         tag=tag,
@@ -125,6 +132,7 @@ def _score(facts: Mapping[str, JsonValue], tag: str, value: Mapping[str, JsonVal
         judge=str(_mapping(facts.get("judge")).get("model", "not recorded")),
         protocol=str(_mapping(facts.get("protocol")).get("name", "not recorded")),
         items_name=str(_mapping(facts.get("items")).get("source", "not recorded")),
+        scale=scale,
     )
 
 

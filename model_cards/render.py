@@ -67,7 +67,7 @@ def render_model_card(facts: ModelFacts) -> str:
             task_type="text-to-image",
             dataset_type=_plain(score.task),
             dataset_name=_plain(f"{score.task} ({score.items_name})"),
-            metric_type="accuracy",
+            metric_type="accuracy" if score.scale == 1 else f"mean points of {score.scale:g}",
             metric_name=f"judged by {_plain(score.judge)}, protocol {_plain(score.protocol)}",
             metric_value=round(score.score, 4),
         )
@@ -165,9 +165,12 @@ def path(value: object) -> Safe:
     return Safe(urllib.parse.quote(_plain(str(value)).lstrip("/").replace("..", ".")))
 
 
-def percent(score: ScoreFact) -> Safe:
-    """A share with its interval, in percent."""
-    return Safe(f"{score.score:.1%} [{score.low:.1%}, {score.high:.1%}]")
+def interval(score: ScoreFact) -> Safe:
+    """A score with its interval: a share in percent, points out of their scale."""
+    if score.scale == 1:
+        return Safe(f"{score.score:.1%} [{score.low:.1%}, {score.high:.1%}]")
+    points = f"{score.score:.3f} [{score.low:.2f}, {score.high:.2f}]"
+    return Safe(f"{points} of {score.scale:g}")
 
 
 def _card(data: "CardData", template: str, **values: object) -> str:
@@ -189,7 +192,7 @@ def _environment() -> "Environment":
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # Markdown: `harmless` escapes, HTML and markup alike
     )
-    made.filters.update(code=code, literal=literal, link=link, percent=percent, count=_count)
+    made.filters.update(code=code, literal=literal, link=link, interval=interval, count=_count)
     made.filters.update(path=path, safe_block=Safe)
     return made
 

@@ -91,6 +91,46 @@ def test_the_space_judges_a_picture(api, tmp_path, monkeypatch):
         app.judge_picture(choice, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "row"),
+    [
+        ("geneval_plus_plus", "**Right**", ["yes", "exactly 1 pink ring"]),
+        ("imagine_bench", "**10 of 10 points**", ["10", "fantasy"]),
+    ],
+)
+def test_a_visitor_of_the_space_gets_a_verdict(api, tmp_path, monkeypatch, name, words, row):
+    """The page itself, over HTTP, by gradio's own client; nothing the visitor sends is trusted."""
+    from gradio_client import Client, exceptions, handle_file
+
+    monkeypatch.setenv("ECHO4O_JUDGE", "sandbox-judge")
+    monkeypatch.setenv("ECHO4O_BUDGET", "1")
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    spec = importlib.util.spec_from_file_location(f"space_{name}", METRICS / name / "app.py")
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    app.LEDGER.parent.rmdir()
+    monkeypatch.setattr(app, "LEDGER", tmp_path / "ledger.sqlite")
+    item = get_task(name).items("kit").items[0]
+    picture = paint_into(tmp_path / "p", [item]) / f"{item.number}.png"
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    _, url, _ = app.demo.launch(prevent_thread_lock=True, quiet=True, inbrowser=False)
+    try:
+        client = Client(url, verbose=False)
+        choice = f"{item.prompt} ({item.tag})"
+        said, table = client.predict(choice, handle_file(picture), api_name="/judge")
+        assert said == words
+        assert table["data"][0][:2] == row
+        no_picture = handle_file(tmp_path / "no.png")
+        for bad in (("no such item", handle_file(picture)), (choice, None), (choice, no_picture)):
+            with pytest.raises(exceptions.AppError):
+                client.predict(*bad, api_name="/judge")
+        calls = (api.root / "openai" / "calls.jsonl").read_text().splitlines()
+        assert len(calls) == 1
+    finally:
+        app.demo.close()
+
+
 def test_imagine_bench_computes_points(api, load, tmp_path):
     metric = load("imagine_bench", cache_dir=str(tmp_path / "cache"))
     items = get_task("imagine_bench").items("kit").items[8:11]

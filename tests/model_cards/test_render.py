@@ -1,5 +1,6 @@
 """Cards: golden renderings, all facts present and all absent, and values that try to break out."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -235,6 +236,19 @@ def test_scores_that_cannot_be_are_refused():
         ScoreFact(
             task="t", tag="overall", score=0.5, low=0.6, high=0.7, items=1, judge="j", protocol="k"
         )
+
+
+def test_points_are_told_as_points_of_their_scale():
+    points = {"score": 8.613, "low": 8.4, "high": 8.83, "scale": 10.0}
+    common = {"task": "imagine_bench", "tag": "overall", "items": 270, "judge": "j"}
+    score = ScoreFact(**common, **points, protocol="paper")
+    card = render_model_card(dataclasses.replace(MODEL, scores=(score,)))
+    assert "| 8.613 [8.40, 8.83] of 10 |" in card
+    assert "861" not in card.replace("8.613", "")
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.metric_type, result.metric_value) == ("mean points of 10", 8.613)
+    with pytest.raises(ValueError, match="-1 <= low <= score <= high <= 10"):
+        ScoreFact(**common, **points | {"high": 11.0}, protocol="paper")
 
 
 def test_rendering_is_stable():
