@@ -1,13 +1,14 @@
 """Runs training in forked processes, so that several runs, kills and ranks pay for one start-up.
 
 As a script it takes a list of jobs as JSON: {"out": folder, "settings": [...]} with "signal" and
-"steps" (send it whenever a step is reached), or with "world" and "port". "from" copies the folder
-of an earlier run first, without its result and its newest checkpoint.
+"steps" (send it whenever a step is reached), "jitter", or with "world" and "port". "from" copies
+the folder of an earlier run first, without its result and its newest checkpoint.
 """
 
 import json
 import logging
 import os
+import random
 import shutil
 import signal
 import sys
@@ -43,8 +44,13 @@ def trained_steps(out: Path) -> int:
     return trace.read_bytes().count(b"\n") if trace.exists() else 0
 
 
-def interrupt(out: Path, settings: list[str], steps: list[int], number: int) -> list[int]:
-    """Send a signal whenever a run reaches one of the steps, then let it end; exit statuses."""
+def interrupt(
+    out: Path, settings: list[str], steps: list[int], number: int, jitter: float = 0.0
+) -> list[int]:
+    """Send a signal whenever a run reaches one of the steps, then let it end; exit statuses.
+
+    The signal comes up to `jitter` seconds later: in the next step, or while a checkpoint is saved.
+    """
     statuses = []
     for step in steps:
         child = start(out, settings, {})
@@ -52,6 +58,7 @@ def interrupt(out: Path, settings: list[str], steps: list[int], number: int) -> 
             if os.waitpid(child, os.WNOHANG)[0]:
                 raise SystemExit(f"the run ended before step {step}")
             time.sleep(0.0005)
+        time.sleep(random.Random(step).uniform(0, jitter))
         os.kill(child, number)
         statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     child = start(out, settings, {})
@@ -87,7 +94,8 @@ def main() -> None:
             statuses = share(out, settings, job["world"], job["port"])
         else:
             number = getattr(signal, job.get("signal", "SIGKILL"))
-            statuses = interrupt(out, settings, job.get("steps", []), number)
+            steps, jitter = job.get("steps", []), job.get("jitter", 0.0)
+            statuses = interrupt(out, settings, steps, number, jitter)
         print(json.dumps(statuses), flush=True)
 
 
