@@ -241,18 +241,3 @@ def export(args: argparse.Namespace) -> None:
     print(f"{done.rows.total()} rows in {args.out}: {json.dumps(dict(sorted(done.rows.items())))}")
     for reason, count in done.left_out.items():
         print(f"left out: {count} rows, because {reason}")
-
-
-def stats_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `data stats`."""
-    parser.add_argument("dataset", help="dataset folder or Hub id")
-    parser.add_argument("--config", default="all", help="one of the dataset's configs")
-    parser.add_argument("--revision", help="commit, branch or tag of a Hub id")
-
-
-def stats(args: argparse.Namespace) -> None:
-    """Print what a dataset holds, as JSON."""
-    from .look import count
-
-    tally = count(args.dataset, args.config, args.revision)
-    print(json.dumps(tally.to_dict(), indent=2, sort_keys=True))

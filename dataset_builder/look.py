@@ -11,7 +11,6 @@ from echo4o.records import sha256_bytes
 from echo4o.schema import CONFIGS, features
 
 from .shards import MAX_SHARD_BYTES
-from .tally import Tally
 
 _PICTURES = ("input_images", "output_image")
 
@@ -67,24 +66,20 @@ def text_columns() -> list[str]:
     return [name for name in features() if name not in _PICTURES]
 
 
-def count(path: str, config: str = "all", revision: str | None = None) -> Tally:
-    """Statistics of one config; reads no picture."""
+def pinned(path: str, revision: str | None) -> str | None:
+    """The commit of a Hub id; a folder has none.
+
+    Raises:
+        NotOnHubError: there is no such repository or revision.
+    """
     from huggingface_hub import constants
 
     from echo4o.hub import resolve
 
-    if not Path(path).is_dir() and not constants.HF_HUB_OFFLINE:
-        # Ours tells of a missing network in seconds, `datasets` in half a minute.
-        revision = resolve(path, "dataset", revision)
-    return patiently(f"read {path}", partial(_count, path, config, revision))
-
-
-def _count(path: str, config: str, revision: str | None) -> Tally:
-    tally = Tally()
-    for rows in stream(path, config, revision, text_columns()).values():
-        for row in rows:
-            tally.add(row)
-    return tally
+    if Path(path).is_dir() or constants.HF_HUB_OFFLINE:
+        return revision
+    # Ours tells of a missing network in seconds, `datasets` in half a minute.
+    return resolve(path, "dataset", revision)
 
 
 def glimpse(path: str, config: str, revision: str | None = None) -> dict[str, Glimpse]:

@@ -1,7 +1,10 @@
 """`echo4o data check|remove|stats|show`. Imports fast."""
 
 import argparse
+import json
 from pathlib import Path
+
+from echo4o.records import JsonValue
 
 
 def check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,3 +88,68 @@ def remove(args: argparse.Namespace) -> None:
         f"files written anew, {done.kept} stayed as they were"
     )
     print("publish it with `echo4o data push` under its next tag")
+
+
+def stats_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `data stats`."""
+    parser.add_argument("dataset", help="dataset folder or Hub id")
+    parser.add_argument("--config", default="all", help="one of the dataset's configs")
+    parser.add_argument("--revision", help="commit, branch or tag of a Hub id")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=100,
+        metavar="N",
+        help="pictures of each subset that are held against a plain background",
+    )
+    parser.add_argument(
+        "--captions", type=Path, metavar="FILE", help="real captions to compare combinations with"
+    )
+    parser.add_argument(
+        "--plan", type=Path, metavar="DIR", help="the plan's folder: refusals and money as well"
+    )
+
+
+def stats(args: argparse.Namespace) -> None:
+    """Print what a dataset holds, as JSON."""
+    print(json.dumps(_told(args), indent=2, sort_keys=True))
+
+
+def _told(args: argparse.Namespace) -> dict[str, JsonValue]:
+    from .insight import stats as count
+
+    if args.pictures < 0:
+        raise ValueError(f"--pictures must be 0 or more, got {args.pictures}")
+    return count(
+        args.dataset,
+        args.config,
+        args.revision,
+        pictures=args.pictures,
+        captions=args.captions,
+        plan=args.plan,
+    )
+
+
+def show_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `data show`."""
+    stats_arguments(parser)
+    parser.add_argument("--rows", type=int, default=4, metavar="N", help="rows of each subset")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write an HTML page instead")
+
+
+def show(args: argparse.Namespace) -> None:
+    """Show numbers and some rows, in the terminal or as a page."""
+    from .look import pinned
+    from .sampling import sample
+    from .showing import lines, write_page
+
+    if args.rows < 0:
+        raise ValueError(f"--rows must be 0 or more, got {args.rows}")
+    told = _told(args)
+    revision = pinned(args.dataset, args.revision)
+    rows = sample(args.dataset, args.config, args.rows, revision)
+    if args.page is None:
+        print(*lines(told, rows), sep="\n")
+        return
+    write_page(args.page, f"{args.dataset} ({args.config})", told, rows)
+    print(f"{args.page}: {told['rows']} rows counted, {args.rows} of each subset shown")

@@ -151,12 +151,19 @@ _PLACES = {
 
 
 def _kept(asked: Asked, findings: Findings) -> dict[str, JsonValue]:
-    """The constraints that were found true."""
+    """The constraints that were found true, and what was seen in place of the others."""
     wrong: list[Line] = [
         line for line, holds in zip(checklist(asked), findings.satisfied, strict=True) if not holds
     ]
     kept = dict(asked.constraints)
-    for kind, name in (("group", "include"), ("relation", "relations"), ("scene", "scenes")):
+    wrong_groups = {int(line.place) for line in wrong if line.kind == "group"}
+    if wrong_groups:
+        groups = [
+            _seen_instead(group, asked, findings) if index in wrong_groups else dict(group)
+            for index, group in enumerate(asked.groups)
+        ]
+        kept["include"] = [group for group in groups if group is not None]
+    for kind, name in (("relation", "relations"), ("scene", "scenes")):
         gone = {int(line.place) for line in wrong if line.kind == kind}
         if gone:
             values = cast(list[JsonValue], kept[name])
@@ -165,7 +172,16 @@ def _kept(asked: Asked, findings: Findings) -> dict[str, JsonValue]:
     if isinstance(deflected, dict):
         untrue = {line.place for line in wrong if line.kind == "deflected"}
         kept["deflected"] = {key: v for key, v in deflected.items() if key not in untrue}
-    if any(line.kind == "group" for line in wrong):
+    if wrong_groups:
         # Relations count the groups; without one of them the numbers mean others.
         kept.pop("relations", None)
     return kept
+
+
+def _seen_instead(
+    group: Mapping[str, JsonValue], asked: Asked, findings: Findings
+) -> dict[str, JsonValue] | None:
+    """What is there of the class, when that is one group; else nothing is known of it."""
+    alike = _summed(_alike(findings.objects, asked))
+    same = [one for one in alike if one.name == group["class"]]
+    return _fact(same[0], asked) if len(same) == 1 else None

@@ -17,7 +17,7 @@ ONLY_IN = {
     "evaluate": {"eval"},
     "accelerate": {"training", "eval"},
     "peft": {"training", "src/echo4o/models"},
-    "jinja2": {"model_cards", "eval"},
+    "jinja2": {"model_cards", "eval", "dataset_builder"},
 }
 
 

@@ -37,7 +37,8 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "export": ("echo4o.dataset_builder.cli:export", "write it as a trainer reads it"),
         "remove": ("echo4o.dataset_builder.quality_cli:remove", "take rows out: the next version"),
         "push": ("echo4o.dataset_builder.cli:push", "publish a built dataset in one step"),
-        "stats": ("echo4o.dataset_builder.cli:stats", "count rows by subset and category"),
+        "stats": ("echo4o.dataset_builder.quality_cli:stats", "what a dataset holds, as JSON"),
+        "show": ("echo4o.dataset_builder.quality_cli:show", "look at rows and numbers"),
     },
     "model": {
         "generate": ("echo4o.models.cli:generate", "make pictures from a prompt"),

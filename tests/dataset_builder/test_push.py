@@ -12,7 +12,8 @@ from rights_file import write_release
 
 from echo4o.cli import main
 from echo4o.dataset_builder import import_release
-from echo4o.dataset_builder.look import check_folder, compare, count
+from echo4o.dataset_builder.insight import stats
+from echo4o.dataset_builder.look import check_folder, compare
 from echo4o.errors import Echo4oError
 from echo4o.records import RunRecord
 
@@ -129,7 +130,7 @@ def test_a_connection_that_is_cut_is_tried_again(dataset, monkeypatch):
     compare(wanted, str(dataset), "v1")
     assert sorted(cut) == sorted(wanted)
     cut.clear()
-    assert count(str(dataset)).rows == 7
+    assert stats(str(dataset))["rows"] == 7
 
 
 def test_stats_of_a_folder(dataset, capsys):

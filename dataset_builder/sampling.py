@@ -1,0 +1,117 @@
+"""Reads a few rows with their pictures from anywhere in a dataset, without reading the rest."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL import Image
+
+from echo4o.errors import Echo4oError
+from echo4o.pictures import PictureError
+from echo4o.schema import SUBSETS, Row
+
+from .thumbnails import open_picture
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+_RIM = 0.06
+"""Width of the rim that is looked at, as a share of the picture's sides."""
+_NEAR = 24.0
+"""Distance in RGB within which a pixel has the background's colour."""
+_MOSTLY = 0.85
+_SIDE = 128
+
+
+class _Group(NamedTuple):
+    path: str
+    number: int
+    rows: int
+
+
+def sample(dataset: str, config: str, count: int, revision: str | None = None) -> Iterator[Row]:
+    """Up to `count` rows of each subset, spread evenly over its row groups.
+
+    Raises:
+        Echo4oError: the dataset has no Parquet files where ours has them.
+    """
+    import pyarrow.parquet as pq
+
+    system, root = _files(dataset, revision)
+    subsets = SUBSETS if config == "all" else (config,)
+    found = False
+    for subset in subsets:
+        paths = sorted(map(str, system.glob(f"{root}/data/{subset}/*.parquet")))
+        found = found or bool(paths)
+        for path, picked in _choose(system, paths, count).items():
+            with system.open(path) as file:
+                table = pq.ParquetFile(file)
+                for group, places in picked:
+                    rows = table.read_row_group(group.number)
+                    for place in places:
+                        yield Row.from_dict(rows.slice(place, 1).to_pylist()[0])
+    if not found:
+        raise Echo4oError(f"{dataset} has no files data/{config}/*.parquet; give a built dataset")
+
+
+def _files(dataset: str, revision: str | None) -> "tuple[AbstractFileSystem, str]":
+    if Path(dataset).is_dir():
+        from fsspec.implementations.local import LocalFileSystem
+
+        return LocalFileSystem(), str(Path(dataset).resolve())
+    from huggingface_hub import HfFileSystem
+
+    return HfFileSystem(), f"datasets/{dataset}" + (f"@{revision}" if revision else "")
+
+
+def _choose(
+    system: "AbstractFileSystem", paths: Sequence[str], count: int
+) -> dict[str, list[tuple[_Group, list[int]]]]:
+    """Row groups by file, and which of their rows: as few groups as hold `count` evenly."""
+    import pyarrow.parquet as pq
+
+    groups = []
+    for path in paths:
+        with system.open(path) as file:
+            held = pq.ParquetFile(file).metadata
+            groups += [
+                _Group(path, number, held.row_group(number).num_rows)
+                for number in range(held.num_row_groups)
+            ]
+    total = sum(group.rows for group in groups)
+    step = max(1.0, total / max(1, count))
+    wanted = [int(step * number) for number in range(min(count, total))]
+    picked: dict[str, list[tuple[_Group, list[int]]]] = {}
+    start = 0
+    for group in groups:
+        places = [one - start for one in wanted if start <= one < start + group.rows]
+        if places:
+            picked.setdefault(group.path, []).append((group, places))
+        start += group.rows
+    return picked
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether nearly all of a picture's rim has one colour.
+
+    Raises:
+        PictureError: the picture does not decode.
+    """
+    import numpy as np
+
+    image = open_picture(data).convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    pixels = np.asarray(image, dtype=np.float32)
+    width = max(1, round(_RIM * _SIDE))
+    inner = np.zeros((_SIDE, _SIDE), dtype=bool)
+    inner[width:-width, width:-width] = True
+    rim = pixels[~inner]
+    away = np.linalg.norm(rim - np.median(rim, axis=0), axis=1)
+    return bool((away <= _NEAR).mean() >= _MOSTLY)
+
+
+def is_plain_or_none(row: Row) -> bool | None:
+    """The same for a row's target; None when it does not decode."""
+    try:
+        return is_plain(row.output_image.data)
+    except PictureError:
+        return None
