@@ -22,6 +22,7 @@ _RARE = 1
 _WORD = re.compile(r"[a-z]+|\d+")
 _MOST_WORDS = 200
 _NUMBER = {word: str(number) for number, word in enumerate(NUMBERS) if number}
+_NUMBER |= {number: number for number in _NUMBER.values()}
 
 
 def read_captions(path: Path) -> Iterator[str]:
@@ -116,29 +117,27 @@ class Combinations:
         for caption in captions:
             read += 1
             heard = _WORD.findall(caption.lower())[:_MOST_WORDS]
-            for place, name in _nouns(heard, forms, longest):
-                before = heard[max(0, place - 3) : place]
-                for pair, allowed in zip(PAIRS, values, strict=True):
-                    for word in before:
-                        value = _NUMBER.get(word, word)
-                        if value in allowed:
-                            said[pair][name, value] += 1
-                if place and heard[place - 1] in ("a", "an") and "1" in values[1]:
-                    said[PAIRS[1]][name, "1"] += 1
+            for before, name in _nouns(heard, forms, longest):
+                numbers = [_NUMBER[word] for word in before if word in _NUMBER]
+                if not numbers and {"a", "an"} & set(before):
+                    numbers = ["1"]
+                for pair, allowed, heard_of in zip(PAIRS, values, (before, numbers), strict=True):
+                    said[pair].update((name, value) for value in heard_of if value in allowed)
         return said, read
 
 
 def _nouns(
     heard: list[str], forms: Mapping[tuple[str, ...], str], longest: int
-) -> Iterator[tuple[int, str]]:
-    """Place and class of every noun, the longest that fits."""
-    place = 0
+) -> Iterator[tuple[list[str], str]]:
+    """Class of every noun, the longest that fits, and the words since the last, at most 3."""
+    place = free = 0
     while place < len(heard):
         for length in range(min(longest, len(heard) - place), 0, -1):
             name = forms.get(tuple(heard[place : place + length]))
             if name is not None:
-                yield place, name
+                yield heard[max(free, place - 3) : place], name
                 place += length - 1
+                free = place + 1
                 break
         place += 1
 
