@@ -80,6 +80,17 @@ def judging_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-url", help="OpenAI-compatible API; OPENAI_BASE_URL if absent")
     parser.add_argument("--concurrency", type=int, default=8, help="most calls in flight")
     parser.add_argument("--budget", type=float, help="most USD that this run may ever spend")
+    canary = parser.add_mutually_exclusive_group()
+    canary.add_argument(
+        "--canary",
+        type=Path,
+        metavar="FOLDER",
+        help="where the fixed pictures lie that show whether a judge has moved; a folder in the "
+        "user's cache if absent",
+    )
+    canary.add_argument(
+        "--no-canary", action="store_true", help="neither record nor ask about such pictures"
+    )
     parser.add_argument(
         "--batch-api",
         action="store_true",
@@ -96,6 +107,8 @@ class Command(NamedTuple):
     protocol: str
     configs: "tuple[JudgeConfig, ...]"
     """One for each judge."""
+    canaries: Path | None
+    """Folder of the canaries; None for none."""
 
 
 def read_command(args: argparse.Namespace) -> Command:
@@ -104,6 +117,7 @@ def read_command(args: argparse.Namespace) -> Command:
     Raises:
         Echo4oError: the task, its items, the wording of the protocol or the judge is not there.
     """
+    from .canary import default_folder
     from .items import select
     from .judging import JudgeConfig
     from .panel import folder_names
@@ -126,7 +140,9 @@ def read_command(args: argparse.Namespace) -> Command:
         for name in names
     )
     folder_names(configs)  # refuses two judges of one name
-    return Command(task, source, select(source.items, args.limit), protocol, configs)
+    canaries = None if args.no_canary else (args.canary or default_folder())
+    items = select(source.items, args.limit)
+    return Command(task, source, items, protocol, configs, canaries)
 
 
 def check_judges(asked: Command, out: Path) -> None:
@@ -152,6 +168,7 @@ def judge_pictures(asked: Command, pictures: Path, out: Path, *, explained: bool
             out=out,
             protocol=asked.protocol,
             config=asked.configs[0],
+            canaries=asked.canaries,
             progress=True,
         )
         _tell(finished, out, explained=explained)
@@ -164,6 +181,7 @@ def judge_pictures(asked: Command, pictures: Path, out: Path, *, explained: bool
         out=out,
         protocol=asked.protocol,
         configs=asked.configs,
+        canaries=asked.canaries,
         progress=True,
     )
     for name, run in panel.runs.items():
@@ -173,6 +191,7 @@ def judge_pictures(asked: Command, pictures: Path, out: Path, *, explained: bool
 
 
 def _forecast(asked: Command, pictures: Path, out: Path) -> None:
+    from .canary import open_canary
     from .estimate import estimate
     from .runs import LEDGER, run_cases
 
@@ -181,6 +200,9 @@ def _forecast(asked: Command, pictures: Path, out: Path) -> None:
         cases = run_cases(
             asked.task, asked.items, pictures=pictures, protocol=asked.protocol, config=config
         )
+        if asked.canaries is not None:
+            protocol = cases[0].protocol
+            cases += open_canary(asked.canaries, asked.task, protocol, config.model).cases()
         found = estimate(cases, config, out / LEDGER, progress=True)
         total += found.cost_usd
         print(
@@ -194,6 +216,7 @@ def _forecast(asked: Command, pictures: Path, out: Path) -> None:
 
 
 def _tell(finished: "Run", out: Path, *, explained: bool) -> None:
+    from .drift import drift_lines
     from .explain import explain
 
     scores = finished.scores()
@@ -208,6 +231,8 @@ def _tell(finished: "Run", out: Path, *, explained: bool) -> None:
         f"protocol {finished.protocol['name']}; two runs of so many items are told apart from "
         f"{smallest:.1f} % of the scale on (80 % power)"
     )
+    if finished.drift is not None:
+        print("\n".join(drift_lines(finished.drift, finished.judge["model"])))
     if explained:
         print("\n".join(explain(finished)))
     print(f"run     {out / 'run.json'}")

@@ -59,6 +59,7 @@ def judge_panel(
     out: Path,
     protocol: str,
     configs: Sequence[JudgeConfig],
+    canaries: Path | None = None,
     progress: bool = False,
 ) -> Panel:
     """Let each judge of `configs` judge, one after the other, and write panel.json.
@@ -78,6 +79,7 @@ def judge_panel(
             protocol=protocol,
             config=config,
             ledger=out / LEDGER,
+            canaries=canaries,
             progress=progress,
         )
         for name, config in zip(folder_names(configs), configs, strict=True)

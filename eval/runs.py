@@ -6,6 +6,7 @@ Holds every verdict with its raw reply, so that a report or a new score needs no
 import datetime
 import json
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from echo4o.errors import Echo4oError
 from echo4o.records import Input, RunRecord, environment, sha256_file, write_atomic
 
 from .agreement import self_agreement
+from .canary import Canary, compare, open_canary, record
 from .cases import Case
 from .generate import read_manifest
 from .items import Item, ItemSet
@@ -57,6 +59,9 @@ class Run:
     """Start of the last invocation, ISO 8601, UTC."""
     seconds: float
     """Duration of the last invocation, generation left out."""
+    drift: dict[str, Any] | None = None
+    """What the canary says about the judge; None when it was not asked or was recorded by this
+    run."""
     versions: dict[str, str] = field(default_factory=environment)
     """Versions of the libraries."""
     pictures: Path
@@ -105,11 +110,13 @@ def judge_run(
     protocol: str,
     config: JudgeConfig,
     ledger: Path | None = None,
+    canaries: Path | None = None,
     progress: bool = False,
 ) -> Run:
     """Judge a folder of pictures and write run.json, items.jsonl and record.json into `out`.
 
-    `ledger` is the run's own if not given.
+    `ledger` is the run's own if not given. `canaries` is the folder in which the pictures lie that
+    show whether a judge has moved; without it none are asked about or recorded.
 
     Under `released` the published script's own result files go into a folder of that name.
 
@@ -118,26 +125,39 @@ def judge_run(
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
     cases = run_cases(task, items, pictures=pictures, protocol=protocol, config=config)
-    judged = judge_cases(cases, config=config, ledger=ledger or out / LEDGER, progress=progress)
     asked = cases[0].protocol
+    canary = None
+    if canaries is not None:
+        canary = open_canary(canaries, task, asked, config.model)
+    # The canary is asked about last, in the same pass: it makes nobody wait.
+    judged = judge_cases(
+        [*cases, *(canary.cases() if canary else ())],
+        config=config,
+        ledger=ledger or out / LEDGER,
+        progress=progress,
+    )
+    verdicts = judged.verdicts[: len(cases)]
     run = Run(
         task=task.name,
         protocol={"name": asked.name, "version": asked.version},
         items=_items_facts(source, items),
         judge={
             "model": config.model,
-            "answered_as": _names(judged),
+            "answered_as": _names(verdicts),
             "repeats": config.repeats,
             "samples": max(case.sample for case in cases),
         },
         generation=read_manifest(pictures),
-        verdicts=judged.verdicts,
+        verdicts=verdicts,
         calls=judged.calls,
         spent_usd=judged.spent_usd,
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - clock, 3),
+        drift=None if canary is None else _drift(canary, judged, run_token(out), len(cases)),
         pictures=pictures,
     )
+    if canary is not None and not canary.items:
+        record(canary, items, pictures, verdicts, run_token(out))
     write_atomic(out / ITEMS_FILE, "".join(json.dumps(item.to_json()) + "\n" for item in items))
     save_run(run, out)
     if protocol == RELEASED:
@@ -199,8 +219,22 @@ def _items_facts(source: ItemSet, items: Sequence[Item]) -> dict[str, Any]:
     }
 
 
-def _names(judged: Judged) -> list[str]:
-    return sorted({one.judge_model for one in judged.verdicts if one.judge_model is not None})
+def run_token(out: Path) -> str:
+    """Return what tells this run folder from all others, made when first asked for."""
+    path = out / LEDGER.parent / "run"
+    if not path.is_file():
+        write_atomic(path, secrets.token_hex(8))
+    return path.read_text()
+
+
+def _drift(canary: Canary, judged: Judged, run: str, own: int) -> dict[str, Any] | None:
+    said = judged.verdicts[own:]
+    found = compare(canary, said, run) if said else None
+    return None if found is None else {**found.to_json(), "recorded": canary.runs[0]["created"]}
+
+
+def _names(verdicts: Sequence[Verdict]) -> list[str]:
+    return sorted({one.judge_model for one in verdicts if one.judge_model is not None})
 
 
 def _relative(folder: Path, out: Path) -> str:

@@ -9,6 +9,7 @@ def nothing_fetched(tmp_path_factory):
     """Whatever this machine has fetched, a test has only what it names itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ECHO4O_BENCHMARKS", str(tmp_path_factory.mktemp("empty") / "none"))
+        patch.setenv("ECHO4O_CANARIES", str(tmp_path_factory.mktemp("canaries")))
         yield
 
 
