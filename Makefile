@@ -29,9 +29,10 @@ prove: $(READY)  ## the long counts; figures go to benchmarks/results
 bench: $(READY)
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
-bench-gpu: $(READY)  ## needs a CUDA device with 40 GB; nobody has run it yet
+bench-gpu: $(READY)  ## needs a CUDA device with 80 GB; nobody has run it yet
 	$(BIN)/python -m pytest -q -rs -m gpu
 	$(BIN)/python benchmarks/gpu_full_size.py $(ARGS)
+	$(BIN)/python benchmarks/gpu_training.py
 
 check: $(READY)  ## lint, format, types, dependency rule
 	$(BIN)/ruff check .

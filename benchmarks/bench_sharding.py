@@ -1,8 +1,9 @@
 """Host memory of eight processes that share a model of 1/100 of the published size, on a CPU.
 
-Summed over the processes, above what the same processes take idle with the same imports: the peak
-while the weights are loaded (limit 1.25 x the checkpoint's bytes), and how much a checkpoint and
-the final model add to it while training (limit 10 % of what training holds).
+Above what the same processes take idle with the same imports: the peak while the weights are loaded
+(limit 1.25 x the checkpoint's bytes), and how much a checkpoint and the final model add to what
+training holds (limit 10 %). Peaks are every process' own highest resident size, added up, which is
+never less than the peak of the sum; what is held at a time is counted as PSS.
 
 Run: python benchmarks/bench_sharding.py [--processes 8]
 Writes: benchmarks/results/sharding.json
@@ -14,8 +15,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from machine import describe
+from memory import peak, reset_peak, resident
 from random_pipeline import make_pipeline
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -48,7 +48,6 @@ SIZES: dict[str, Any] = {
 }
 LOADING, SAVING = 1.25, 0.10
 RESULTS = Path(__file__).parent / "results/sharding.json"
-POLL_SECONDS = 0.004
 
 
 def pss(process: int) -> int:
@@ -57,32 +56,6 @@ def pss(process: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("smaps_rollup has no Pss: this needs Linux")
-
-
-class Meter:
-    """Samples the sum over all processes and keeps the peak since the last question."""
-
-    def __init__(self, processes: list[int]) -> None:
-        self._processes, self._peak, self.samples = processes, 0, 0
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def now(self) -> int:
-        """Bytes of all processes at this moment."""
-        return sum(pss(process) for process in self._processes)
-
-    def _watch(self) -> None:
-        while True:
-            try:
-                found = self.now()
-            except (OSError, RuntimeError):  # the processes have ended
-                return
-            self._peak, self.samples = max(self._peak, found), self.samples + 1
-            time.sleep(POLL_SECONDS)
-
-    def peak(self) -> int:
-        """The most since the last question."""
-        found, self._peak = self._peak, 0
-        return found
 
 
 def rank_main(folder: Path, dtype: str) -> None:
@@ -121,11 +94,15 @@ def rank_main(folder: Path, dtype: str) -> None:
 
 
 def _say(word: str) -> None:
-    """Report a stage and wait for the parent, which reads the meter meanwhile."""
+    """Report a stage's peak over all processes, wait for the parent to look, and begin anew."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, (peak(), resident()))
     if dist.get_rank() == 0:
-        print(word, flush=True)
+        sums = [sum(values) for values in zip(*found, strict=True)]
+        print(json.dumps({"stage": word, "peak": sums[0], "resident": sums[1]}), flush=True)
         sys.stdin.readline()
     dist.barrier()
+    reset_peak()
 
 
 def measure(folder: Path, dtype: str, count: int) -> dict[str, Any]:
@@ -145,31 +122,33 @@ def measure(folder: Path, dtype: str, count: int) -> dict[str, Any]:
     first = children[0]
     assert first.stdout is not None
     assert first.stdin is not None
-    meter: Meter | None = None
-    peaks: dict[str, int] = {}
-    held: dict[str, int] = {}
+    said: dict[str, dict[str, int]] = {}
     for word in ("idle", "loaded", "trained", "checkpoint", "model"):
-        said = first.stdout.readline().strip()
-        if said != word:
+        line = first.stdout.readline()
+        if not line:
             sys.exit(f"the processes ended before they were {word!r}")
-        meter = meter or Meter([child.pid for child in children])
-        peaks[word], held[word] = meter.peak(), meter.now()
-        meter.peak()
+        said[word] = json.loads(line) | {"pss": sum(pss(child.pid) for child in children)}
         first.stdin.write("\n")
         first.stdin.flush()
     for child in children:
         child.wait(60)
     size = sum(file.stat().st_size for file in (folder / dtype).rglob("*.safetensors"))
-    above = held["trained"] - held["idle"]
+    idle, trained = said["idle"], said["trained"]
+    above = trained["pss"] - idle["pss"]
+
+    def over_checkpoint(stage: str, what: str) -> float:
+        base = idle["pss" if what == "pss" else "resident"]
+        return round((said[stage][what] - base) / size, 3)
+
     return {
         "checkpoint_mb": round(size / 1e6),
-        "idle_mb": round(held["idle"] / 1e6),
-        "loading_peak_over_checkpoint": round((peaks["loaded"] - held["idle"]) / size, 3),
-        "loaded_over_checkpoint": round((held["loaded"] - held["idle"]) / size, 3),
-        "training_over_checkpoint": round(above / size, 3),
-        "checkpoint_adds": round((peaks["checkpoint"] - held["trained"]) / above, 3),
-        "model_adds": round((peaks["model"] - held["trained"]) / above, 3),
-        "samples": meter.samples if meter else 0,
+        "idle_mb": round(idle["pss"] / 1e6),
+        "loading_peak_over_checkpoint": over_checkpoint("loaded", "peak"),
+        "loaded_over_checkpoint": over_checkpoint("loaded", "pss"),
+        "training_peak_over_checkpoint": over_checkpoint("trained", "peak"),
+        "training_over_checkpoint": over_checkpoint("trained", "pss"),
+        "checkpoint_adds": round((said["checkpoint"]["peak"] - trained["resident"]) / above, 3),
+        "model_adds": round((said["model"]["peak"] - trained["resident"]) / above, 3),
     }
 
 

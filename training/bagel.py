@@ -45,10 +45,10 @@ from .examples import Example, Examples, Latent, Reference, Sizes
 from .feed import Loaded
 from .latents import Encoder
 from .loss import Counts, LossSums, Subsets, sums
-from .opening import Where, attention_for, open_pipeline
+from .opening import Where, attention_for, open_pipeline, use_attention
 from .order import Visit
 from .processes import computes_in_bf16
-from .saving import save_pipeline
+from .saving import check_layout, save_pipeline
 from .store import DiskShelf, open_store, store_folder
 from .tiny import make_base
 from .work import step_flops
@@ -223,7 +223,7 @@ class BagelFamily:
         """Draw fixed prompts, square, at the longest side of the training pictures."""
         side = (self._config.vae_sizes or self.model.config.vae_transform)[0]
         # The kernel for packs would be compiled anew for every span of a drawing.
-        self.model.set_attn_implementation("sdpa")
+        use_attention(self.model, "sdpa")
         try:
             drawn = self._pipeline(
                 list(prompts),
@@ -234,7 +234,7 @@ class BagelFamily:
                 generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
             )
         finally:
-            self.model.set_attn_implementation(attention_for(self._device))
+            use_attention(self.model, attention_for(self._device))
         assert isinstance(drawn, Echo4oPipelineOutput)
         return cast(list[Image.Image], drawn.images)
 
@@ -347,7 +347,8 @@ def open_family(
             quantization_config=quantization(config.lora),
         ).to(device)
         add_adapters(pipeline.model, config.lora, config.seed)
-    pipeline.model.set_attn_implementation(attention_for(device))
+    check_layout(config.layout, pipeline.vae)
+    use_attention(pipeline.model, attention_for(device))
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.requires_grad_(False)
     if config.gradient_checkpointing:

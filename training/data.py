@@ -210,7 +210,9 @@ def _undecoded(dataset: "Dataset") -> "Dataset":
 
 def _bytes_of(cell: Mapping[str, Any] | None) -> bytes:
     if not cell or not cell.get("bytes"):
-        raise UnusableRowError("a picture is missing")
+        is_path = cell and cell.get("path")
+        what = "a picture is only a path, its bytes are not stored" if is_path else None
+        raise UnusableRowError(what or "a picture is missing")
     return cast(bytes, cell["bytes"])
 
 

@@ -37,6 +37,11 @@ def attention_for(device: torch.device) -> str:
     return "flex_attention" if device.type == "cuda" else "sdpa"
 
 
+def use_attention(model: BagelForUnifiedGeneration, name: str) -> None:
+    """Choose the decoder's attention; the vision tower has its own."""
+    model.config.text_config._attn_implementation = name
+
+
 def open_pipeline(
     source: str | Path, revision: str | None, where: Where, is_frozen: Callable[[str], bool]
 ) -> Echo4oPipeline:

@@ -13,7 +13,7 @@ from . import checkpoint
 from .checkpoint import Progress
 from .config import TrainConfig, differences
 from .data import Rows
-from .family import Family
+from .family import Batch, Family
 from .feed import Feed
 from .optimise import Trained
 
@@ -27,6 +27,8 @@ class State:
     family: Family
     trained: Trained
     feed: Feed[Any]
+    spare: Batch | None = None
+    """The last pack of this process."""
     step: int = 0
     """Optimiser steps done."""
     saved_step: int = 0

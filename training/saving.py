@@ -8,14 +8,29 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from diffusers import AutoencoderKL
 from torch import Tensor
 
+from echo4o.errors import Echo4oError
 from echo4o.models.bagel import weights
 from echo4o.models.bagel.assembly import MODEL_CLASS, Components, finish_echo4o, save_bagel_files
 from echo4o.models.bagel.checkpoint import LayoutName
 from echo4o.models.bagel.pipeline import Echo4oPipeline
 
 from .streaming import together, write_model
+
+
+def check_layout(layout: LayoutName, vae: AutoencoderKL) -> None:
+    """Refuse what could not be read again, before it is trained.
+
+    Raises:
+        Echo4oError: the authors' files do not say how this autoencoder normalises.
+    """
+    if layout == "bagel" and vae.config.norm_num_groups != 32:
+        raise Echo4oError(
+            f"`layout` = bagel is for FLUX autoencoders, which normalise in 32 groups; this one "
+            f"has {vae.config.norm_num_groups}. Set layout=echo4o"
+        )
 
 
 def save_pipeline(

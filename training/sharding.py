@@ -4,6 +4,7 @@ The same path on GPUs and on a CPU (gloo): accelerate gives the processes and th
 own preparation ignores FSDP2 without a GPU, and wants a whole copy of the weights to start from.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,6 +46,8 @@ def shard(model: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, *, bf16: bo
     Only layers that every process runs in every forward may be in `layers`: they are gathered one
     by one. Everything else (embeddings, heads, vision tower) is gathered with the whole model.
     """
+    # It warns of in-place operations on what a layer returns; recording gradients, we have none.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32,

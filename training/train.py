@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn import Parameter
 
+from echo4o.errors import Echo4oError
 from echo4o.records import RECORD_NAME
 
 from .bagel import open_family
@@ -26,7 +27,7 @@ from .processes import StopSignal, make_accelerator, rank_and_world, sum_over_pr
 from .pushing import Pusher
 from .results import StepFacts, is_finished, save_copy, save_pictures, save_result
 from .resume import State, resume, save_state
-from .sharding import make_mesh
+from .sharding import is_sharded, make_mesh
 from .tiny import make_base
 from .watching import Watch
 
@@ -112,6 +113,25 @@ def train(config: TrainConfig, out: Path) -> Result:
     return Result(state.step, True)
 
 
+def _keep_in_step(state: State, accelerator: Accelerator) -> None:
+    """Take part in a forward and backward that the others need this process for, for nothing.
+
+    Raises:
+        Echo4oError: there was no pack yet that could stand in.
+    """
+    if state.spare is None:
+        raise Echo4oError(
+            "the first pack of this process has no usable row, and the processes share the model; "
+            "remove unusable rows, or set shard=none"
+        )
+    with accelerator.autocast():
+        sums = state.spare.losses()
+    for loss in (sums.mse, sums.ce):
+        if loss is not None:
+            (0.0 * loss).backward()  # type: ignore[no-untyped-call]
+            return
+
+
 def _trained(family: Family, config: TrainConfig) -> dict[str, Parameter]:
     """Parameters by name, without the frozen groups; those get no gradient."""
     trained = {}
@@ -174,6 +194,10 @@ def _forward_backward(
         mse += 0.0 if sums.mse is None else sums.mse.item()
         ce += 0.0 if sums.ce is None else sums.ce.item()
         shares += sums.by_subset
+        state.spare = batch
+    if is_sharded(state.family.model):
+        for _ in range(len(collated) - len(batches)):
+            _keep_in_step(state, accelerator)
     norm = state.trained.clip(config.max_grad_norm)
     mse, ce, *flat = sum_over_processes(accelerator, [mse, ce, *shares.flatten().tolist()])
     mse, ce = mse / max(counts.mse, 1), ce / max(counts.ce, 1)

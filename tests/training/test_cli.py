@@ -93,12 +93,31 @@ def test_torchrun_starts_two_processes(settings, tmp_path: Path):
     data = write_dataset(tmp_path / "rows", [make_row(n) for n in range(8)])
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     words = ("run", "tiny", *given([*settings, "packs_per_step=2"]), "--data", str(data))
-    done = command(*words, "--out", str(tmp_path / "run"), launcher=launcher)
+    shared = ("--set", "shard=full")
+    done = command(*words, *shared, "--out", str(tmp_path / "run"), launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/record.json").exists()
+    accelerate = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1")
+    done = command(*words, "--out", str(tmp_path / "alone"), launcher=accelerate)
+    assert done.returncode == 0, done.stderr
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "loss.jsonl").open()]
+        for name in ("run", "alone")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     refused = command(*words, "--set", "packs_per_step=1", launcher=launcher)
     assert refused.returncode != 0
     assert "cannot be shared by 2 processes" in refused.stderr
+
+
+@pytest.mark.slow
+def test_debug_reaches_the_processes(tmp_path):
+    words = ("run", "tiny", "--data", "./nowhere", "--processes", "2", "--out", str(tmp_path))
+    plain, debug = command(*words), command(*words, "--debug")
+    assert plain.returncode == debug.returncode == 1
+    assert "there is no folder ./nowhere" in plain.stderr
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
 
 
 @pytest.mark.slow

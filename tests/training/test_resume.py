@@ -56,12 +56,19 @@ def stories(settings, mixed, tmp_path_factory) -> dict[str, Story]:
         "shared": {"world": 2, "port": port},
         "shared again": {"world": 2, "port": port, "from": "shared"},
         "fewer": {"from": "shared"},
+        "holes": {"world": 2, "port": port},
     }
+    rows = [make_row(n) for n in range(8)]
+    for row in rows[2:5]:
+        row["output_image"] = {"bytes": b"no picture", "path": "x.png"}
+    holes = write_dataset(root / "rows", rows)
+    one_by_one = ["samples_per_pack=1", "tokens_per_pack=none", "latent_cache_mb=0", "steps=10"]
     also = {
         "told": ["checkpoint_every=1000"],
         "shared": ["shard=full", *PICTURES],
         "shared again": ["shard=full", *PICTURES],
         "undisturbed": PICTURES,
+        "holes": ["shard=full", *one_by_one, f"data={holes}"],
     }
     listed = [
         {"out": str(root / name), "settings": words + also.get(name, []), **job}
@@ -127,6 +134,13 @@ def test_processes_that_share_the_model_train_like_one(stories):
     sheets = [story.out / "samples/step-0000030.png" for story in (alone, shared)]
     pictures = [np.asarray(Image.open(sheet)).astype(int) for sheet in sheets]
     assert abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_a_process_without_a_usable_row_keeps_in_step_with_the_others(stories):
+    holes = stories["holes"]
+    assert holes.statuses == [0, 0], holes.printed
+    samples = [json.loads(line)["samples"] for line in (holes.out / "loss.jsonl").open()]
+    assert min(samples) < 2
 
 
 def test_a_shared_model_resumes_exactly_and_with_fewer_processes(stories):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sqlite3
 import struct
 import zlib
 from pathlib import Path
@@ -213,8 +214,14 @@ def test_a_loss_that_is_no_number_stops_the_run(config: TrainConfig, tmp_path):
 
 def test_trackio_keeps_figures_with_the_run(config: TrainConfig, tmp_path, monkeypatch, caplog):
     monkeypatch.delenv("TRACKIO_DIR", raising=False)
-    train(override(config, ["trackers=trackio"]), tmp_path / "run")
-    assert list((tmp_path / "run/trackio").glob("*.db"))
+    drawn = ["sample_every=6", 'sample_prompts=["A photo of a red circle"]', "log_every=6"]
+    train(override(config, ["trackers=trackio", *drawn]), tmp_path / "run")
+    (database,) = (tmp_path / "run/trackio").glob("*.db")
+    with sqlite3.connect(database) as tables:
+        kept = " ".join(str(row) for row in tables.execute("select * from metrics"))
+    for figure in ("grad_norm", "tokens_per_second", "share_of_peak", "loss/multi_reference"):
+        assert figure in kept
+    assert list((tmp_path / "run/trackio").rglob("*.png"))
 
 
 def test_the_tokenizer_is_reproducible_and_knows_the_markers():
@@ -252,7 +259,7 @@ def test_the_authors_checkpoint_is_fine_tuned_by_token_budget(shared, mixed, tmp
             *(f"base_model={shared / 'goldens/bagel/tiny_upstream'}", f"data={mixed}"),
             *("mixture=all:1", "vae_sizes=64,32,16", "vit_sizes=56,28,14", "trackers="),
             *("tokens_per_pack=200", "packs_per_step=2", "steps=4", "warmup_steps=1"),
-            *("sample_every=4", "sample_steps=2", "precision=fp32"),
+            *("sample_every=4", "sample_steps=2", "precision=fp32", "layout=bagel"),
         ],
     )
     train(config, tmp_path / "run")
@@ -265,4 +272,7 @@ def test_the_authors_checkpoint_is_fine_tuned_by_token_budget(shared, mixed, tmp
     record = RunRecord.load(tmp_path / "run")
     assert [entry.id for entry in record.inputs if entry.kind == "model"] == ["tiny_upstream"]
     assert (tmp_path / "run/samples/step-0000004.png").exists()
+    stored = load_file(tmp_path / "run/model/ema.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    assert any(name.startswith("vit_model.") for name in stored)
     assert Echo4oPipeline.from_pretrained(tmp_path / "run/model").model.config.hidden_size == 64
