@@ -105,14 +105,14 @@ class Desk:
         if shown is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no picture {key!r:.40}")
         count, most = (len(self._marks), 10) if self._marks else (1, 1)
-        is_list = isinstance(marks, list) and len(marks) == count
-        if not is_list or any(type(one) is not int or not 0 <= one <= most for one in marks):
+        given = marks if isinstance(marks, list) else []
+        if len(given) != count or any(type(x) is not int or not 0 <= x <= most for x in given):
             raise Refused(
                 HTTPStatus.BAD_REQUEST, f"`marks` must be {count} whole numbers from 0 to {most}"
             )
         with self._lock:
             # Read anew: the same rater may have two windows.
-            vote = self._votes(rater).cast(shown, marks)
+            vote = self._votes(rater).cast(shown, given)
         return {"key": key, "marks": list(vote.marks)}
 
     def picture(self, key: str) -> bytes:
@@ -159,6 +159,7 @@ def make_server(run_folder: Path, port: int) -> tuple[ThreadingHTTPServer, str]:
         prefix = f"/{secret}/"
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    Handler.port = server.server_port
     server.daemon_threads = True
     return server, f"http://127.0.0.1:{server.server_port}/{secret}/"
 
@@ -180,6 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     answers: Mapping[str, Callable[[Mapping[str, Any]], Any]]
     prefix: str
+    port: int
     server_version = "echo4o"
     sys_version = ""
     timeout = 30
@@ -209,8 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _name(self) -> str:
         """Return what is asked for, once the caller has shown that it is our page."""
-        port = self.server.server_address[1]
-        hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        hosts = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")}
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         if host not in hosts or origin not in (None, f"http://{host}"):
             raise Refused(HTTPStatus.FORBIDDEN, "this page is for this machine only")

@@ -109,8 +109,15 @@ def buy(
     settle_manifest(folder, _manifest(source, config))
     todo = missing(items, folder, config.samples)
     bought = asyncio.run(_buy(todo, folder, config, ledger, progress))
-    # Earlier refusals stay known; the ledger answers them without a call.
-    facts = {"refused": bought.refused, "failed": bought.failed, "spent_usd": bought.spent_usd}
+    # What was not asked for now, because of fewer items or samples, stays as it was.
+    asked = {_stem(one) for one in todo}
+    earlier = {
+        name: reason
+        for name, reason in read_bought(folder).get("refused", {}).items()
+        if name not in asked
+    }
+    refused = earlier | bought.refused
+    facts = {"refused": refused, "failed": bought.failed, "spent_usd": bought.spent_usd}
     write_atomic(folder / BOUGHT, json.dumps(facts, indent=2) + "\n")
     if todo and len(bought.failed) == len(todo):
         reason = next(iter(bought.failed.values()))
@@ -160,14 +167,17 @@ def _by_key(todo: Iterable[Wanted], config: BuyConfig) -> dict[str, list[Wanted]
 def _take(
     one: Wanted, reply: Reply, folder: Path, refused: dict[str, str], failed: dict[str, str]
 ) -> int:
-    name = Path(name_of(one.item, one.sample)).stem
     if reply.image is None:
         listed = refused if reply.outcome == "refused" else failed
-        listed[name] = reply.reason or "no reason given"
+        listed[_stem(one)] = reply.reason or "no reason given"
         return 0
     extension = picture_facts(reply.image).extension
     write_atomic(folder / name_of(one.item, one.sample, extension), reply.image)
     return 1
+
+
+def _stem(one: Wanted) -> str:
+    return Path(name_of(one.item, one.sample)).stem
 
 
 def _all(items: Sequence[Item], config: BuyConfig) -> list[Wanted]:

@@ -170,9 +170,9 @@ def _load_other(source: str, revision: str | None, dtype: "torch.dtype | None") 
     from diffusers import DiffusionPipeline
 
     try:
-        # Code that lies in a repository is never run.
+        # Nothing that a repository brings is run: neither code nor pickled weights.
         pipeline = DiffusionPipeline.from_pretrained(
-            source, revision=revision, dtype=dtype, trust_remote_code=False
+            source, revision=revision, dtype=dtype, trust_remote_code=False, use_safetensors=True
         )
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         said = next((line for line in str(error).splitlines() if line.strip()), "no reason given")

@@ -72,9 +72,15 @@ def run(args: argparse.Namespace) -> None:
     from echo4o.launch import is_first_rank, is_rank
 
     from .buying import PREFIX
+    from .scores import RELEASED
 
     # Everything that can be wrong with the command and its surroundings is found before any work.
     asked = read_command(args)
+    if asked.protocol == RELEASED and args.samples_per_prompt > 1:
+        raise ValueError(
+            f"the reading {RELEASED} judges one picture of a prompt, not "
+            f"{args.samples_per_prompt}; use another --protocol"
+        )
     is_bought = args.model.startswith(PREFIX)
     _refuse_useless_options(args, is_bought=is_bought)
     if is_first_rank():

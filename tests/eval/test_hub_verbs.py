@@ -258,6 +258,7 @@ def test_the_authors_items_are_known_by_any_name_and_not_pushed_unasked(
             assert "needs their licence" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_metrics_become_spaces_that_evaluate_loads(on_hub, tmp_path):
     """Both Spaces with the pinned wheel; a module loaded from the Hub judges through the API."""
     picture = paint_into(tmp_path / "pictures", KIT.items[:1]) / f"{KIT.items[0].number}.png"

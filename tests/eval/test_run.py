@@ -113,6 +113,8 @@ def test_a_bought_model_is_paid_once_refusals_are_named_and_the_budget_holds(tmp
         more = buy(ITEMS[:2], KIT, folder, config(samples=2), ledger=ledger)
         assert set(more.refused) <= {"1", "2", "1-2", "2-2"} | set(bought.refused)
         assert more.calls > 0
+        # Refusals of items that were not asked for this time stay known.
+        assert read_bought(folder)["refused"] == bought.refused | more.refused
 
 
 def test_run_buys_judges_and_resumes_without_a_call(api, tmp_path, capsys):
@@ -129,6 +131,7 @@ def test_run_buys_judges_and_resumes_without_a_call(api, tmp_path, capsys):
     assert run["scores"]["overall"]["score"] > 0.5  # the sandbox paints what it is told
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize(
     ("model", "options", "complaint"),
     [
@@ -141,9 +144,17 @@ def test_run_buys_judges_and_resumes_without_a_call(api, tmp_path, capsys):
         ("x", ("--dtype", "int3"), "`dtype` must be one of float32, bfloat16, float16, got 'int3'"),
         ("x", ("--samples-per-prompt", "0"), "`samples` must be at least 1, got 0"),
         ("x", (), "'x' is neither a folder nor a Hub id"),
+        (
+            "x",
+            ("--protocol", "released", "--samples-per-prompt", "2"),
+            "judges one picture of a prompt, not 2",
+        ),
     ],
 )
-def test_misuse_is_one_sentence(api, tmp_path, capsys, model, options, complaint):
+def test_misuse_is_one_sentence(
+    shared, api, tmp_path, monkeypatch, capsys, model, options, complaint
+):
+    monkeypatch.setenv("ECHO4O_BENCHMARKS", str(shared / "benchmarks"))
     assert status(*words(model, tmp_path / "run", *options)) == 1
     said = capsys.readouterr().err
     assert complaint in said
