@@ -65,6 +65,9 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--picture-budget", type=float, help="most USD that this run's pictures may ever cost"
     )
     judging_arguments(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what is left to do and to buy; nothing is done"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -83,6 +86,9 @@ def run(args: argparse.Namespace) -> None:
         )
     is_bought = args.model.startswith(PREFIX)
     _refuse_useless_options(args, is_bought=is_bought)
+    if args.dry_run:
+        _forecast(args, asked, is_bought=is_bought)
+        return
     if is_first_rank():
         check_judges(asked, args.out)
     if is_bought:
@@ -95,6 +101,25 @@ def run(args: argparse.Namespace) -> None:
     if is_first_rank():
         judge_pictures(asked, args.out / PICTURES, args.out, explained=args.explain)
         _report(args.out)
+
+
+def _forecast(args: argparse.Namespace, asked: Command, *, is_bought: bool) -> None:
+    from .buying import estimate_usd
+    from .generate import missing
+
+    folder = args.out / PICTURES
+    if is_bought:
+        pictures, expected = estimate_usd(asked.items, folder, _buy_config(args))
+        print(f"pictures to buy: {pictures}, about {expected:.2f} USD")
+    else:
+        wanted = len(asked.items) * args.samples_per_prompt
+        if folder.is_dir():
+            wanted = len(missing(asked.items, folder, args.samples_per_prompt))
+        print(f"pictures to make: {wanted}")
+    print(
+        f"pictures to judge: {len(asked.items) * args.samples_per_prompt}; once they are there, "
+        "`echo4o eval judge --dry-run` tells the price"
+    )
 
 
 def _paint(args: argparse.Namespace, asked: Command) -> None:

@@ -143,24 +143,12 @@ def test_imagine_bench_computes_points(api, load, tmp_path):
     assert (result["overall"]["score"], result["scale"], result["calls"]) == (10.0, 10.0, 3)
     assert list(result["by_group"]) == ["Attribute shift"]
     assert [one["points"] for one in result["verdicts"][0]["findings"]] == [10.0] * 3
-
-
-def test_the_space_of_imagine_bench_gives_points(api, tmp_path, monkeypatch):
-    file = METRICS / "imagine_bench" / "app.py"
-    spec = importlib.util.spec_from_file_location("imagine_app", file)
-    app = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(app)
-    app.LEDGER.parent.rmdir()
-    monkeypatch.setattr(app, "LEDGER", tmp_path / "ledger.sqlite")
-    monkeypatch.setenv("ECHO4O_JUDGE", "sandbox-judge")
-    monkeypatch.setenv("ECHO4O_BUDGET", "1")
-    choice, item = next(iter(app.ITEMS.items()))
-    picture = str(paint_into(tmp_path / "p", [item]) / f"{item.number}.png")
-    words, rows = app.judge_picture(choice, picture)
-    assert words == "**10 of 10 points**"
-    assert [row[:2] for row in rows] == [
-        ["10", name] for name in ("fantasy", "identity", "quality")
-    ]
+    metric.add(prediction=str(folder / f"{items[0].number}.png"), reference=items[0].to_json())
+    metric.add_batch(
+        predictions=[str(folder / f"{items[1].number}.png")], references=[items[1].to_json()]
+    )
+    again = metric.compute(judge="sandbox-judge")
+    assert (again["overall"]["items"], again["calls"]) == (2, 0)
 
 
 @pytest.mark.parametrize("name", ["geneval_plus_plus", "imagine_bench"])

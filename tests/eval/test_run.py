@@ -9,13 +9,14 @@ import sys
 import time
 
 import pytest
-from eval_tools import KIT
+from eval_tools import KIT, WorldPainter
 from PIL import Image
 from tests_sandbox import image_api
 from tiny_diffusers import save_stable_diffusion
 
 from echo4o.cli import main
 from echo4o.errors import Echo4oError
+from echo4o.eval import generate as generation
 from echo4o.eval.buying import BuyConfig, buy, estimate_usd, read_bought
 from echo4o.eval.generate import GenerateConfig, generate, seed_of
 from echo4o.eval.items import select
@@ -119,6 +120,9 @@ def test_a_bought_model_is_paid_once_refusals_are_named_and_the_budget_holds(tmp
 
 def test_run_buys_judges_and_resumes_without_a_call(api, tmp_path, capsys):
     command = words("api:sandbox-image", tmp_path / "run", "--size", "64x64")
+    main([*command, "--dry-run"])
+    assert "pictures to buy: 7, about 0.0" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
     main(command)
     main(command)
     said = capsys.readouterr().out
@@ -190,6 +194,36 @@ def test_pipelines_that_need_more_than_text_are_refused(diffusers_folder, tmp_pa
         painter.paint(["a"], [1], PaintSettings(steps=2))
     with pytest.raises(Echo4oError, match="has no setting `width`"):
         painter.paint(["a"], [1], PaintSettings(size=(64, 64)))
+
+
+def test_kill_9_in_the_middle_of_painting_loses_and_repeats_no_picture(tmp_path):
+    """The process dies at each picture in turn, before or after it is written."""
+    config = GenerateConfig(seed=1, batch_size=2)
+    generate(ITEMS, KIT, WorldPainter(), tmp_path / "whole", config)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    folder, kept = tmp_path / "killed", {}
+    for number in range(2 * len(ITEMS)):
+        if not (child := os.fork()):
+            write, left = generation.write_atomic, [1 + number % 2]
+
+            def dying(path, data, write=write, left=left, number=number):
+                left[0] -= path.suffix == ".png"
+                if left[0] < 0 or (number % 3 == 0 and left[0] == 0):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                write(path, data)
+
+            generation.write_atomic = dying
+            generate(ITEMS, KIT, WorldPainter(), folder, config)
+            os._exit(0)
+        os.waitpid(child, 0)
+        now = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".png"}
+        assert now.items() >= kept.items()
+        kept = now
+    painter = WorldPainter()
+    generate(ITEMS, KIT, painter, folder, config)
+    assert len(painter.painted) == len(ITEMS) - len(kept) < len(ITEMS)
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
+    assert found == whole
 
 
 def _start(command, env):
