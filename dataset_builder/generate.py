@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,8 +149,10 @@ class Buyer:
     ) -> AsyncIterator[tuple[Request, Reply]]:
         title = name if self._progress else None
         if self._batch is not None:
-            return self.client.run_batches(requests, options=self._batch, progress=title)
-        return self.client.run(requests, progress=title)
+            return self.client.run_batches(
+                requests, options=self._batch, progress=title, known_images=False
+            )
+        return self.client.run(requests, progress=title, known_images=False)
 
 
 class _Rows(Collection[ImageRequest]):
@@ -197,7 +199,8 @@ def opened(
     Raises:
         Echo4oError: the plan, the settings, the key or the ledger needs the user.
     """
-    plan, _ = read_plan(folder)
+    plan, digest = read_plan(folder)
+    settings = replace(settings, plan_sha256=digest)
     with Ledger(folder / LEDGER_NAME, budget_usd=api.budget_usd) as ledger:
         counts = ledger.counts()
         settings = settings.save(folder, is_begun=counts["done"] + counts["refused"] > 0)

@@ -19,6 +19,8 @@ from .plan import Entry, quotas
 from .purchases import Purchases
 
 _Z = 1.96
+_UNKNOWN_USD = 1e9
+"""Stands for no bound, in a file that knows no infinity."""
 
 
 class Chosen(Collection[Entry]):
@@ -85,7 +87,7 @@ class Stratum:
 
     def bands(self) -> dict[str, Range]:
         """What the full run may do in this stratum."""
-        done = [cost for cost in self.costs if cost > 0] or [0.0]
+        done = [cost for cost in self.costs if cost > 0] or [0.0, _UNKNOWN_USD]
         rates = {name: wilson(self.outcomes[name], self.asked) for name in WATCHED}
         return {**rates, "usd": Range(min(done), max(done))}
 

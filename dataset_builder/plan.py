@@ -244,6 +244,7 @@ def _entry(path: Path, number: int, line: str) -> Entry:
         check_id(entry.id)
         _check_source(entry)
         check_instruction(entry.instruction, entry.id)
+        check_instruction(entry.prompt, entry.id)
         check_constraints(entry.constraints, entry.id)
     except (KeyError, TypeError, AttributeError, Echo4oError) as error:
         raise PlanError(f"{path} line {number} is no plan entry ({error}); plan again") from None

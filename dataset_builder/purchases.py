@@ -40,6 +40,8 @@ class Settings:
     """Chat model that words refused prompts anew; None leaves them refused."""
     rewrites: int = 2
     """How often a refused prompt is worded anew, when there is a `rewriter`."""
+    plan_sha256: str | None = None
+    """Plan that the folder was begun with."""
 
     def __post_init__(self) -> None:
         if self.rewrites < 1:
@@ -69,11 +71,24 @@ class Settings:
         merged = self
         if is_begun and path.exists():
             earlier = Settings.load(folder)
+            if None not in (self.plan_sha256, earlier.plan_sha256) and (
+                self.plan_sha256 != earlier.plan_sha256
+            ):
+                raise SettingsError(
+                    f"the ledger in {folder} was begun with another plan; restore that plan, or "
+                    "plan in a new folder"
+                )
+            merged = replace(self, plan_sha256=self.plan_sha256 or earlier.plan_sha256)
             if earlier.rewriter is not None:
                 most = max(self.rewrites if self.rewriter else 1, earlier.rewrites)
                 rewriter = self.rewriter or earlier.rewriter
-                merged = replace(self, rewriter=rewriter, rewrites=most)
-            joined = replace(earlier, rewriter=merged.rewriter, rewrites=merged.rewrites)
+                merged = replace(merged, rewriter=rewriter, rewrites=most)
+            joined = replace(
+                earlier,
+                rewriter=merged.rewriter,
+                rewrites=merged.rewrites,
+                plan_sha256=merged.plan_sha256,
+            )
             if joined != merged or earlier.rewriter not in (None, merged.rewriter):
                 raise SettingsError(
                     f"{folder} was begun with {earlier.model} at {earlier.size}, quality "

@@ -186,7 +186,7 @@ def test_killed_at_random_moments(tmp_path, seed):
     for folder in ("killed", "whole"):
         (tmp_path / folder).mkdir()
     with image_api(tmp_path / "killed", spec) as sandbox:
-        while not run_buyer(sandbox, tmp_path / "killed", draw.uniform(0.02, 0.3)):
+        while not run_buyer(sandbox, tmp_path / "killed", draw.uniform(0.05, 0.5)):
             kills += 1
             assert kills < 40
         log = bills(sandbox)

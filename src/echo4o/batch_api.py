@@ -91,7 +91,7 @@ class BatchRunner:
         self._error: Echo4oError | None = None
 
     async def run(
-        self, requests: Iterable[Request], progress: str | None
+        self, requests: Iterable[Request], progress: str | None, with_images: bool
     ) -> AsyncIterator[tuple[Request, Reply]]:
         """Settle all requests in batches, then yield them in their order with their replies."""
         if iter(requests) is requests:
@@ -111,7 +111,7 @@ class BatchRunner:
                     "or send fewer lines in each"
                 )
         for request in requests:
-            yield request, self._reply(request)
+            yield request, self._reply(request, with_images)
         if self._error is not None:
             raise self._error
 
@@ -124,8 +124,8 @@ class BatchRunner:
         await self._collect(None)
         return len(batches)
 
-    def _reply(self, request: Request) -> Reply:
-        reply = self._settler.known(request.key)
+    def _reply(self, request: Request, with_image: bool) -> Reply:
+        reply = self._settler.known(request.key, with_image=with_image)
         if reply is None:
             entry = self._ledger.find(request.key)
             reason = None if entry is None else entry.reason

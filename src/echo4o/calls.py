@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+from .moderation import ModerationRequest as ModerationRequest
 from .pictures import picture_facts, sniff_mime
 from .prices import Price, PriceTable, parse_size, text_tokens
 
@@ -218,7 +219,7 @@ class ChatRequest:
         return {"type": "image_url", "image_url": {"url": _data_url(part, self.image_mime)}}
 
 
-Request = ImageRequest | ChatRequest
+Request = ImageRequest | ChatRequest | ModerationRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -97,12 +97,17 @@ class ApiClient:
         return await self._call(request)
 
     async def run(
-        self, requests: Iterable[Request], *, progress: str | None = None
+        self,
+        requests: Iterable[Request],
+        *,
+        progress: str | None = None,
+        known_images: bool = True,
     ) -> AsyncIterator[tuple[Request, Reply]]:
         """Replies in the order they arrive, at most `concurrency` calls at a time.
 
         `requests` is read as calls begin. An error that needs the user lets calls in flight
         finish, yields their replies, and is raised then. `progress` names a bar on stderr.
+        Without `known_images`, replies from the ledger come without their picture, unread.
         """
         results: asyncio.Queue[tuple[Request, Reply] | None] = asyncio.Queue(2 * self._concurrency)
         errors: list[BaseException] = []
@@ -113,7 +118,8 @@ class ApiClient:
                 for request in source:
                     if errors:
                         break
-                    await results.put((request, await self._call(request)))
+                    reply = await self._call(request, known_images=known_images)
+                    await results.put((request, reply))
             except Exception as error:
                 errors.append(error)
             await results.put(None)  # a cancelled worker has nobody to tell
@@ -145,6 +151,7 @@ class ApiClient:
         *,
         options: BatchOptions | None = None,
         progress: str | None = None,
+        known_images: bool = True,
     ) -> AsyncIterator[tuple[Request, Reply]]:
         """The Batch API's answer to `run`: cheaper, within a day, and it outlives this process.
 
@@ -152,12 +159,13 @@ class ApiClient:
         everything is sent and waited for, then each request is yielded with its reply, in order.
         A process that is stopped meanwhile finds its batches again by the ledger; `run` refuses
         to buy what is under way in a batch. Lines that fail or expire are sent again.
+        Without `known_images` the replies come without their pictures, which lie on the disk.
 
         Raises:
             BudgetExceeded: the budget is too small for all; what fitted was yielded before.
             Echo4oError: the key, the model, the address or the price table needs the user.
         """
-        async for result in self._batches(options).run(requests, progress):
+        async for result in self._batches(options).run(requests, progress, known_images):
             yield result
 
     async def cancel_batches(self, options: BatchOptions | None = None) -> int:
@@ -173,11 +181,12 @@ class ApiClient:
         options = options or BatchOptions()
         return BatchRunner(self._openai, self._settler, options, backoff_s=self._backoff_s)
 
-    async def _call(self, request: Request) -> Reply:
+    async def _call(self, request: Request, *, known_images: bool = True) -> Reply:
         # Two equal requests at once are one purchase.
         lock = self._locks.setdefault(request.key, asyncio.Lock())
         async with lock:
-            return self._settler.known(request.key) or await self._buy(request)
+            known = self._settler.known(request.key, with_image=known_images)
+            return known or await self._buy(request)
 
     async def _buy(self, request: Request) -> Reply:
         order = Order.of(request, self.prices)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from .ledger_file import lock_exclusively, open_database, sqlite_errors
 from .records import sync_folder
 
 logger = logging.getLogger(__name__)
+
+_LEAST_FREE = 128 * 2**20
+"""Bytes: what some dozen calls in flight may bring."""
 
 State = Literal["reserved", "done", "refused", "failed"]
 
@@ -273,6 +277,19 @@ class Ledger:
         partial.replace(path)
         sync_folder(path.parent)
         return digest
+
+    def check_space(self) -> None:
+        """Refuse to go on before what is paid cannot be kept.
+
+        Raises:
+            LedgerError: the disk of the ledger is nearly full.
+        """
+        free = shutil.disk_usage(self.pictures).free
+        if free < _LEAST_FREE:
+            raise LedgerError(
+                f"the disk of {self.pictures} has {free // 2**20} MB left, too few for what would "
+                "be bought; free some space and run the same command again"
+            )
 
     def picture_path(self, sha256: str, extension: str) -> Path:
         """Where the picture with this hash lies."""

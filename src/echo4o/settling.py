@@ -39,12 +39,12 @@ class Settler:
         self.ledger = ledger
         self.prices = prices
 
-    def known(self, key: str) -> Reply | None:
+    def known(self, key: str, *, with_image: bool = True) -> Reply | None:
         """The reply to a request that was settled before, None when it has to be bought."""
         entry = self.ledger.find(key)
         if entry is None or entry.state not in ("done", "refused"):
             return None
-        return self._reply(entry)
+        return self._reply(entry, with_image)
 
     def reserve(self, request: Request, batch: str | None = None) -> Order:
         """Set the price aside; nothing may be sent before.
@@ -53,6 +53,7 @@ class Settler:
             BudgetExceeded, LedgerError, PriceError, PictureError: nothing was reserved.
         """
         order = Order.of(request, self.prices, in_batch=batch is not None)
+        self.ledger.check_space()
         self.ledger.reserve(
             order.key,
             kind=request.kind,
@@ -123,9 +124,9 @@ class Settler:
         tokens = {name: usage[name] for name in ("text", "images", "output")}
         return order.share * price.cost(**tokens)
 
-    def _reply(self, entry: Entry) -> Reply:
+    def _reply(self, entry: Entry, with_image: bool) -> Reply:
         image = None
-        if entry.picture is not None and entry.extension is not None:
+        if with_image and entry.picture is not None and entry.extension is not None:
             image = self.ledger.read_picture(entry.picture, entry.extension)
         return Reply(
             outcome="done" if entry.state == "done" else "refused",

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from .calls import ChatRequest, Request
+from .calls import ChatRequest, ModerationRequest, Request
 from .errors import Echo4oError, shown_address
 from .limits import retry_after
+from .moderation import flagged_categories
 from .pictures import PictureError, picture_facts, sniff_mime
 
 if TYPE_CHECKING:
@@ -92,13 +93,13 @@ async def ask(client: "AsyncOpenAI", request: Request) -> Answer:
 def read_answer(
     kind: str, model: str, document: Mapping[str, Any], headers: Mapping[str, str]
 ) -> Answer:
-    """The answer in the body of a reply with status 200; `kind` is `image` or `chat`.
+    """The answer in the body of a reply with status 200; `kind` is that of the request.
 
     Raises:
         Transient: the body is not what was asked for.
     """
-    reader = _read_image if kind == "image" else _read_chat
-    return reader(document, headers, model)
+    readers = {"image": _read_image, "chat": _read_chat, "moderation": _read_moderation}
+    return readers[kind](document, headers, model)
 
 
 async def _send(client: "AsyncOpenAI", request: Request) -> Any:
@@ -108,6 +109,10 @@ async def _send(client: "AsyncOpenAI", request: Request) -> Any:
     if isinstance(request, ChatRequest):
         chat = client.chat.completions.with_raw_response
         raw = await chat.create(**request.body(), extra_headers=identity)
+        return raw.http_response
+    if isinstance(request, ModerationRequest):
+        moderations = client.moderations.with_raw_response
+        raw = await moderations.create(**request.body(), extra_headers=identity)
         return raw.http_response
     images = client.images.with_raw_response
     if request.references:
@@ -180,6 +185,21 @@ def _read_chat(document: Mapping[str, Any], headers: Mapping[str, str], model: s
         reason=reason,
         text=None if text is None else str(text),
         usage=tokens,
+    )
+
+
+def _read_moderation(document: Mapping[str, Any], headers: Mapping[str, str], model: str) -> Answer:
+    try:
+        flagged = flagged_categories(document)
+    except ValueError as error:
+        raise Transient(f"the reply is no moderation ({error})", may_be_billed=True) from error
+    return Answer(
+        outcome="done",
+        model=str(document.get("model") or model),
+        created="",
+        headers=headers,
+        request_id=headers.get("x-request-id"),
+        text=json.dumps(flagged),
     )
 
 

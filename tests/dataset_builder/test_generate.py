@@ -1,6 +1,9 @@
 """Buying a plan: pilots and pauses, refused prompts in other words, batches, and bad input."""
 
+import errno
 import json
+import os
+import shutil
 import socket
 import time
 from collections import Counter
@@ -235,7 +238,71 @@ def test_what_is_wrong_is_one_sentence(tmp_path, use, capsys):
             (work / "pilot.json").write_text("{")
             assert "pilot.json is damaged" in failure(capsys, *words[:-2])
             (work / "pilot.json").unlink()
+        with image_api(tmp_path / "api") as api:
+            text = (work / "plan.jsonl").read_text()
+            (work / "plan.jsonl").write_text(text.replace("shapes", "others", 1))
+            assert "was begun with another plan" in failure(capsys, *words[:-2])
         with Ledger(work / "ledger.sqlite") as ledger:
             ledger.execute(f"PRAGMA user_version = {LEDGER_VERSION + 1}")
         with pytest.raises(LedgerError, match=f"has format {LEDGER_VERSION + 1}"):
             Ledger(work / "ledger.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a" * 100_000, "has 100000 characters"),
+        ("a \x1b[2J ring", "control character"),
+        (" ", "empty"),
+    ],
+)
+@pytest.mark.parametrize("field", ["prompt", "instruction"])
+def test_hostile_instructions_are_never_sent(tmp_path, capsys, text, words, field):
+    work = tmp_path / "work"
+    plan(work, rows=2, mix="surreal_fantasy=1")
+    head, line, *rest = (work / "plan.jsonl").read_text().splitlines()
+    changed = json.dumps(json.loads(line) | {field: text})
+    (work / "plan.jsonl").write_text("\n".join([head, changed, *rest, ""]))
+    assert words in failure(capsys, "data", "generate", work, *SETTINGS)
+    assert not (work / "ledger.sqlite").exists()
+
+
+def test_full_disk_loses_nothing_and_the_key_is_in_no_file(tmp_path, use, capsys, monkeypatch):
+    work = tmp_path / "work"
+    markup = "a ring <script>alert(1)</script> {{ 7*7 }} \u202e"
+    with image_api(tmp_path / "api") as api:
+        use(api)
+        plan(work, rows=12, mix="surreal_fantasy=1")
+        head, line, *rest = (work / "plan.jsonl").read_text().splitlines()
+        changed = json.dumps(json.loads(line) | {"prompt": markup, "instruction": markup})
+        (work / "plan.jsonl").write_text("\n".join([head, changed, *rest, ""]))
+        real = shutil.disk_usage(tmp_path)
+        with monkeypatch.context() as nearly:
+            nearly.setattr(shutil, "disk_usage", lambda _: real._replace(free=50 * 2**20))
+            assert "has 50 MB left" in failure(capsys, "data", "generate", work, *SETTINGS)
+        assert not bills(api)
+        sync, left = os.fsync, iter(range(20))
+
+        def full(descriptor):
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            sync(descriptor)
+
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "fsync", full)
+            words = [*SETTINGS[:-1], "1"]
+            assert "the disk is full" in failure(capsys, "data", "generate", work, *words)
+        paid = sum(bill["cost_usd"] for bill in bills(api))
+        with Ledger(work / "ledger.sqlite", read_only=True) as ledger:
+            done = ledger.counts()["done"]
+            assert 0 < done < 12
+            assert paid <= ledger.committed_usd + 1e-9
+        generate(work)
+        twice = Counter(bill["client_key"] for bill in bills(api))
+        assert twice.total() - len(twice) <= 2, "what was in flight when the disk was full"
+        told = capsys.readouterr()
+        assert api.api_key not in told.out + told.err
+        for path in work.rglob("*"):
+            if path.is_file():
+                assert api.api_key.encode() not in path.read_bytes(), path
+    assert all(one.bought.state == "done" for one in stories(work).values())
