@@ -1,14 +1,17 @@
 """Asks a vision model about bought pictures and turns its replies into verdicts."""
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Self
 
 from echo4o.client import ApiClient, ChatRequest, Reply
+from echo4o.moderation import ModerationRequest
 
 from .check_question import Asked, Findings, ReplyError, question, read_reply
-from .deciding import Rules, decide, decide_again, decided_alone, undecided
+from .deciding import Rules, decide, decide_again, decided_alone, moderated, undecided
 from .examining import Examined, Item, examine
 from .generate import Purchases
 from .verdicts import Verdict
@@ -59,7 +62,33 @@ class Judge:
             name = one.item.entry.id
             if not isinstance(found, str):
                 verdicts[name] = decide_again(verdicts[name], found, self._rules)
+        if self._rules.moderation is not None:
+            verdicts |= await self._moderated(whole, verdicts, self._rules.moderation)
         return verdicts
+
+    async def _moderated(
+        self, seen: Sequence[Examined], verdicts: Mapping[str, Verdict], model: str
+    ) -> dict[str, Verdict]:
+        """The verdicts with what the moderation endpoint flags in text and picture."""
+        asked = {
+            one.item.entry.id: ModerationRequest(
+                model=model, text=one.item.entry.prompt, picture=one.picture
+            )
+            for one in seen
+        }
+        by_key = {r.key: reply async for r, reply in self._client.run(asked.values())}
+        found = {}
+        for name, request in asked.items():
+            reply = by_key[request.key]
+            if reply.outcome != "done":
+                if verdicts[name].decision == "drop":
+                    continue
+                reason = f"moderation {reply.outcome}: {reply.reason}"
+                found[name] = replace(verdicts[name], decision="undecided", reason=reason)
+                continue
+            categories = tuple(json.loads(reply.text or "[]"))
+            found[name] = moderated(verdicts[name], categories, self._rules)
+        return found
 
     async def _look(self, wanted: Sequence[tuple[Examined, Asked]]) -> list[Answer]:
         """Findings, or why there are none, and the reply they came from."""

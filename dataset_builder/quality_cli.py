@@ -11,6 +11,11 @@ def check_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `data check`."""
     parser.add_argument("folder", type=Path, help="folder of the plan and its pictures")
     parser.add_argument("--model", required=True, help="vision model that judges")
+    parser.add_argument(
+        "--moderation",
+        metavar="MODEL",
+        help="also ask the API's moderations endpoint about every text and picture",
+    )
     parser.add_argument("--base-url", help="address of the API; default: $OPENAI_BASE_URL")
     parser.add_argument("--budget", type=float, metavar="USD", help="of all checks of this folder")
     parser.add_argument("--concurrency", type=int, default=8, help="most calls in flight")
@@ -40,6 +45,7 @@ def check(args: argparse.Namespace) -> None:
 
     rules = Rules(
         model=args.model,
+        moderation=args.moderation,
         policy=parse_policy(args.policy),
         drop_flagged=not args.keep_flagged,
     )

@@ -24,9 +24,10 @@ from echo4o.errors import Echo4oError
 from echo4o.ledger import BudgetExceeded, Ledger
 from echo4o.records import RunRecord
 
-FAULTS = "misalign=0.35,flag=0.04,garbage=0.04,429=0.05"
+FAULTS = "misalign=0.35,flag=0.08,garbage=0.04,429=0.05"
 MIX = "instruction_following=0.7,surreal_fantasy=0.15,multi_reference=0.15"
 JUDGE = ["--model", "sandbox-judge", "--concurrency", "16"]
+MODERATION = "sandbox-moderation"
 
 
 def make(folder, rows=80, seed=5, mix=MIX):
@@ -51,7 +52,8 @@ def checked(tmp_path_factory):
         patch.setenv("OPENAI_API_KEY", api.api_key)
         make(root / "work")
         policy = "surreal_fantasy=drop,multi_reference=keep"
-        main(["data", "check", str(root / "work"), *JUDGE, "--policy", policy])
+        more = ["--policy", policy, "--moderation", MODERATION]
+        main(["data", "check", str(root / "work"), *JUDGE, *more])
         main(["data", "build", str(root / "work"), "--out", str(root / "echo-4o-image")])
         yield root, api, policy
 
@@ -110,6 +112,7 @@ def test_what_is_dropped_and_what_the_card_says(checked):
     record = RunRecord.load(root / "echo-4o-image")
     counts = record.metrics["check"]
     assert sum(counts["safety"].values()) >= 2
+    assert counts["safety"]["flagged by moderation"] >= 1
     assert counts["decisions"]["drop"] == sum(record.metrics["left_out"].values())
     assert counts["dropped"].get("misaligned", 0) >= 1
     assert counts["unchecked"] == 0
@@ -118,13 +121,14 @@ def test_what_is_dropped_and_what_the_card_says(checked):
     card = (root / "echo-4o-image/README.md").read_text()
     assert f"known trademark {counts['safety']['known trademark']}" in card
     assert "such rows are dropped" in card
+    assert f"Moderation service: {MODERATION}" in card
 
 
 def test_again_costs_nothing_and_changes_nothing(checked):
     root, api, policy = checked
     before = (root / "work/check.jsonl").read_bytes()
     calls = judged(api)
-    rules = Rules(model="sandbox-judge", policy=parse_policy(policy))
+    rules = Rules(model="sandbox-judge", moderation=MODERATION, policy=parse_policy(policy))
     done = check(root / "work", rules, base_url=api.openai, concurrency=16)
     assert done.calls == 0
     assert judged(api) == calls
@@ -145,7 +149,7 @@ def test_killed_and_budgeted_it_goes_on(checked, tmp_path):
     for name in ("plan.jsonl", "generate.json", LEDGER_NAME):
         (work / name).write_bytes((root / "work" / name).read_bytes())
     os.symlink(root / "work/pictures", work / "pictures")
-    words = ["data", "check", str(work), *JUDGE, "--policy", policy]
+    words = ["data", "check", str(work), *JUDGE, "--policy", policy, "--moderation", MODERATION]
     with image_api(tmp_path / "api", f"{FAULTS},latency=30ms") as api:
         environment = {**os.environ, "OPENAI_BASE_URL": api.openai, "OPENAI_API_KEY": api.api_key}
         child = subprocess.Popen(
@@ -156,7 +160,7 @@ def test_killed_and_budgeted_it_goes_on(checked, tmp_path):
             time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        rules = Rules(model="sandbox-judge", policy=parse_policy(policy))
+        rules = Rules(model="sandbox-judge", moderation=MODERATION, policy=parse_policy(policy))
         settings = {"base_url": api.openai, "concurrency": 16}
         with pytest.raises(BudgetExceeded, match="raise --budget"):
             check(work, rules, budget_usd=0.06, **settings)

@@ -17,6 +17,7 @@ from echo4o.dataset_builder.credentials import Credentials, find_credentials
 from echo4o.dataset_builder.duplicates import NEAR, find_duplicates, group_of, search
 from echo4o.dataset_builder.perceptual import VIEW_BYTES, hash_batch
 from echo4o.dataset_builder.rewriting import rewrite
+from echo4o.moderation import flagged_categories
 from echo4o.sandbox import world
 
 FORKS = Asked(
@@ -192,6 +193,30 @@ def test_other_subsets_take_the_caption_and_lose_what_is_untrue():
     assert made.constraints["deflected"] == {"mug": {"material": "glass"}}
     assert made.constraints["include"][1] == {"class": "knife", "count": 2}
     assert new_text(asked, [], (False,), caption="") is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"results": []},
+        {"results": [{}, {}]},
+        {"results": ["x"]},
+        {"results": [{"flagged": "no", "categories": {}}]},
+        {"results": [{"flagged": True, "categories": []}]},
+        {"results": [{"flagged": True, "categories": {str(n): True for n in range(99)}}]},
+    ],
+)
+def test_moderation_in_another_form_is_not_believed(said):
+    with pytest.raises(ValueError, match="must|needs|has"):
+        flagged_categories(said)
+
+
+def test_moderation_names_what_it_flags():
+    categories = {"violence": True, "hate": False, "sexual": None, "x" * 99: True}
+    told = {"results": [{"flagged": True, "categories": categories}]}
+    assert flagged_categories(told) == ["violence", "x" * 60]
+    assert flagged_categories({"results": [{"flagged": True, "categories": {}}]}) == ["unnamed"]
 
 
 # -- content credentials ------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from .batches import Batches
 from .bills import Bills
 from .content import Content, content_of
 from .images import open_picture
-from .problems import ApiProblem, bad
+from .moderation import moderation_results
+from .problems import ApiProblem
 from .reading import read_form, read_json
-from .safety import moderate
 from .service import MODELS, Job, Service
 
 # Pictures up to this side are painted on the event loop: a thread would cost more than the paint.
@@ -48,7 +48,7 @@ def create_app(root: Path) -> FastAPI:
     app.state.faults = Faults()
     _add_errors(app)
     _add_operations(app, service)
-    _add_small_routes(app)
+    _add_small_routes(app, service)
     batches.add_routes(app, authorise)
     return app
 
@@ -111,7 +111,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
         return await _run(await _job(request, service), service.chat, inline=False)
 
 
-def _add_small_routes(app: FastAPI) -> None:
+def _add_small_routes(app: FastAPI, service: Service) -> None:
     def model_card(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": _CREATED, "owned_by": "sandbox"}
 
@@ -136,15 +136,12 @@ def _add_small_routes(app: FastAPI) -> None:
     async def moderations(request: Request) -> Response:
         authorise(request)
         body = await read_json(request)
-        given = body.get("input")
-        texts = [given] if isinstance(given, str) else given
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise bad("input", "'input' must be a text or a list of texts.")
-        content = content_of(request.url.path, body, None)
+        content = content_of(request.url.path, body, request.headers.get("x-client-request-id"))
+        is_flagged = service.faults.outcome(content.key, kinds=("flag",)) is not None
         reply = {
             "id": f"modr-{content.key[:24]}",
             "model": "sandbox-moderation",
-            "results": [moderate(text) for text in texts],
+            "results": moderation_results(body.get("input"), is_flagged=is_flagged),
         }
         return JSONResponse(reply, headers=_headers(content))
 

@@ -90,7 +90,7 @@ def _read_messages(body: dict[str, Any]) -> tuple[judge.Question, list[str]]:
         where = f"messages[{number}]"
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             raise bad(f"{where}.role", f"'role' must be one of {', '.join(_ROLES)}.")
-        for kind, value in _parts(message.get("content"), where):
+        for kind, value in read_parts(message.get("content"), where):
             if kind == "image":
                 pictures.append(open_picture(value, f"{where}.content"))
                 continue
@@ -107,7 +107,8 @@ def _read_messages(body: dict[str, Any]) -> tuple[judge.Question, list[str]]:
 _ROLES = ("system", "developer", "user", "assistant")
 
 
-def _parts(content: object, where: str) -> list[tuple[str, Any]]:
+def read_parts(content: object, where: str) -> list[tuple[str, Any]]:
+    """(kind, value) of every part: texts, and pictures as bytes."""
     if isinstance(content, str):
         return [("text", content)]
     if not isinstance(content, list):
