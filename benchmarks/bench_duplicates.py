@@ -21,11 +21,18 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from echo4o.dataset_builder.duplicates import find_duplicates, group_of
-from echo4o.dataset_builder.perceptual import VIEW_BYTES, hash_batch
+from echo4o.dataset_builder.perceptual import (
+    VIEW_BYTES,
+    hash_batch,
+    thumbnail,
+    to_bytes,
+    view_hashes,
+)
 from echo4o.sandbox import world
 from echo4o.sandbox.world.scenes import random_scene
 
@@ -181,13 +188,17 @@ def anew(count: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
 
 
 def painted(numbers: range) -> pa.RecordBatch:
-    """One batch of the large search: small pictures, hashed."""
-    rows = []
-    for number in numbers:
-        made = scene(number)
-        image = world.paint(made[0], width=_SMALL, height=_SMALL, seed=number)
-        rows.append((str(number), group(made), encode(image, compress_level=0)))
-    return next(batches(rows))
+    """One batch of the large search: small pictures, hashed without being encoded in between."""
+    scenes = [scene(number) for number in numbers]
+    small = [
+        thumbnail(world.paint(made[0], width=_SMALL, height=_SMALL, seed=number))
+        for number, made in zip(numbers, scenes, strict=True)
+    ]
+    views = [to_bytes(one) for one in view_hashes(np.stack(small))]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(map(str, numbers)), pa.array(map(group, scenes)), pa.array(views)],
+        ["id", "group", "views"],
+    )
 
 
 def speed(count: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
