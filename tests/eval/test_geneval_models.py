@@ -1,0 +1,186 @@
+"""GenEval's detector and colour classifier with tiny random models of the real classes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_pipeline import byte_symbols
+from tokenizers.processors import TemplateProcessing
+from torch.nn.functional import interpolate
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    Qwen2Tokenizer,
+    SwinConfig,
+)
+
+from echo4o.errors import Echo4oError
+from echo4o.eval.geneval_colours import ColourClassifier, cut_out
+from echo4o.eval.geneval_detector import Geometry, InstanceDetector, by_class, prepared
+from echo4o.eval.geneval_rules import COLOURS
+
+NAMES = ["cat", "dog", "bus"]
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    swin = SwinConfig(
+        image_size=64,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 1, 1],
+        window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    sizes = dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), 32)
+    config = Mask2FormerConfig(
+        backbone_config=swin,
+        **sizes,
+        encoder_feedforward_dim=16,
+        dim_feedforward=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+        num_queries=6,
+        num_labels=len(NAMES),
+    )
+    model = Mask2FormerForUniversalSegmentation(config)
+    return InstanceDetector(model, NAMES, source="tiny", least_score=0.0)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    vocabulary = {symbol: index for index, symbol in enumerate(byte_symbols())}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[])
+    tokenizer.add_tokens(["<|endoftext|>"], special_tokens=True)
+    tokenizer.pad_token = "<|endoftext|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", len(tokenizer) - 1)]
+    )
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    shape |= {"num_hidden_layers": 1}
+    ends = {"eos_token_id": len(tokenizer) - 1, "pad_token_id": len(tokenizer) - 1}
+    config = CLIPConfig(
+        text_config=shape | ends | {"vocab_size": len(tokenizer)},
+        vision_config=shape | {"image_size": 32, "patch_size": 8},
+        projection_dim=8,
+    )
+    model = CLIPModel(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return ColourClassifier(model, tokenizer, source="tiny")
+
+
+@pytest.mark.parametrize(
+    ("size", "resized", "padded"),
+    [
+        ((512, 512), (800, 800), (800, 800)),
+        ((640, 480), (800, 1067), (800, 1088)),
+        ((2000, 500), (333, 1333), (352, 1344)),
+    ],
+)
+def test_sizes_on_the_way_into_the_model(size, resized, padded):
+    assert Geometry.of(*size) == ((size[1], size[0]), resized, padded)
+
+
+@pytest.mark.parametrize("least", [0.0, 0.3])
+def test_masks_and_boxes_are_those_of_the_long_way(least):
+    """Every query is resized, every pair is looked at, as the benchmark's detector does."""
+    torch.manual_seed(1)
+    geometry = Geometry.of(75, 50)
+    classes = torch.randn(12, len(NAMES) + 1) * 4
+    masks = interpolate(torch.randn(1, 12, 5, 7) * 3, size=(20, 30), mode="bicubic")[0]
+    masks[3] = -1.0  # an empty one
+    resize = {"mode": "bilinear", "align_corners": False}
+    all_masks = interpolate(masks[None], size=geometry.padded, **resize)
+    all_masks = all_masks[..., : geometry.resized[0], : geometry.resized[1]]
+    all_masks = interpolate(all_masks, size=geometry.original, **resize)[0]
+    expected = {}
+    for query, row in enumerate(classes.softmax(-1)[:, :-1]):
+        inside = (all_masks[query] > 0).numpy()
+        if not inside.any():
+            continue
+        ys, xs = np.nonzero(inside)
+        box = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        sure = all_masks[query].sigmoid().numpy()[inside].mean()
+        for label, chance in enumerate(row.tolist()):
+            if chance * sure >= least:
+                expected.setdefault(NAMES[label], []).append((chance * sure, box, inside))
+
+    found = by_class(classes, masks, geometry, NAMES, least)
+    for name, wanted in expected.items():
+        wanted.sort(key=lambda one: -one[0])
+        order = np.argsort(-found[name].boxes[:, 4])[: len(wanted)]
+        for (score, box, mask), number in zip(wanted, order, strict=True):
+            assert found[name].boxes[number, 4] == pytest.approx(score, abs=1e-4)
+            assert tuple(found[name].boxes[number, :4]) == box
+            assert (found[name].masks[number] == mask).all()
+    assert sum(map(len, expected.values())) > (3 if least else 30)
+
+
+def test_a_picture_goes_through_the_detector(detector, tmp_path):
+    image = Image.effect_mandelbrot((96, 64), (-2, -1.5, 1, 1.5), 30).convert("RGB")
+    pixels = prepared(image, Geometry.of(*image.size))
+    assert pixels.shape == (3, 800, 1216)
+    assert not pixels[:, :, 1200:].any()
+    found = detector(image)
+    assert found
+    for name, objects in found.items():
+        assert name in NAMES
+        assert objects.masks.shape == (len(objects.boxes), 64, 96)
+        assert (objects.boxes[:, 2:4] > objects.boxes[:, :2]).all()
+
+
+def test_a_detector_of_other_classes_is_refused(detector):
+    with pytest.raises(Echo4oError, match="knows 3 classes but 2 names"):
+        InstanceDetector(detector._model, NAMES[:2], source="tiny")
+
+
+def test_only_the_object_is_shown_to_the_classifier():
+    image = Image.new("RGB", (40, 30), "red")
+    mask = np.zeros((30, 40), dtype=bool)
+    mask[5:15, 10:20] = True
+    crop = np.asarray(cut_out(image, np.array([8.4, 4.6, 21.5, 16.0, 0.9], np.float32), mask))
+    assert crop.shape == (11, 14, 3)
+    assert (crop[0, 0] == 153).all()
+    assert (crop[3, 5] == (255, 0, 0)).all()
+
+
+@torch.no_grad()
+def test_the_colour_is_the_nearest_mean_direction(classifier):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    boxes = np.array([[0, 0, 60, 40, 0.9], [10, 5, 40, 55, 0.8]], dtype=np.float32)
+    masks = rng.random((2, 60, 80)) < 0.7
+    found = classifier(image, "tv remote", boxes, masks)
+    assert len(found) == 2
+    assert classifier(image, "tv remote", boxes[:0], masks[:0]) == []
+
+    directions = []
+    for colour in COLOURS:
+        texts = [f"a photo of a {colour} tv remote", f"a photo of a {colour}-colored tv remote"]
+        each = []
+        for text in [*texts, f"a photo of a {colour} object"]:
+            inputs = classifier._tokenizer([text], return_tensors="pt")
+            vector = classifier._model.get_text_features(**inputs).pooler_output[0]
+            each.append(vector / vector.norm())
+        directions.append(torch.stack(each).mean(0))
+    table = torch.stack([one / one.norm() for one in directions])
+    for box, mask, colour in zip(boxes, masks, found, strict=True):
+        crop = cut_out(image, box, mask)
+        side = min(crop.size)
+        scaled = crop.resize(
+            (max(32, int(crop.width * 32 / side)), max(32, int(crop.height * 32 / side))),
+            Image.Resampling.BICUBIC,
+        )
+        left, top = round((scaled.width - 32) / 2), round((scaled.height - 32) / 2)
+        array = np.asarray(scaled.crop((left, top, left + 32, top + 32)), np.float32) / 255
+        mean = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+        deviation = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+        pixels = torch.from_numpy((array - mean) / deviation).permute(2, 0, 1)[None]
+        vector = classifier._model.get_image_features(pixel_values=pixels).pooler_output[0]
+        assert COLOURS[int((table @ vector).argmax())] == colour
