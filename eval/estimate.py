@@ -50,6 +50,8 @@ def estimate(
     Raises:
         Echo4oError: there is no price for the judge, or the ledger cannot be read.
     """
+    if config.is_local:
+        return Forecast(calls=sum(case.path is not None for case in cases))
     prices = PriceTable.load()
     price = prices.price(config.model)
     asked = {

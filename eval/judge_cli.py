@@ -72,7 +72,11 @@ def task_arguments(parser: argparse.ArgumentParser) -> None:
 def judging_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say who judges."""
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--judge", help="judge model at the API")
+    who.add_argument(
+        "--judge",
+        help="judge model at the API; local:NAME for one of this machine, a Hub id or folder of a "
+        "vision-language model that transformers loads",
+    )
     who.add_argument("--judges", metavar="A,B,C", help="several, one after the other")
     parser.add_argument(
         "--repeats", type=int, default=1, help="times every picture is judged; the mean counts"
@@ -200,7 +204,7 @@ def _forecast(asked: Command, pictures: Path, out: Path) -> None:
         cases = run_cases(
             asked.task, asked.items, pictures=pictures, protocol=asked.protocol, config=config
         )
-        if asked.canaries is not None:
+        if asked.canaries is not None and not config.is_local:
             protocol = cases[0].protocol
             cases += open_canary(asked.canaries, asked.task, protocol, config.model).cases()
         found = estimate(cases, config, out / LEDGER, progress=True)

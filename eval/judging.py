@@ -22,6 +22,7 @@ from echo4o.prices import PriceTable
 
 from .cases import Case
 from .items import Item
+from .local_judge import PREFIX, LocalJudge
 from .protocols import JudgeProtocol
 from .verdicts import Verdict
 
@@ -38,7 +39,7 @@ class JudgeConfig:
     """Which judge, and how hard it may be asked."""
 
     model: str
-    """Name of the judge model at the API."""
+    """Name of the judge model at the API, or `local:` and the Hub id or folder of one."""
     base_url: str | None = None
     """Address of an OpenAI-compatible API; None means OPENAI_BASE_URL, else OpenAI's own."""
     concurrency: int = 8
@@ -57,12 +58,21 @@ class JudgeConfig:
             raise ValueError("`model` of the judge is empty; name one")
         if self.concurrency < 1:
             raise ValueError(f"`concurrency` must be at least 1, got {self.concurrency}")
+        if self.is_local and self.repeats > 1:
+            raise ValueError(f"judge {self.model} says the same every time; use `repeats` 1")
+        if self.is_local and self.batch_api:
+            raise ValueError(f"judge {self.model} is on this machine; drop `batch_api`")
         if self.repeats < 1:
             raise ValueError(f"`repeats` must be at least 1, got {self.repeats}")
         if self.budget_usd is not None and not self.budget_usd >= 0:
             raise ValueError(f"`budget_usd` must be 0 or more, got {self.budget_usd}")
         if not self.timeout_s > 0:
             raise ValueError(f"`timeout_s` must be above 0, got {self.timeout_s}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the judge runs on this machine."""
+        return self.model.startswith(PREFIX)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +92,8 @@ def check_judge(config: JudgeConfig, ledger: Path) -> None:
     Raises:
         Echo4oError: there is no price for the judge, no API key, or the ledger cannot be used.
     """
-    PriceTable.load().price(config.model)
+    if not config.is_local:
+        PriceTable.load().price(config.model)
 
     async def open_and_close() -> None:
         with Ledger(ledger, budget_usd=config.budget_usd) as book:
@@ -178,7 +189,9 @@ async def judge_async(
     return result
 
 
-def _client(config: JudgeConfig, book: Ledger) -> ApiClient:
+def _client(config: JudgeConfig, book: Ledger) -> ApiClient | LocalJudge:
+    if config.is_local:
+        return LocalJudge(config.model, ledger=book, batch_size=config.concurrency)
     return ApiClient(
         ledger=book,
         base_url=config.base_url,
@@ -191,10 +204,11 @@ class _Judging:
     """Settles each case on its own: ask, read, ask again what could not be read."""
 
     def __init__(
-        self, client: ApiClient, config: JudgeConfig, ledger: Ledger, progress: bool
+        self, client: ApiClient | LocalJudge, config: JudgeConfig, ledger: Ledger, progress: bool
     ) -> None:
         self._client = client
-        self._model = config.model
+        # A local judge's name pins its weights.
+        self._model = client.model if isinstance(client, LocalJudge) else config.model
         self._ledger = ledger
         # Twice as many as may be in flight: some read pictures or wait for their next attempt.
         self._workers = 2 * config.concurrency

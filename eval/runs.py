@@ -127,7 +127,7 @@ def judge_run(
     cases = run_cases(task, items, pictures=pictures, protocol=protocol, config=config)
     asked = cases[0].protocol
     canary = None
-    if canaries is not None:
+    if canaries is not None and not config.is_local:  # fixed weights do not move
         canary = open_canary(canaries, task, asked, config.model)
     # The canary is asked about last, in the same pass: it makes nobody wait.
     judged = judge_cases(
