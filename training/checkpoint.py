@@ -139,7 +139,7 @@ def writing(what: Path, aside: Path | None = None) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError, Echo4oError) as error:
         if isinstance(error, Echo4oError):
             raise
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise Echo4oError(
             f"{what} could not be written ({reason}); free some space and run the same command "
             f"again, it goes on from the newest checkpoint"

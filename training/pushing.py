@@ -116,10 +116,7 @@ class Pusher:
             )
 
     def _complete(self, folder: Path, record: RunRecord) -> None:
-        """Add record, trace, samples and card to the weights of a copy."""
-        from echo4o.model_cards.gather import model_facts
-        from echo4o.model_cards.render import render_model_card
-
+        """Add record, trace and samples to the weights of a copy; the sender adds the card."""
         for name in _BESIDE:
             source = self._out / name
             if source.is_dir():
@@ -127,8 +124,6 @@ class Pusher:
             elif source.is_file():
                 shutil.copyfile(source, folder / name)
         record.save(folder / RECORD_NAME)
-        card = render_model_card(model_facts(folder, repo_id=self._config.push))
-        write_atomic(folder / "README.md", card)
 
     def _send(self, folder: Path, step: int) -> None:
         repo = self._config.push or ""

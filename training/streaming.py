@@ -19,7 +19,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from echo4o.errors import Echo4oError
 from echo4o.records import write_atomic
 
 _DTYPES = {
@@ -59,21 +58,26 @@ def together(action: Callable[[], None]) -> None:
     """Do something in every process; where it fails in one, all of them stop.
 
     Raises:
-        Echo4oError: it failed in another process.
+        OSError: it failed in another process.
     """
     error: Exception | None = None
     try:
         action()
-    except (OSError, Echo4oError) as found:
-        error = found
+    except Exception as found:
+        error = found  # raised below, when the others know
     if dist.is_initialized() and dist.get_world_size() > 1:
+        mine = None if error is None else _said(error)
         said: list[str | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(said, None if error is None else str(error))
+        dist.all_gather_object(said, mine)
         others = [text for text in said if text is not None]
         if error is None and others:
-            raise Echo4oError(others[0])
+            raise OSError(others[0])
     if error is not None:
         raise error
+
+
+def _said(error: Exception) -> str:
+    return str(isinstance(error, OSError) and error.strerror or error)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -203,7 +207,7 @@ def write_model(
     """Write weights as `stem`.safetensors, or as shards with an index; every process calls this.
 
     Raises:
-        OSError, Echo4oError: there is no room for them, in any process.
+        OSError: there is no room for them, in any process.
     """
     shards = [dict(tensors)] if one_file else list(_shards(tensors, dtype))
     count = len(shards)

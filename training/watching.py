@@ -70,7 +70,8 @@ class Watch:
         self._main = accelerator.is_main_process
         self._trace = Trace(out, after_step=after_step, write=self._main)
         accelerator.wait_for_everyone()
-        usual = [line["loss"] for line in trace_lines(out)][-_WINDOW:]
+        # All processes judge a loss alike, also where only the first one sees the trace.
+        usual = gather_objects([line["loss"] for line in trace_lines(out)][-_WINDOW:])[0]
         self._usual: deque[float] = deque(usual, maxlen=_WINDOW)
         self._bar = tqdm(
             total=config.steps, initial=after_step, desc="train", disable=not self._main

@@ -27,18 +27,18 @@ def test_a_run_is_on_the_hub_while_it_trains_and_at_its_end(
     config: TrainConfig, api: HfApi, tmp_path: Path, caplog
 ):
     caplog.set_level(logging.INFO)
-    settings = ["steps=400", "push=echo4o-sandbox/trained", "push_every=10", "checkpoint_every=500"]
-    settings += ['sample_prompts=["A photo of a red circle"]', "sample_every=100"]
+    settings = ["steps=150", "push=echo4o-sandbox/trained", "push_every=10", "checkpoint_every=500"]
+    settings += ['sample_prompts=["A photo of a red circle"]', "sample_every=150"]
     out = tmp_path / "run"
     assert train(override(config, settings), out).finished
     titles = [commit.title for commit in api.list_repo_commits("echo4o-sandbox/trained")]
-    assert any("Step 400 of 400" in title for title in titles)
-    early = [title for title in titles if "Step" in title and "Step 400" not in title]
+    assert any("Step 150 of 150" in title for title in titles)
+    early = [title for title in titles if "Step" in title and "Step 150" not in title]
     assert early, titles
     # Sending took many steps, and none of them waited for it.
     assert "is not pushed: step 10 is still sent" in caplog.text
     copy = Path(api.snapshot_download("echo4o-sandbox/trained", local_dir=tmp_path / "copy"))
-    for name in ("README.md", "record.json", "loss.jsonl", "samples/step-0000400.png"):
+    for name in ("README.md", "record.json", "loss.jsonl", "samples/step-0000150.png"):
         assert (copy / name).is_file(), name
     mine, theirs = (
         load_file(folder / "model/model.safetensors") for folder in (out / "model", copy)
@@ -52,6 +52,7 @@ def test_a_run_is_on_the_hub_while_it_trains_and_at_its_end(
     assert len(list(api.list_repo_commits("echo4o-sandbox/trained"))) == before
 
 
+@pytest.mark.slow
 def test_what_the_hub_refused_is_sent_by_the_next_call(
     config: TrainConfig, api: HfApi, tmp_path: Path, monkeypatch
 ):

@@ -25,15 +25,24 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "model/model/model.safetensors")
 
 
-def test_8_bit_moments_take_a_quarter_and_resume_exactly(config: TrainConfig, tmp_path):
+def test_8_bit_moments_take_a_quarter(config: TrainConfig):
     config = override(config, ["optimizer=adamw_8bit"])
     big = torch.nn.Parameter(torch.randn(256, 256))
+    before = big.detach().clone()
     trained = Trained({"big": big}, config)
     big.grad = torch.randn(256, 256)
+    direction = big.grad.sign()
     trained.clip(1.0)
     trained.step(1e-3)
+    # The first step of Adam is the learning rate, against the gradient.
+    assert (big - before + 1e-3 * direction).abs().mean() < 1e-5
     moment = trained.optimizer.state_dict()["state"][0]["exp_avg"]
     assert moment.codes.nbytes + moment.scale.nbytes < 0.26 * big.nbytes
+
+
+@pytest.mark.slow
+def test_8_bit_moments_resume_exactly(config: TrainConfig, tmp_path):
+    config = override(config, ["optimizer=adamw_8bit"])
     train(config, tmp_path / "run")
     expected = weights(tmp_path / "run")
     (tmp_path / "run/record.json").unlink()
@@ -44,13 +53,12 @@ def test_8_bit_moments_take_a_quarter_and_resume_exactly(config: TrainConfig, tm
 
 def test_the_last_weights_in_bfloat16(config: TrainConfig, tmp_path):
     train(override(config, ["save_dtype=bf16", "save_weights=raw"]), tmp_path / "raw")
-    train(config, tmp_path / "ema")
     stored = weights(tmp_path / "raw")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
-    last = load_file(tmp_path / "ema/checkpoints/step-0000012/weights.safetensors")
+    folder = tmp_path / "raw/checkpoints/step-0000012"
+    last, average = (load_file(folder / f"{name}.safetensors") for name in ("weights", "average"))
     assert all(tensor.bfloat16().equal(stored[name]) for name, tensor in last.items())
-    average = weights(tmp_path / "ema")
-    assert not all(tensor.equal(average[name]) for name, tensor in last.items())
+    assert not all(tensor.bfloat16().equal(stored[name]) for name, tensor in average.items())
 
 
 def test_a_layout_that_could_not_be_read_again_is_refused_first(config: TrainConfig, tmp_path):
@@ -115,9 +123,7 @@ def test_the_work_of_a_step_is_that_of_its_matrices():
 
 
 def test_the_plan_says_what_fits():
-    full, lora, qlora = (
-        plan.needs(make()) for make in (echo4o_7b, echo4o_7b_lora, echo4o_7b_qlora)
-    )
+    full, lora = plan.needs(echo4o_7b()), plan.needs(echo4o_7b_lora())
     assert plan.memory(full, echo4o_7b(), 1).total > 250 * 2**30
     assert plan.memory(full, echo4o_7b(), 8).total < 80 * 2**30
     small = override(echo4o_7b(), ["optimizer=adamw_8bit"])
@@ -125,7 +131,7 @@ def test_the_plan_says_what_fits():
     assert saved == pytest.approx(full.trained * 5.94 / 8)
     assert plan.memory(lora, echo4o_7b_lora(), 1).total < 48 * 2**30
     assert plan.memory(lora, echo4o_7b_lora(), 8) == plan.memory(lora, echo4o_7b_lora(), 1)
-    assert plan.memory(qlora, echo4o_7b_qlora(), 1).total < 24 * 2**30
+    assert plan.memory(lora, echo4o_7b_qlora(), 1).total < 24 * 2**30
     lines = plan.plan_lines(echo4o_7b(), rate=2000.0)
     assert any(line.split()[:1] == ["8"] and "38 hours" in line for line in lines)
     assert any("needs packs_per_step=16" in line for line in lines)

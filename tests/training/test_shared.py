@@ -1,0 +1,115 @@
+"""Two processes that share a model by rows: they train, draw, save and resume as one does."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from training_rows import make_row, write_dataset
+
+STEPS = [
+    *("steps=10", "checkpoint_every=5", "tokens_per_pack=150", "samples_per_pack=none"),
+    *("packs_per_step=2", "lookahead=3", "ema_decay=0.9", "noise_draws=2"),
+    *('sample_prompts=["A photo of a red circle"]', "sample_every=10"),
+]
+
+
+class Story(NamedTuple):
+    """How a run went."""
+
+    statuses: list[int]
+    printed: str
+    out: Path
+
+
+def tell(root: Path, words: list[str], jobs: Mapping[str, dict[str, Any]]) -> dict[str, Story]:
+    """Run jobs of `training_runs`, one after another; "also" adds settings."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    listed = [
+        {"out": str(root / name), "port": port, **job, "settings": words + job.get("also", [])}
+        for name, job in jobs.items()
+    ]
+    script = Path(__file__).parents[1] / "helpers" / "training_runs.py"
+    command = [sys.executable, str(script), json.dumps(listed)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    statuses = [json.loads(line) for line in done.stdout.splitlines()]
+    printed = done.stderr.split("--- ")[1:]
+    return {
+        name: Story(*facts, root / name)
+        for name, *facts in zip(jobs, statuses, printed, strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def stories(settings, mixed, root) -> dict[str, Story]:
+    """The same run by one process, and by two that share the model."""
+    jobs = {"alone": {}, "shared": {"world": 2, "also": ["shard=full"]}}
+    return tell(root, [*settings, *STEPS, f"data={mixed}"], jobs)
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    return load_file(out / "model/model/model.safetensors")
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "loss.jsonl").open()]
+
+
+def test_two_processes_with_one_model_train_like_one(stories):
+    """Some packs have no reference: one process then runs the vision tower, the other does not."""
+    alone, shared = stories["alone"], stories["shared"]
+    assert shared.statuses == [0, 0], shared.printed
+    assert losses(shared.out) == pytest.approx(losses(alone.out), abs=1e-5)
+    first, second = (weights(story.out) for story in (alone, shared))
+    assert list(first) == list(second)
+    assert max((first[name] - second[name]).abs().max() for name in first) < 1e-4
+    sheets = [story.out / "samples/step-0000010.png" for story in (alone, shared)]
+    pictures = [np.asarray(Image.open(sheet)).astype(int) for sheet in sheets]
+    assert abs(pictures[0] - pictures[1]).max() <= 1
+
+
+@pytest.mark.slow
+def test_a_resume_is_exact_and_may_have_fewer_processes(stories, settings, mixed, root):
+    shared = stories["shared"]
+    jobs = {
+        "again": {"world": 2, "from": "shared", "also": ["shard=full"]},
+        "fewer": {"from": "shared"},
+    }
+    found = tell(root, [*settings, *STEPS, f"data={mixed}"], jobs)
+    again, fewer = found["again"], found["fewer"]
+    assert again.statuses == [0, 0], again.printed
+    assert "going on after step 5 of 10" in again.printed
+    for name in ("loss.jsonl", "model/model/model.safetensors"):
+        assert (again.out / name).read_bytes() == (shared.out / name).read_bytes()
+    assert fewer.statuses == [0], fewer.printed
+    assert losses(fewer.out)[:5] == losses(shared.out)[:5]
+    assert losses(fewer.out)[5:] == pytest.approx(losses(shared.out)[5:], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_process_without_a_usable_row_keeps_in_step_with_the_others(settings, root):
+    rows = [make_row(n) for n in range(8)]
+    for row in rows[2:5]:
+        row["output_image"] = {"bytes": b"no picture", "path": "x.png"}
+    words = [*settings, f"data={write_dataset(root / 'rows', rows)}", "shard=full"]
+    words += ["samples_per_pack=1", "packs_per_step=2", "latent_cache_mb=0", "steps=10"]
+    holes = tell(root, words, {"holes": {"world": 2}})["holes"]
+    assert holes.statuses == [0, 0], holes.printed
+    samples = [json.loads(line)["samples"] for line in (holes.out / "loss.jsonl").open()]
+    assert min(samples) < 2
