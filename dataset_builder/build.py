@@ -19,7 +19,7 @@ from .marking import Counted
 from .plan import Entry, read_plan
 from .splits import Candidate, choose_validation, ranked
 from .thumbnails import check_picture
-from .verdicts import Verdict, Verdicts, applied
+from .verdicts import Verdict, Verdicts, applied, paired
 
 
 class _Ready(NamedTuple):
@@ -89,10 +89,9 @@ class Harvest:
 
     def checked(self, ready: list["_Ready"]) -> dict[str, JsonValue]:
         """What `data check` counted, and how many rows of the dataset it never saw."""
-        subsets = {entry.id: entry.subset for entry in self.plan.rows}
         counted = Counted()
-        for verdict in self.verdicts.by_id.values():
-            counted.add(subsets[verdict.id], verdict)
+        for entry, verdict in paired(self.plan.rows, self.verdicts.by_id.values()):
+            counted.add(entry.subset, verdict)
         unchecked = sum(one.verdict is None for one in ready)
         return {**counted.to_dict(), "unchecked": unchecked, "rules": dict(self.verdicts.header)}
 

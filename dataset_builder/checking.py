@@ -6,9 +6,9 @@ written as they come, so that a run that was killed goes on where it stopped.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -119,13 +119,13 @@ class _Run:
         """Append the verdicts that the partial file lacks, in plan order."""
         from tqdm import tqdm
 
-        todo = items(self._purchases)
+        rows = len(self._purchases.plan.rows)
         earlier = _Earlier(self._folder / CHECK_NAME, self._header, self._purchases)
         judge = Judge(self._client, self._purchases, self._rules)
-        with self._open(todo) as (file, done), judge:
-            bar = tqdm(desc="check", total=len(todo), initial=done, disable=not progress)
+        with self._open() as (file, done, left), judge:
+            bar = tqdm(desc="check", total=rows, initial=done, disable=not progress)
             async with self._client:
-                for part in _chunks(todo[done:], chunk):
+                for part in _chunks(left, chunk):
                     known = {item.entry.id: earlier.take(item) for item in part}
                     fresh = [item for item in part if known[item.entry.id] is None]
                     judged = await judge.verdicts(fresh)
@@ -138,13 +138,18 @@ class _Run:
             bar.close()
 
     @contextlib.contextmanager
-    def _open(self, todo: Sequence[Item]) -> Iterator[tuple[BinaryIO, int]]:
-        """The partial file at the end of what still holds, and how many rows that is."""
+    def _open(self) -> Iterator[tuple[BinaryIO, int, Iterator[Item]]]:
+        """The partial file at the end of what still holds, its rows, and the items left."""
         path = self._folder / PARTIAL_NAME
         head = header_line(self._header)
         kept, size = 0, len(head.encode())
-        for verdict, item in zip(_readable(path, self._header), todo, strict=False):
-            if (verdict.id, verdict.sha256) != (item.entry.id, item.bought.picture):
+        source, verdicts = items(self._purchases), _readable(path, self._header)
+        left: Iterator[Item] = source
+        for item in source:
+            verdict = next(verdicts, None)
+            known = None if verdict is None else (verdict.id, verdict.sha256)
+            if verdict is None or known != (item.entry.id, item.bought.picture):
+                left = chain([item], source)
                 break
             kept, size = kept + 1, size + len(verdict.to_line().encode())
         if not kept:
@@ -152,7 +157,7 @@ class _Run:
         with path.open("rb+") as file:
             file.truncate(size)
             file.seek(size)
-            yield file, kept
+            yield file, kept, left
 
 
 class _Earlier:

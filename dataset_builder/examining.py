@@ -1,6 +1,7 @@
 """What can be said of a bought picture without asking anybody: does it decode, is it blank, ..."""
 
 import base64
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -50,9 +51,8 @@ class Examined:
         )
 
 
-def items(purchases: Purchases) -> list[Item]:
+def items(purchases: Purchases) -> Iterator[Item]:
     """The bought rows, in plan order."""
-    found = []
     for entry in purchases.plan.rows:
         request = purchases.request(entry)
         bought = None if request is None else purchases.finished(request)
@@ -60,8 +60,7 @@ def items(purchases: Purchases) -> list[Item]:
             continue
         entry = purchases.worded(entry, request)
         references = [purchases.reference(name) for name in entry.references]
-        found.append(Item(entry, bought, tuple(one for one in references if one is not None)))
-    return found
+        yield Item(entry, bought, tuple(one for one in references if one is not None))
 
 
 def examine(item: Item, purchases: Purchases) -> Examined:

@@ -14,8 +14,8 @@ from echo4o.records import Input, JsonValue, RunRecord, sha256_file, sync_folder
 from .deciding import Rules
 from .duplicates import find_duplicates, group_of
 from .perceptual import VIEW_BYTES
-from .plan import PLAN_NAME, Entry, Plan
-from .verdicts import CHECK_NAME, Verdict, applied, header_line, read_verdicts
+from .plan import PLAN_NAME, Plan
+from .verdicts import CHECK_NAME, Verdict, applied, header_line, paired, read_verdicts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,8 +96,7 @@ def finish_check(
     """Turn the partial file into check.jsonl, with near-duplicates marked, and write the record."""
     clock = time.monotonic()
     partial = folder / partial_name
-    rows = {entry.id: entry for entry in plan.rows}
-    marks = find_duplicates(_batches(partial, rows))
+    marks = find_duplicates(_batches(partial, plan))
     repeats = dict(
         zip(marks.column("id").to_pylist(), marks.column("duplicate_of").to_pylist(), strict=True)
     )
@@ -106,9 +105,9 @@ def finish_check(
     final = folder / f".{CHECK_NAME}.tmp"
     with final.open("w", encoding="utf-8") as file:
         file.write(header_line(header))
-        for verdict in verdicts:
+        for row, verdict in paired(plan.rows, verdicts):
             marked = replace(verdict, duplicate_of=repeats.get(verdict.id))
-            counted.add(rows[marked.id].subset, marked)
+            counted.add(row.subset, marked)
             file.write(marked.to_line())
         file.flush()
         os.fsync(file.fileno())
@@ -128,7 +127,7 @@ def finish_check(
     return counted
 
 
-def _batches(path: Path, rows: dict[str, Entry]) -> Iterator["pa.RecordBatch"]:
+def _batches(path: Path, plan: Plan) -> Iterator["pa.RecordBatch"]:
     """`id`, `group`, `views` of the rows that stay, a batch at a time."""
     import pyarrow as pa
 
@@ -136,10 +135,10 @@ def _batches(path: Path, rows: dict[str, Entry]) -> Iterator["pa.RecordBatch"]:
         [("id", pa.string()), ("group", pa.string()), ("views", pa.binary(VIEW_BYTES))]
     )
     cells: list[dict[str, object]] = []
-    for verdict in read_verdicts(path)[1]:
+    for entry, verdict in paired(plan.rows, read_verdicts(path)[1]):
         if verdict.decision == "drop":
             continue
-        row = applied(rows[verdict.id], verdict)
+        row = applied(entry, verdict)
         group = group_of(row.subset, row.instruction, row.constraints, row.references)
         cells.append({"id": row.id, "group": group, "views": verdict.view_hashes()})
         if len(cells) == _BATCH_ROWS:

@@ -200,7 +200,7 @@ def lines(told: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[str]:
             rest = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
             yield "  " + "  ".join([cells[0].ljust(widths[0]), *rest])
     for row in rows:
-        yield from ("", row.id, f"  {_plain(row.instruction)}")
+        yield from ("", _plain(row.id), f"  {_plain(row.instruction)}")
         if row.requested_instruction:
             yield f"  asked: {_plain(row.requested_instruction)}"
         yield "  " + ", ".join(_plain(badge.text) for badge in badges(row))

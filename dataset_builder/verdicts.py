@@ -7,18 +7,18 @@ a row that was bought anew since counts as unchecked.
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from echo4o.errors import Echo4oError
-from echo4o.records import JsonValue
+from echo4o.records import JsonValue, sha256_file
 from echo4o.schema import check_constraints, check_instruction, dump_json
 
 from .credentials import Credentials
 from .perceptual import VIEW_BYTES
-from .plan import Entry
+from .plan import PLAN_NAME, Entry
 
 CHECK_NAME = "check.jsonl"
 CHECK_FORMAT = 1
@@ -111,18 +111,40 @@ class Verdicts:
         """The verdicts of a plan's folder; none when it was never checked.
 
         Raises:
-            VerdictError: the file is damaged or of another version.
+            VerdictError: the file is damaged, of another version, or of another plan.
         """
         path = folder / CHECK_NAME
         if not path.is_file():
             return cls()
         header, lines = read_verdicts(path)
+        if header.get("plan_sha256") != sha256_file(folder / PLAN_NAME):
+            raise VerdictError(
+                f"{path} is of another plan than {PLAN_NAME}; move it away and run `echo4o data "
+                "check` again (paid answers are kept)"
+            )
         return cls(header, {one.id: replace(one, views="") for one in lines})
 
     def find(self, entry: Entry, sha256: str | None) -> Verdict | None:
         """The verdict on a row that holds for this picture."""
         found = self.by_id.get(entry.id)
         return found if found is not None and found.sha256 == sha256 else None
+
+
+def paired(rows: Iterable[Entry], verdicts: Iterable[Verdict]) -> Iterator[tuple[Entry, Verdict]]:
+    """Verdicts with their rows; both are in plan order, and not every row has one.
+
+    Raises:
+        VerdictError: a verdict is on no row of the plan.
+    """
+    source = iter(rows)
+    for verdict in verdicts:
+        row = next((one for one in source if one.id == verdict.id), None)
+        if row is None:
+            raise VerdictError(
+                f"there is a verdict on {verdict.id!r}, which is not in the plan, or not in this "
+                "place; run `echo4o data check` in a fresh copy of the folder"
+            )
+        yield row, verdict
 
 
 def applied(entry: Entry, verdict: Verdict | None) -> Entry:

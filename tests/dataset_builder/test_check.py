@@ -22,7 +22,7 @@ from echo4o.dataset_builder.plan import read_plan
 from echo4o.dataset_builder.verdicts import Verdicts, read_verdicts
 from echo4o.errors import Echo4oError
 from echo4o.ledger import BudgetExceeded, Ledger
-from echo4o.records import RunRecord
+from echo4o.records import RunRecord, sha256_bytes
 
 FAULTS = "misalign=0.35,flag=0.08,garbage=0.04,429=0.05"
 MIX = "instruction_following=0.7,surreal_fantasy=0.15,multi_reference=0.15"
@@ -269,8 +269,13 @@ def test_a_policy_that_makes_no_sense(policy, said, tmp_path, capsys):
 )
 def test_a_damaged_check_file(line, said, tmp_path):
     path = tmp_path / "check.jsonl"
-    path.write_text('{"kind":"check","format":1}\n' + line + "\n")
+    (tmp_path / "plan.jsonl").write_text("a plan")
+    header = {"kind": "check", "format": 1, "plan_sha256": sha256_bytes(b"a plan")}
+    path.write_text(f"{json.dumps(header)}\n{line}\n")
     with pytest.raises(Echo4oError, match=said):
+        Verdicts.load(tmp_path)
+    (tmp_path / "plan.jsonl").write_text("another plan")
+    with pytest.raises(Echo4oError, match="is of another plan"):
         Verdicts.load(tmp_path)
     path.write_text('{"kind":"check","format":2}\n')
     with pytest.raises(Echo4oError, match="has check format 2"):
