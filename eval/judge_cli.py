@@ -1,4 +1,4 @@
-"""`echo4o eval judge|compare`, and what every verb that judges has in common."""
+"""`echo4o eval judge|compare|calibrate`, and what every verb that judges has in common."""
 
 import argparse
 from pathlib import Path
@@ -47,6 +47,36 @@ def compare(args: argparse.Namespace) -> None:
     from .compared import compare_runs
 
     print("\n".join(compare_runs(args.runs)))
+
+
+def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `echo4o eval calibrate`."""
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders of the new judge")
+    parser.add_argument(
+        "--new", type=Path, required=True, help="run of the new judge over the common pictures"
+    )
+    parser.add_argument(
+        "--old", type=Path, required=True, help="run of the old judge over the same pictures"
+    )
+    parser.add_argument(
+        "--method",
+        choices=("isotonic", "linear"),
+        default="isotonic",
+        help="how points are mapped; shares of right items have one way only",
+    )
+    parser.add_argument("--out", type=Path, default=Path("calibrated.json"), help="JSON file")
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    """Say what an old judge would have given, from pictures that a new one judged, too."""
+    from .calibrate import calibrate as map_runs
+    from .calibrate import lines, save
+
+    results = map_runs(args.new, args.old, args.runs, method=args.method)
+    for run, result in zip(args.runs, results, strict=True):
+        print("\n".join(lines(result, run.resolve().name)))
+    save(results, args.runs, args.out)
+    print(f"calibrated  {args.out}")
 
 
 def task_arguments(parser: argparse.ArgumentParser) -> None:

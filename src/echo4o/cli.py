@@ -61,6 +61,10 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "annotate": ("echo4o.eval.annotate_cli:annotate", "let people judge the pictures"),
         "push": ("echo4o.eval.push_cli:push", "publish items, metrics or results"),
         "submit": ("echo4o.eval.push_cli:submit", "bring scores into a model's repo"),
+        "calibrate": (
+            "echo4o.eval.judge_cli:calibrate",
+            "map a new judge's scores to an old one's",
+        ),
         "compare": ("echo4o.eval.judge_cli:compare", "which run is better, and do judges agree"),
     },
     "card": {

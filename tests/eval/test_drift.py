@@ -57,7 +57,7 @@ def test_power_and_false_alarms():
         assert power >= 0.95
         assert false <= 0.01
         assert over <= 0.01
-        assert late >= 0.5
+        assert late >= 0.85
 
 
 def test_the_moment_of_a_change_and_what_can_be_seen_by_now():

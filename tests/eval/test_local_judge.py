@@ -1,4 +1,4 @@
-"""A vision-language model of this machine as judge: real classes of transformers, random weights."""
+"""A vision-language model of this machine as judge: a real class, random weights."""
 
 import asyncio
 import io
