@@ -27,6 +27,21 @@ class Stretch(NamedTuple):
     """Of the vision tower, when the tokens are a picture for it."""
 
 
+class Part(NamedTuple):
+    """Tokens of one segment of a training sample."""
+
+    tokens: int
+    finished: int = 0
+    """How many of them carry a loss."""
+    causal: bool = False
+    words: bool = False
+    """Whether the loss is that of a text."""
+    patches: int = 0
+    """Of the vision tower, when the segment is a picture for it."""
+    latents: int = 0
+    """Latent tokens among them."""
+
+
 class Counter:
     """The multiply-adds a model of this configuration cannot avoid."""
 
@@ -88,6 +103,30 @@ class Counter:
             wants_text, wants_image = guidance.branches(moment)
             branches = [cond] + [text] * wants_text + [image] * (wants_image and image != cond)
             total += self.step(latents, branches)
+        return total
+
+    def training(self, samples: Sequence[Sequence[Part]]) -> int:
+        """Forward and backward, all parameters trained; targets stand at the end of a sample.
+
+        Every product has two more in the backward pass, for its input and its weights; where the
+        input is data, only one.
+        """
+        text, vision = self.config.text_config, self.config.vision_config
+        total = 0
+        for sample in samples:
+            before = 0
+            for part in sample:
+                own = part.tokens * (part.tokens + 1) // 2 if part.causal else part.tokens**2
+                pairs = part.tokens * before + own
+                total += 3 * self.forward(part.tokens, pairs, finished=False)
+                # In the last layer only what carries a loss goes on.
+                seen = pairs * part.finished // part.tokens
+                head = text.vocab_size if part.words else self.config.latent_dim
+                total += 3 * part.finished * (self._rest + self.width * head)
+                total += 3 * seen * 2 * self.width + 3 * self.vision(part.patches)
+                total -= part.patches * 3 * self.config.vit_patch_size**2 * vision.hidden_size
+                total += 2 * part.latents * self.config.latent_dim * self.width
+                before += part.tokens
         return total
 
     def writing(self, tokens: int, context: int) -> int:

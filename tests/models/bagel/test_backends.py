@@ -14,6 +14,7 @@ from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, Int
 from transformers import TorchAoConfig
 
 from echo4o import Echo4oPipeline
+from echo4o.models.bagel import functional
 
 CPU = torch.device("cpu")
 CALL = {"num_inference_steps": 2, "output_type": "latent"}
@@ -85,6 +86,16 @@ def test_quantised_weights_stay_close(pipe, layout, config, limit, request):
     )
     exact, close = edited(pipe), edited(small)
     assert 1e-5 < (close - exact).norm() / exact.norm() < limit
+
+
+def test_the_faster_product_is_the_same_and_leaves_quantised_weights_alone(pipe, ours, monkeypatch):
+    config = Int8WeightOnlyConfig()
+    small = Echo4oPipeline.from_pretrained(ours, quantization_config=config)
+    before = edited(pipe), edited(small)
+    monkeypatch.setattr(functional, "ONEDNN_VALUES", 0)
+    torch.testing.assert_close(edited(pipe), before[0], rtol=0, atol=1e-5)
+    assert torch.equal(edited(pipe), before[0]) is not functional._has_onednn(), "it was not used"
+    torch.testing.assert_close(edited(small), before[1], rtol=0, atol=1e-5)
 
 
 def test_moving_and_placing(pipe, ours):

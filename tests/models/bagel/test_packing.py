@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from echo4o.models.bagel import layout as packed_layout
 from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.functional import RmsNorm, rotate
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
@@ -119,6 +120,66 @@ def test_a_pack_gives_every_sample_what_it_gets_alone():
     for name, gradient in together.items():
         ours = dict(model.named_parameters())[name].grad
         torch.testing.assert_close(gradient, ours, rtol=1e-4, atol=1e-4, msg=name)
+
+
+MIXED = [
+    [TextSegment([5, 6, 7]), *[picture(noised=True)] * 2, TextSegment([9] * 4, loss=True)],
+    [picture(2, 4), pixels(), TextSegment([8] * 9), picture(4, 2, noised=True)],
+    [picture(noised=True), pixels(), TextSegment([9], loss=True)],
+]
+
+
+@pytest.mark.parametrize("context", [0, 3])
+def test_spans_see_what_the_mask_allows(context):
+    layout = pack(MIXED, CONFIG).layout
+    mask, start = layout.mask()[:, 0], 0
+    for row, spans in enumerate(layout.spans([context] * len(MIXED))):
+        length = sum(end - start for start, end, _, _ in spans)
+        seen = torch.zeros(length, context + length, dtype=torch.bool)
+        for span in spans:
+            for first, last in span.keys:
+                seen[span.start - start : span.end - start, first:last] = True
+            if span.causal:
+                own = slice(span.start - start, span.end - start)
+                seen[own, context:][:, own] = seen[own, context:][:, own].tril()
+        assert seen[:, :context].all()
+        assert torch.equal(seen[:, context:], mask[row, :length, :length])
+        start += length
+
+
+@pytest.mark.parametrize("samples", [MIXED, MIXED[1:2], [[TextSegment([5] * 6, loss=True)]]])
+def test_attention_by_span_gives_what_the_dense_mask_gives(samples, monkeypatch):
+    torch.manual_seed(0)
+    model = BagelForUnifiedGeneration(CONFIG)
+    torch.nn.init.normal_(model.llm2vae.weight)
+    batch, noise, times = losses(model, samples)
+
+    def results(pairs_per_call, **more):
+        monkeypatch.setattr(packed_layout, "PAIRS_PER_CALL", pairs_per_call)
+        model.zero_grad()
+        output = model(batch, timesteps=times, noise=noise, **more)
+        parts = [part for part in (output.mse, output.ce) if part is not None]
+        sum(part.sum() for part in parts).backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return [*parts, *gradients] + [output.last_hidden_state] * bool(more)
+
+    for more in ({}, {"return_hidden": True}):
+        dense, by_span = results(10**9, **more), results(-(10**9), **more)
+        assert len(dense) == len(by_span)
+        for a, b in zip(dense, by_span, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pairs_per_call", [10**9, -(10**9)])
+def test_the_last_layer_finishes_only_what_carries_a_loss(pairs_per_call, monkeypatch):
+    monkeypatch.setattr(packed_layout, "PAIRS_PER_CALL", pairs_per_call)
+    model = BagelForUnifiedGeneration(CONFIG)
+    batch, noise, times = losses(model, MIXED)
+    rows, last = [], model.language_model.model.layers[-1]
+    for part in (last.mlp, last.mlp_moe_gen):
+        part.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    model(batch, timesteps=times, noise=noise)
+    assert rows == [len(batch.ce_rows), len(batch.noised_rows)]
 
 
 def test_checkpointing_changes_no_gradient():

@@ -30,6 +30,8 @@ def counted(pipe):
         "words": model.get_input_embeddings(),
         "latents": model.vae2llm,
         "velocity": model.llm2vae,
+        "final norm of texts": model.language_model.model.norm,
+        "final norm of pictures": model.language_model.model.norm_moe_gen,
         "time": model.time_embedder,
         "positions": model.latent_pos_embed,
         "vision": model.vit_model,
@@ -62,6 +64,8 @@ def test_text_to_image_encodes_once_and_embeds_a_picture_once_per_step(pipe):
     assert calls["time"] == calls["latents"] == STEPS
     assert rows["latents"] == STEPS * TOKENS, "branches must share what the picture looks like"
     assert calls["vision"] == calls["encode"] == 0
+    assert calls["final norm of texts"] == 0, "nobody reads the final states of a context"
+    assert calls["final norm of pictures"] == STEPS
 
 
 def test_references_are_encoded_once_for_all_branches_and_pictures(pipe):
@@ -94,6 +98,9 @@ def test_equal_branches_are_run_once(pipe):
         pipe("", noise(1), guidance_scale=1.0, **CALL)
         pipe(segments=["a cat"], image_guidance_scale=3.0, guidance_interval=(0.0, 1.0), **CALL)
     assert rows["velocity"] == STEPS * TOKENS * (1 + 2), "without pictures two branches are one"
+    with counted(pipe) as (_, rows):
+        pipe(segments=[noise(1)], **CALL)
+    assert rows["velocity"] == STEPS * TOKENS * 2, "without a text two branches are one"
 
 
 def test_a_step_attends_to_each_context_alone_without_mask_or_copies(pipe, monkeypatch):
@@ -144,5 +151,7 @@ def test_writing_a_text_leaves_its_context_alone(pipe):
         pipe.understand(None, "why?", max_new_tokens=3)
     assert calls["decoder"] == 1 + 3
     assert rows["decoder"] == 6 + 3, "one token per step"
+    assert calls["final norm of texts"] == 3
+    assert calls["final norm of pictures"] == 0
     after = branches.cond.cache.read(0, 0, branches.cond.tokens)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -104,9 +104,9 @@ class ContextCache:
         for place, count in zip(self._rows, new, strict=True):
             place.end += count
 
-    def length(self, row: int) -> int:
-        """Tokens of a row."""
-        return self._rows[row].end - self._rows[row].start
+    def lengths(self) -> list[int]:
+        """Tokens of every row."""
+        return [row.end - row.start for row in self._rows]
 
     def first_rows(self, rows: int) -> "ContextCache":
         """The first rows, without a copy."""

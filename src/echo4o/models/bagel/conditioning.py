@@ -16,7 +16,7 @@ from transformers import Qwen2Tokenizer
 
 from .cache import Context
 from .configuration import BagelConfig
-from .devices import working_device
+from .devices import channels_last, working_device
 from .generation import encode_contexts, prefix
 from .modeling import BagelForUnifiedGeneration
 from .packing import Segment, TextSegment, VaeSegment, VitSegment
@@ -120,7 +120,7 @@ class Conditioner:
         The latent is sampled, as in training and in the published inference.
         """
         inputs = pixels[None].to(working_device(self.vae), self.vae.dtype)
-        moments = self.vae.encode(inputs).latent_dist
+        moments = self.vae.encode(channels_last(inputs)).latent_dist
         if noise is None:
             fixed = torch.Generator().manual_seed(0)
             noise = torch.randn(moments.mean.shape, generator=fixed)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .attention import Pass, spans_of
 from .cache import Context, ContextCache
-from .decoder import Pass
 from .devices import working_device
 from .layout import RowLayout
 from .modeling import BagelForUnifiedGeneration
@@ -118,9 +118,9 @@ def predict_velocity(
     shared = Pass(
         layout=target.layout,
         rotary=target.rotary,
-        mask=None,
+        spans=spans_of(target.layout, gen.dtype, contexts=target.cache.lengths()),
         cache=target.cache,
-        und_wanted=False,
+        und_read=False,
     )
     _, gen = model.language_model.model(target.markers, gen, shared)
     velocity: Tensor = model.llm2vae(gen).float()
@@ -153,9 +153,9 @@ def decode_tokens(
         shared = Pass(
             layout=layout,
             rotary=rotary[:, :, step : step + 1],
-            mask=None,
+            spans=spans_of(layout, und.dtype, contexts=cache.lengths()),
             cache=cache,
-            gen_wanted=False,
+            gen_read=False,
         )
         hidden, _ = model.language_model.model(und, nothing, shared)
         cache.commit([1])

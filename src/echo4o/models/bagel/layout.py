@@ -6,12 +6,27 @@ S samples (rows), L tokens of the longest row, C values per token.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+PAIRS_PER_CALL = 4096
+"""What the call of an attention kernel costs, in pairs of tokens (forward and backward, CPU)."""
 _CODES = {"causal": 0, "full": 1, "noise": 2}
+
+
+class Span(NamedTuple):
+    """Tokens of one segment, and what they see besides each other."""
+
+    start: int
+    """First place in the sequence."""
+    end: int
+    keys: tuple[tuple[int, int], ...]
+    """What they see, as stretches of the sample with its context in front; themselves last."""
+    causal: bool
+    """Whether a token sees only the earlier ones of its own segment."""
 
 
 class _ToRows(torch.autograd.Function):
@@ -72,6 +87,10 @@ class PackedLayout:
     """(S, L) number of the segment within the sample, -1 for padding."""
     mode: Tensor
     """(S, L) attention mode of the token's segment: 0 causal, 1 full, 2 noise."""
+    split_lens: tuple[tuple[int, ...], ...]
+    """Tokens of each segment of each row."""
+    split_modes: tuple[tuple[str, ...], ...]
+    """Their attention modes."""
 
     @classmethod
     def build(
@@ -99,7 +118,17 @@ class PackedLayout:
         fill = torch.zeros(rows * length, dtype=torch.long)
         fill[kept] = sequence_rows
         return cls(
-            num_und, rows, length, tuple(lens), sequence_rows, kept[order], fill, segment, mode
+            num_und=num_und,
+            rows=rows,
+            length=length,
+            lens=tuple(lens),
+            sequence_rows=sequence_rows,
+            slots=kept[order],
+            fill=fill,
+            segment=segment,
+            mode=mode,
+            split_lens=tuple(map(tuple, split_lens)),
+            split_modes=tuple(map(tuple, modes)),
         )
 
     def to(self, device: torch.device | str) -> "PackedLayout":
@@ -124,6 +153,36 @@ class PackedLayout:
         flat = rows_SLC.flatten(0, 1)
         tokens_TC: Tensor = _FromRows.apply(flat, self.fill, self.slots)  # type: ignore[no-untyped-call]
         return tokens_TC[: self.num_und], tokens_TC[self.num_und :]
+
+    def in_sequence(self) -> "PackedLayout":
+        """One row of all samples behind each other, without padding; its mask has no meaning."""
+        total = len(self.sequence_rows)
+        places = torch.empty_like(self.sequence_rows)
+        places[self.sequence_rows] = torch.arange(total, device=places.device)
+        return replace(
+            self, rows=1, length=total, lens=(total,), slots=places, fill=self.sequence_rows
+        )
+
+    def spans(self, contexts: Sequence[int]) -> list[list[Span]]:
+        """The segments of every sample, behind a context of so many tokens each."""
+        found, start = [], 0
+        for context, lens, modes in zip(contexts, self.split_lens, self.split_modes, strict=True):
+            place, before, spans = context, [(0, context)] if context else [], []
+            for length, mode in zip(lens, modes, strict=True):
+                own = (place, place + length)
+                touches = bool(before) and before[-1][1] == place
+                keys = [*before[:-1], (before[-1][0], own[1])] if touches else [*before, own]
+                spans.append(Span(start, start + length, tuple(keys), mode == "causal"))
+                before = before if mode == "noise" else keys
+                place, start = own[1], start + length
+            found.append(spans)
+        return found
+
+    def skipped_pairs(self) -> int:
+        """Pairs of tokens that a dense mask computes in vain, less what a call per span costs."""
+        spans = [span for sample in self.spans([0] * len(self.split_lens)) for span in sample]
+        needed = sum((s.end - s.start) * (b - a) for s in spans for a, b in s.keys)
+        return self.rows * self.length**2 - needed - PAIRS_PER_CALL * len(spans)
 
     def valid(self) -> Tensor:
         """(S, L) bool: slots that hold a token."""
@@ -160,10 +219,13 @@ class RowLayout:
         """Tokens of one row."""
         return self.und + self.gen
 
-    @property
-    def lens(self) -> tuple[int, ...]:
-        """Tokens of each row."""
-        return (self.length,) * self.rows
+    def spans(self, contexts: Sequence[int]) -> list[list[Span]]:
+        """One span a row: its tokens see each other and the context in front."""
+        step = self.length
+        return [
+            [Span(row * step, (row + 1) * step, ((0, context + step),), causal=False)]
+            for row, context in enumerate(contexts)
+        ]
 
     def to_rows(self, und_UC: Tensor, gen_GC: Tensor) -> Tensor:
         """Tokens of both experts -> rows (S, L, C)."""
@@ -173,7 +235,8 @@ class RowLayout:
         return torch.cat((und, gen_GC.view(self.rows, self.gen, -1)), dim=1)
 
     def from_rows(self, rows_SLC: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (S, L, C) -> tokens of both experts."""
+        """Rows (S, L, C), or (1, S * L, C), -> tokens of both experts."""
+        rows_SLC = rows_SLC.view(self.rows, self.length, -1)
         und, gen = rows_SLC[:, : self.und], rows_SLC[:, self.und :]
         return und.flatten(0, 1), gen.flatten(0, 1)
 

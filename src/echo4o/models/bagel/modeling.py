@@ -15,9 +15,10 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ...sampler import noised
+from .attention import Pass, Rows, attention_name, dense_mask, spans_of
 from .cache import ContextCache
 from .configuration import BagelConfig
-from .decoder import BagelLanguageModel, Pass, additive
+from .decoder import BagelLanguageModel
 from .embeddings import Connector, PositionTable, TimeEmbedder, rotary_table
 from .packing import PackedBatch
 from .vision import VisionTower
@@ -123,16 +124,21 @@ class BagelForUnifiedGeneration(PreTrainedModel):
         gen = self._embed_latents(batch, latents, timesteps)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_und):
             und = self._embed_und(batch)
+        und_read = True if return_hidden else _rows(batch.ce_rows, batch.layout.num_und)
+        gen_read = True if return_hidden else _rows(batch.noised_rows, len(batch.latents))
         shared = replace(
-            self._share(batch, und.dtype, cache, position_offset),
+            self._share(batch, und.dtype, cache, position_offset, read_all=return_hidden),
             freeze_und=freeze_und,
-            und_wanted=return_hidden or len(batch.ce_rows) > 0,
-            gen_wanted=return_hidden or batch.num_noised > 0,
+            und_read=und_read,
+            gen_read=gen_read,
         )
         und, gen = self.language_model.model(und, gen, shared)
         if cache is not None:
             cache.commit(batch.sample_lens)
-        hidden = torch.cat((und, gen))[batch.layout.sequence_rows] if return_hidden else None
+        hidden = None
+        if return_hidden:
+            hidden = torch.cat((und, gen))[batch.layout.sequence_rows]
+            und, gen = und[batch.ce_rows], gen[batch.noised_rows]
         return BagelOutput(
             mse=self._velocity_error(batch, gen, noise),
             ce=self._text_loss(batch, und),
@@ -190,19 +196,26 @@ class BagelForUnifiedGeneration(PreTrainedModel):
         dtype: torch.dtype,
         cache: ContextCache | None,
         offset: int,
+        *,
+        read_all: bool,
     ) -> Pass:
-        """Rotary table in row layout, and the mask."""
+        """Rotary table in row layout, and masks: of padded rows, or where it saves work by span."""
         layout, places = batch.layout, batch.position_ids + offset
+        is_sdpa = attention_name(self.config.text_config) == "sdpa"
+        by_span = cache is not None or (is_sdpa and layout.skipped_pairs() > 0)
+        if by_span:
+            layout = layout.in_sequence()
         in_expert_order = torch.empty_like(places)
         in_expert_order[layout.sequence_rows] = places
-        return Pass(
-            layout=layout,
-            rotary=self.rotary(
-                in_expert_order[layout.fill].view(layout.rows, layout.length), dtype
-            ),
-            mask=additive(layout.mask(), dtype),
-            cache=cache,
+        rotary = self.rotary(in_expert_order[layout.fill].view(layout.rows, layout.length), dtype)
+        if not by_span:
+            return Pass(layout=layout, rotary=rotary, mask=dense_mask(layout, dtype))
+        contexts = [0] * len(batch.sample_lens) if cache is None else cache.lengths()
+        read = None if read_all else batch.carries_loss()
+        spans = spans_of(
+            layout, dtype, contexts=contexts, read=read, plain_causal=is_sdpa, device=places.device
         )
+        return Pass(layout=layout, rotary=rotary, spans=spans, cache=cache)
 
     def rotary(self, position_ids_RL: Tensor, dtype: torch.dtype) -> Tensor:
         """(2, R, L, 1, head size) cosines and sines."""
@@ -215,16 +228,21 @@ class BagelForUnifiedGeneration(PreTrainedModel):
             return None
         wanted = noise - batch.latents
         if batch.num_noised < len(batch.latent_lens):
-            gen, wanted = gen[batch.noised_rows], wanted[batch.noised_rows]
+            wanted = wanted[batch.noised_rows]
         return (self.llm2vae(gen).float() - wanted).square()
 
     def _text_loss(self, batch: PackedBatch, und: Tensor) -> Tensor | None:
         if not len(batch.ce_rows):
             return None
-        logits = self.language_model.lm_head(und[batch.ce_rows])
+        logits = self.language_model.lm_head(und)
         return F.cross_entropy(logits.float(), batch.ce_labels, reduction="none")
 
 
 def _with_zero(timesteps: Tensor) -> Tensor:
     """Put the time 0 of clean pictures in front."""
     return F.pad(timesteps, (1, 0))
+
+
+def _rows(rows: Tensor, total: int) -> Rows:
+    """What somebody reads, without a copy where that is all or nothing."""
+    return len(rows) > 0 if len(rows) in (0, total) else rows

@@ -117,6 +117,12 @@ class PackedBatch:
         """(K,) places in the sequence from which a label is predicted."""
         return self.text_index[self.ce_rows]
 
+    def carries_loss(self) -> Tensor:
+        """(T,) bool: the places of the sequence from which something is predicted."""
+        found = torch.zeros(self.num_tokens, dtype=torch.bool, device=self.position_ids.device)
+        found[torch.cat((self.mse_index, self.ce_index))] = True
+        return found
+
     @property
     def num_tokens(self) -> int:
         """Tokens of the whole pack, padding not counted."""

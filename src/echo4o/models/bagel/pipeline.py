@@ -40,7 +40,7 @@ from .conditioning import (
     check_room,
 )
 from .denoising import GuidedVelocity, denoise
-from .devices import working_device
+from .devices import channels_last, working_device
 from .generation import decode_tokens, extend_context
 from .lora import LoraMixin
 from .modeling import BagelForUnifiedGeneration
@@ -330,6 +330,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, DiffusionPipeline):
         patch = self.model.config.latent_patch_size
         scaled = unpatchify(latents_BNP, *grid, patch).to(working_device(self.vae), self.vae.dtype)
         latent = scaled / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        latent = channels_last(latent)
         # One by one: the decoder is the peak of memory, and a batch gains nothing.
         return torch.cat([self.vae.decode(one[None]).sample.float() for one in latent])
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SiglipVisionConfig
 
+from .functional import Linear
+
 
 class VisionTower(nn.Module):
     """Holds the encoder under the name that checkpoints use."""
@@ -31,7 +33,7 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.embeddings = nn.Module()
         patch_dim = config.num_channels * config.patch_size**2
-        self.embeddings.patch_embedding = nn.Linear(patch_dim, config.hidden_size)
+        self.embeddings.patch_embedding = Linear(patch_dim, config.hidden_size)
         self.embeddings.position_embedding = nn.Embedding(grid_side**2, config.hidden_size)
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(
@@ -62,11 +64,11 @@ class BagelVisionLayer(nn.Module):
         self.layer_norm1 = nn.LayerNorm(size, eps=eps)
         self.self_attn = nn.Module()
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            self.self_attn.add_module(name, nn.Linear(size, size))
+            self.self_attn.add_module(name, Linear(size, size))
         self.layer_norm2 = nn.LayerNorm(size, eps=eps)
         self.mlp = nn.Module()
-        self.mlp.fc1 = nn.Linear(size, config.intermediate_size)
-        self.mlp.fc2 = nn.Linear(config.intermediate_size, size)
+        self.mlp.fc1 = Linear(size, config.intermediate_size)
+        self.mlp.fc2 = Linear(config.intermediate_size, size)
 
     def forward(self, rows_PLC: Tensor, mask: Tensor | None) -> Tensor:
         """Padded rows in, padded rows out; `mask` (P, 1, 1, L) hides the padding."""
