@@ -375,6 +375,14 @@ def test_search_finds_what_comparing_all_finds():
     assert search(groups, views) == expected
 
 
+def test_a_row_near_only_to_a_marked_one_stays():
+    """Marks point to rows that stay, so nobody who drops them loses a whole chain."""
+    views = np.zeros((3, 16, 3), dtype=np.uint64)
+    views[1, :, 0] = (1 << 15) - 1
+    views[2, :, 0] = (1 << 30) - 1  # 15 bits from the second, 30 from the first
+    assert search(np.zeros(3, dtype=np.uint64), views) == [(1, 0, 15)]
+
+
 def test_groups_are_facts_then_words():
     facts = {"tag": "x", "include": [{"class": "a", "count": 2}, {"class": "b", "count": 1}]}
     turned = {"tag": "y", "include": facts["include"][::-1]}

@@ -51,7 +51,12 @@ def hashes(path):
     }
 
 
+def inodes(path):
+    return {file.stat().st_ino for file in path.rglob("*.parquet")}
+
+
 def test_rows_go_and_other_shards_stay(dataset):
+    files = inodes(dataset)
     before, all_ids = hashes(dataset), ids_of(dataset)
     gone = [all_ids[0], all_ids[4]]
     done = remove(dataset, gone, "they show <b>somebody</b>", is_legal=True)
@@ -63,6 +68,7 @@ def test_rows_go_and_other_shards_stay(dataset):
     # Numbers move up where a shard had no other row; bytes never change.
     assert len(set(before.values()) & set(after.values())) == done.kept >= 5
     assert done.shards >= 2
+    assert len(files & inodes(dataset)) == done.kept  # not even written again
     record = RunRecord.load(dataset)
     assert record.files.items() >= after.items()
     assert record.metrics["rows"] == len(left)

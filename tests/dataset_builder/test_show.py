@@ -139,19 +139,20 @@ def test_combinations_against_captions(tmp_path):
         '{"caption": "Three red circles and a red square"}\n'
         '{"text": "some red circle"}\n\n'
         "The redcircle and circles of red\n"
+        "two blue squares, circle\n"
     )
     found = Combinations()
     found.add([{"class": "circle", "color": "red", "count": 1}])
     found.add([{"class": "square", "color": "blue", "count": 2}])
     told = found.against(read_captions(path))
-    assert told["captions"] == 4
-    # Possible: two classes with two colours. Often there: red circle (3); rarely: two squares.
+    assert told["captions"] == 5
+    # Often there: red circle (3), blue square (2, both said of squares alone); once: red square.
     assert told["class x color"] == {
         "possible": 4,
         "in_captions": 3,
-        "rare_in_captions": 3,
-        "rare_covered": 1,
-        "share_of_rare_covered": 0.3333,
+        "rare_in_captions": 2,
+        "rare_covered": 0,
+        "share_of_rare_covered": 0.0,
     }
     assert told["class x count"]["in_captions"] == 3
 
