@@ -12,6 +12,8 @@ logger = logging.getLogger(__name__)
 
 # Above this pace waiting for one's turn costs more than it protects.
 _FASTEST_PACE = 30_000.0
+# Share of 429 answers from which a limit is guessed where no header tells it.
+_SILENT_TOLERATED = 0.06
 # A wait this long is about the account, not about one call.
 _LONG_S = 5.0
 
@@ -112,12 +114,17 @@ class AdaptiveLimit:
             return
         if window.limited > self._tolerated * window.seen:
             self.current = max(1.0, self.current * self._cut)
-            if not self._is_announced and self._fixed is None:
-                self.pace = max(1.0, 0.95 * window.passed_per_minute())
-            logger.debug("many 429 answers: %d in flight, pace %s", self.current, self.pace)
-        elif not self._is_announced and self._fixed is None and self.pace is not None:
-            self.pace *= 1.02
+            logger.debug("many 429 answers: %d calls in flight from now on", self.current)
+        if not self._is_announced and self._fixed is None:
+            self._guess_pace(window)
         self._window = _Window()
+
+    def _guess_pace(self, window: "_Window") -> None:
+        """Follow what a service lets through that does not tell its limit."""
+        if window.limited > _SILENT_TOLERATED * window.seen:
+            self.pace = max(1.0, 0.95 * window.passed_per_minute())
+        elif self.pace is not None:
+            self.pace *= 1.01
 
     def learn(self, headers: Mapping[str, str], *, tokens: int = 0) -> None:
         """Take the limits in an answer's headers into account; `tokens` is what the call used."""
