@@ -150,5 +150,6 @@ def check_lines(checked: Mapping[str, Any]) -> tuple[str, ...]:
         f"rewriting and dropping, {after['aligned']:,} of {after['judged']:,} do.",
         f"- Safety pass: {safety}; such rows are {dropped}. Moderation service: {moderation}.",
         f"- Near-duplicates marked: {checked['near_duplicates']:,}. Rows nobody checked: "
-        f"{checked['unchecked']:,}. Pictures with content credentials: {credentials:,}.",
+        f"{checked['unchecked']:,}, undecided: {checked['decisions'].get('undecided', 0):,}. "
+        f"Pictures with content credentials: {credentials:,}.",
     )
