@@ -21,7 +21,7 @@ REPO = "echo4o-sandbox/pushed-image"
 RELEASE = "echo4o-sandbox/release-in-the-authors-layout"
 # HF_ENDPOINT is read when the libraries are imported, so this runs in a process of its own.
 SCRIPT = f"""
-import json, sys
+import json, shutil, sys
 from datasets import load_dataset
 from huggingface_hub import HfApi
 from echo4o.cli import main
@@ -40,8 +40,17 @@ commit = api.upload_folder(
 main(["data", "import", "{RELEASE}", "--out", sys.argv[3]])
 for form in ("omnigen2", "blip3o", "bagel"):
     main(["data", "export", "{REPO}", form, "--revision", "v1", "--out", sys.argv[4] + "/" + form])
+next_version = shutil.copytree(folder, sys.argv[6] + "/echo-4o-image")
+gone = load_dataset("{REPO}", revision="v1", split="train", streaming=True)
+gone = next(iter(gone.decode(False)))["id"]
+open(sys.argv[6] + "/ids.txt", "w").write(gone + "\\n")
+main(["data", "remove", next_version, "--ids", sys.argv[6] + "/ids.txt", "--reason", "asked"])
+main(["data", "push", next_version, "{REPO}", "--tag", "v2"])
 print("====")
-found = {{}}
+found = {{"gone": gone}}
+for tag in ("v1", "v2"):
+    rows = load_dataset("{REPO}", revision=tag, split="train", streaming=True)
+    found[tag] = [row["id"] for row in rows.decode(False)]
 for config in ("all", "multi_reference"):
     rows = load_dataset("{REPO}", config, revision="v1", split="train", streaming=True)
     found[config] = [
@@ -67,7 +76,7 @@ def dataset(tmp_path_factory):
 
 def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
     folders = [str(dataset), str(dataset.parent / "release"), str(tmp_path / "imported")]
-    folders += [str(tmp_path / "exported"), str(write_release(tmp_path))]
+    folders += [str(tmp_path / "exported"), str(write_release(tmp_path)), str(tmp_path / "next")]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *folders],
         env=sandbox.environment(tmp_path),
@@ -77,7 +86,7 @@ def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     said, _, found = done.stdout.partition("====")
-    assert said.count("it loads back the same") == 2
+    assert said.count("it loads back the same") == 3
     assert "nothing was written" in said
     assert '"rows": 7' in said
     found = json.loads(found)
@@ -86,7 +95,9 @@ def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
         [layout.picture(n).hex() for n in numbers]
         for numbers in ([1000, 1001, 2000], [1001, 1000, 1002, 2001])
     ]
-    assert found["tags"] == ["v1"]
+    assert sorted(found["tags"]) == ["v1", "v2"]
+    assert found["v2"] == [name for name in found["v1"] if name != found["gone"]]
+    assert len(found["v2"]) == 6
     records = [RunRecord.load(path) for path in (tmp_path / "exported").rglob("*.record.json")]
     assert sorted(sum(record.metrics["rows"].values()) for record in records) == [5, 7, 7]
     assert {record.inputs[0].id for record in records} == {REPO}
@@ -95,8 +106,9 @@ def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
         {"kind": "dataset", "id": RELEASE, "revision": commit, "sha256": None}
     ]
     assert record["metrics"] == json.loads((dataset / "record.json").read_text())["metrics"]
-    # The repo's own first commit, the publication (its parts are one merge); the second push none.
-    assert found["commits"] <= 3
+    # The repo's own first commit and two publications (the parts of each are one merge); pushing
+    # the same again makes none.
+    assert found["commits"] <= 4
 
 
 def test_a_root_script_is_refused(dataset, tmp_path):
