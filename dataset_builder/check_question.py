@@ -15,6 +15,7 @@ from echo4o.records import JsonValue
 from echo4o.schema import REGIONS
 
 from .language import plural
+from .objects import words
 
 MAX_TOKENS = 1_500
 _MOST_OBJECTS = 64
@@ -237,8 +238,12 @@ def _regions(asked: Asked) -> list[str]:
 def _phrase(group: Mapping[str, JsonValue]) -> str:
     count = int(cast(int, group.get("count") or 1))
     name = str(group["class"])
-    words = [group.get("size"), group.get("color"), name if count == 1 else plural(name)]
-    text = " ".join(str(word) for word in (count, *words) if word)
+    said = [
+        group.get("size"),
+        group.get("color"),
+        name if count == 1 else plural(name, words().plurals),
+    ]
+    text = " ".join(str(word) for word in (count, *said) if word)
     region = group.get("region")
     return f"{text}, in the {_HALVES[str(region)]} half" if region in _HALVES else text
 

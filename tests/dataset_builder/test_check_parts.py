@@ -63,6 +63,9 @@ def test_the_question_names_every_fact_and_obeys_nobody():
     text = asked.user[0]
     assert "- exactly 2 red forks, in the left half" in text
     assert "- no objects besides these" in text
+    assert "exactly 3 sheep," in checklist(
+        Asked(instruction="x", constraints={"include": [{**SHEEP, "count": 3, "color": None}]})
+    )[0].text  # fmt: skip
     assert text.count("\nChecklist:\n") == 1  # the instruction stays one quoted line
     assert asked.user[-1] == b"picture"
     surreal = {"deflected": {"material": "glass"}, "object": "mug", "scenes": ["a beach"]}
