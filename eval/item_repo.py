@@ -52,18 +52,24 @@ Runs name the commit of this repo. Scores come back with `echo4o eval submit RUN
 """
 
 
-def is_authors(task: Task, source: ItemSet) -> bool:
-    """Whether these are the authors' items, also with other line ends or fewer of them."""
+def is_authors(task: Task, sha256: str, prompts: Sequence[str]) -> bool:
+    """Whether these are the authors' items, also with other line ends or fewer of them.
+
+    Args:
+        task: The benchmark.
+        sha256: Hash of the items' file.
+        prompts: The items' prompts.
+    """
     if task.name not in SOURCES:
         return False
-    if source.sha256 == SOURCES[task.name].items_sha256:
+    if sha256 == SOURCES[task.name].items_sha256:
         return True
     try:
         theirs = read_items(authors_items(task.name), read_row=task.read_row)
     except WordingError:  # never fetched, so there is nothing to hold them against
         return False
     known = {item.prompt for item in theirs.items}
-    return sum(item.prompt in known for item in source.items) > len(source.items) / 2
+    return sum(prompt in known for prompt in prompts) > len(prompts) / 2
 
 
 def stage_items(

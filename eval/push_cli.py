@@ -9,6 +9,7 @@ from echo4o.errors import Echo4oError
 
 if TYPE_CHECKING:
     from echo4o.hub import Published
+    from echo4o.hub_reading import RepoType
 
 
 def push_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +75,7 @@ def _items(args: argparse.Namespace) -> None:
     from echo4o.hub import publish_folder
 
     from .faulty import known_faults, read_faults
-    from .item_repo import PREFIX, is_authors, stage_items
+    from .item_repo import ITEMS, PREFIX, is_authors, stage_items
     from .tasks import AUTHORS, get_task
     from .wording import authors_items
 
@@ -82,12 +83,13 @@ def _items(args: argparse.Namespace) -> None:
         raise Echo4oError(f"{args.items} is on the Hub already; push a file, kit or authors")
     task = get_task(args.task)
     source = task.items(args.items)
-    theirs = is_authors(task, source)
+    theirs = is_authors(task, source.sha256, [item.prompt for item in source.items])
     if theirs and args.license is None:
         raise Echo4oError(
             f"these are the items of the authors of {task.title}; publishing them needs their "
             "licence, so look it up and name it with --license"
         )
+    _refuse_foreign(args.repo, "dataset", ITEMS)
     path = authors_items(task.name) if args.items == AUTHORS else Path(args.items)
     data = (task.kit_items if source.source == args.items == "kit" else path).read_bytes()
     faults = known_faults(task.name, source.items) if theirs else []
@@ -118,7 +120,10 @@ def _items(args: argparse.Namespace) -> None:
 
 def _metrics(args: argparse.Namespace) -> None:
     from .push_metrics import push_metrics
+    from .tasks import task_names
 
+    for task in task_names():
+        _refuse_foreign(f"{args.organisation}/{task}", "space", f"{task}.py")
     pushed = push_metrics(args.organisation, wheel=args.wheel, dry_run=args.dry_run)
     _say("dataset", pushed.wheel)
     for space in pushed.spaces:
@@ -128,10 +133,24 @@ def _metrics(args: argparse.Namespace) -> None:
 def _results(args: argparse.Namespace) -> None:
     from .results_repo import push_results
 
+    _refuse_foreign(args.repo, "dataset", "data/runs/")
     published = push_results(
         args.runs, args.repo, pictures=args.pictures, license=args.license, dry_run=args.dry_run
     )
     _say("dataset", published)
+
+
+def _refuse_foreign(repo: str, kind: "RepoType", marker: str) -> None:
+    """What is pushed takes the place of what is there, so that must be of the same kind."""
+    from echo4o.hub_reading import list_files
+
+    files = list_files(repo, kind) or set()
+    strange = sorted(files - {".gitattributes", "README.md"})
+    if strange and not any(name.startswith(marker) for name in strange):
+        raise Echo4oError(
+            f"the {kind} {repo} holds something else ({strange[0]}, no {marker}), which this push "
+            "would take away; choose another name"
+        )
 
 
 def _say(kind: str, published: "Published", *, offered: bool = False) -> None:

@@ -16,9 +16,10 @@ from echo4o.errors import Echo4oError
 from echo4o.hub import KEPT, Published, publish_folder
 from echo4o.records import write_atomic
 
+from .item_repo import is_authors
 from .runs import Run, load_run
+from .tasks import get_task
 from .verdicts import Verdict
-from .wording import SOURCES
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -93,8 +94,8 @@ def run_name(run: Run) -> str:
 
 
 def _is_authors(run: Run) -> bool:
-    source = SOURCES.get(run.task)
-    return source is not None and run.items["sha256"] == source.items_sha256
+    prompts = list({one.number: one.prompt for one in run.verdicts}.values())
+    return is_authors(get_task(run.task), str(run.items["sha256"]), prompts)
 
 
 def _stage(run: Run, root: Path, *, pictures: bool, has_texts: bool) -> None:

@@ -44,6 +44,20 @@ def download_folder(
     return Path(patiently(f"download {repo_type} {repo_id} at {revision or 'main'}", download))
 
 
+def list_files(repo_id: str, repo_type: RepoType) -> set[str] | None:
+    """Return the paths on `main`; None when there is no such repo, or the token may not see it."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def look() -> set[str] | None:
+        try:
+            return set(HfApi().list_repo_files(repo_id, repo_type=repo_type))
+        except RepositoryNotFoundError:
+            return None
+
+    return patiently(f"list the files of {repo_type} {repo_id}", look)
+
+
 def download_file(repo_id: str, repo_type: RepoType, name: str, revision: str) -> Path | None:
     """Download one file of a revision into the Hub cache; None when the repo has no such file.
 

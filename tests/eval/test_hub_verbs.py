@@ -153,6 +153,14 @@ made["generation"]["model"] = {"id": "folder", "revision": None, "sha256": "0" *
 elsewhere = refused("eval", "submit", run, "rehearsal/nothing", *submit[4:])
 expect("there is no model rehearsal/nothing", elsewhere)
 
+# Nothing of somebody else's is taken away.
+for kind, words in (("dataset", ("items", "geneval_plus_plus", "rehearsal/other")),
+                    ("dataset", ("results", "rehearsal/other", run))):
+    api.create_repo("rehearsal/other", repo_type=kind, exist_ok=True)
+    api.upload_file(path_or_fileobj=b"x", path_in_repo="data/x.parquet", repo_id="rehearsal/other",
+                    repo_type=kind)
+    expect("holds something else (data/x.parquet", refused("eval", "push", *words))
+
 # 3. Results: rows with pictures; a second run is added, the same one changes nothing.
 results = "rehearsal/results"
 push = ("eval", "push", "results", results, run, "--pictures")
@@ -250,8 +258,9 @@ def test_the_authors_items_are_known_by_any_name_and_not_pushed_unasked(
         file = tmp_path / f"mine-{name}.jsonl"
         original = next((shared / "benchmarks").glob("G*" if faults == 28 else "I*")).read_bytes()
         file.write_bytes(original.replace(b"\n", b"\r\n"))
-        assert is_authors(task, task.items(str(file)))
-        assert not is_authors(task, task.items("kit"))
+        for found, theirs in ((task.items(str(file)), True), (task.items("kit"), False)):
+            prompts = [item.prompt for item in found.items]
+            assert is_authors(task, found.sha256, prompts) == theirs
         for items in ("authors", str(file)):
             with pytest.raises(SystemExit):
                 main(["eval", "push", "items", name, "nobody/nothing", "--items", items])
@@ -262,12 +271,13 @@ def test_the_authors_items_are_known_by_any_name_and_not_pushed_unasked(
 def test_metrics_become_spaces_that_evaluate_loads(on_hub, tmp_path):
     """Both Spaces with the pinned wheel; a module loaded from the Hub judges through the API."""
     picture = paint_into(tmp_path / "pictures", KIT.items[:1]) / f"{KIT.items[0].number}.png"
-    wheel = tmp_path / "echo4o-0.1.0-py3-none-any.whl"
-    wheel.write_bytes(b"PK\x05\x06" + bytes(18))
+    from echo4o.eval.push_metrics import build_wheel
+
+    wheel = build_wheel(tmp_path / "wheel")
     on_hub(
         r"""
 wheel, picture, item = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-import hashlib, re, urllib.request
+import hashlib, os, subprocess, urllib.request
 from huggingface_hub import HfApi, hf_hub_download
 api = HfApi()
 push = ("eval", "push", "metrics", "rehearsal", "--wheel", wheel)
@@ -286,6 +296,17 @@ for name in ("geneval_plus_plus", "imagine_bench"):
     assert f"/resolve/{commit}/" in url
     data = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url).read()
     assert hashlib.sha256(data).hexdigest() == sha256
+    # pip takes the line as it stands, holds the file against its hash, and what it installs works.
+    place = f"installed-{name}"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place]
+    pip += ["--disable-pip-version-check", f"echo4o @ {url}#sha256={sha256}"]
+    subprocess.run(pip, check=True, env={**os.environ, "NO_PROXY": "127.0.0.1"})
+    look = "import echo4o.eval.metric as m; print(m.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-c", look],
+        env={**os.environ, "PYTHONPATH": place}, capture_output=True, text=True, check=True,
+    )
+    assert place in found.stdout, found.stdout
     assert api.space_info(space).sdk == "gradio"
 import evaluate
 metric = evaluate.load("rehearsal/geneval_plus_plus")
@@ -313,3 +334,31 @@ def test_the_wheel_is_the_same_each_time_and_has_the_metrics(tmp_path):
     names = zipfile.ZipFile(tmp_path / "w.whl").namelist()
     assert "echo4o/eval/metrics/imagine_bench/app.py" in names
     assert "echo4o/eval/templates/report.html.jinja" in names
+
+
+@pytest.mark.shared
+def test_results_on_the_authors_items_leave_their_texts_at_home(shared, tmp_path, monkeypatch):
+    import pyarrow.parquet as pq
+
+    from echo4o.eval import results_repo
+
+    task = get_task("geneval_plus_plus")
+    monkeypatch.setenv("ECHO4O_BENCHMARKS", str(shared / "benchmarks"))
+    items = task.items("authors").items[:8]
+    pictures = paint_into(tmp_path / "pictures", KIT.items[:1])
+    run = write_run(tmp_path / "run", [verdict(item, True) for item in items], pictures)
+    seen = {}
+
+    def staged(folder, repo, **options):
+        for file in (folder / "data" / "verdicts").glob("*.parquet"):
+            seen[repo] = (pq.read_table(file).to_pylist(), file.read_bytes())
+
+    monkeypatch.setattr(results_repo, "publish_folder", staged)
+    results_repo.push_results([run], "without")
+    results_repo.push_results([run], "with", license="apache-2.0")
+    rows, data = seen["without"]
+    assert len(rows) == 8
+    assert all(row["prompt"] is row["findings"] is row["raw_reply"] is None for row in rows)
+    assert items[0].prompt.encode() not in data
+    assert rows[0]["correct"]
+    assert seen["with"][0][0]["prompt"] == items[0].prompt
