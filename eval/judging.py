@@ -20,6 +20,7 @@ from echo4o.ledger import Ledger
 from echo4o.pictures import PictureError
 from echo4o.prices import PriceTable
 
+from .batched import settle_in_batches
 from .cases import Case
 from .items import Item
 from .local_judge import PREFIX, LocalJudge
@@ -52,6 +53,8 @@ class JudgeConfig:
     """Times every picture is judged; an item counts the mean."""
     batch_api: bool = False
     """Send the questions as batches: cheaper, and answered within a day."""
+    poll_s: float = 30.0
+    """Seconds between two looks at a batch."""
 
     def __post_init__(self) -> None:
         if not self.model.strip():
@@ -176,7 +179,12 @@ async def judge_async(
     """Judge as `judge` does, inside a running event loop."""
     with Ledger(ledger, budget_usd=config.budget_usd) as book:
         async with _client(config, book) as client:
-            verdicts = await _Judging(client, config, book, progress).settle(cases)
+            if config.batch_api and isinstance(client, ApiClient):
+                verdicts = await settle_in_batches(
+                    client, cases, config.model, poll_s=config.poll_s, progress=progress
+                )
+            else:
+                verdicts = await _Judging(client, config, book, progress).settle(cases)
         result = Judged(
             verdicts=tuple(_charge_once(cases, verdicts)),
             calls=client.calls_made,

@@ -65,6 +65,42 @@ def test_two_judges_have_a_run_each_and_one_budget(api, tmp_path, capsys):
     assert "two judges have the name 'sandbox-judge'" in capsys.readouterr().err
 
 
+def test_batches_cost_half_and_say_the_same(tmp_path, monkeypatch, api):
+    items = select(KIT.items, 9)
+    pictures = paint_into(tmp_path / "pictures", items[1:])
+    (pictures / f"{items[1].number}.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
+    found, foreseen = {}, {}
+    for batch in (False, True):
+        config = JudgeConfig(model="sandbox-judge", batch_api=batch, poll_s=0.05)
+        cases = run_cases(TASK, items, pictures=pictures, protocol="kit", config=config)
+        ledger = tmp_path / str(batch) / "ledger.sqlite"
+        foreseen[batch] = estimate(cases, config, ledger)
+        found[batch] = judge_cases(cases, config=config, ledger=ledger)
+        again = run_cases(TASK, items, pictures=pictures, protocol="kit", config=config)
+        assert judge_cases(again, config=config, ledger=ledger).calls == 0
+    assert [one.findings for one in found[True].verdicts] == [
+        one.findings for one in found[False].verdicts
+    ]
+    assert [one.outcome for one in found[True].verdicts[:3]] == ["missing", "damaged", "judged"]
+    assert found[True].spent_usd == pytest.approx(found[False].spent_usd / 2)
+    assert foreseen[True].cost_usd == pytest.approx(foreseen[False].cost_usd / 2)
+    assert billed(api) == pytest.approx(found[True].spent_usd + found[False].spent_usd)
+
+
+def test_what_a_batch_leaves_unread_is_asked_in_another(tmp_path, monkeypatch):
+    items = select(KIT.items, 20)
+    pictures = paint_into(tmp_path / "pictures", items)
+    config = JudgeConfig(model="sandbox-judge", batch_api=True, poll_s=0.05)
+    with image_api(tmp_path / "sandbox", "garbage=0.4,refuse=0.1,seed=5") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        cases = run_cases(TASK, items, pictures=pictures, protocol="kit", config=config)
+        found = judge_cases(cases, config=config, ledger=tmp_path / "l" / "ledger.sqlite")
+    assert any(one.calls > 1 and one.outcome == "judged" for one in found.verdicts)
+    assert {one.outcome for one in found.verdicts} >= {"judged", "refused"}
+    assert all(one.calls == 3 for one in found.verdicts if one.outcome == "unreadable")
+
+
 @pytest.mark.shared
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["kit", "paper", "strict"])
