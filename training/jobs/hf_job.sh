@@ -22,7 +22,7 @@ done
 
 cd "$(dirname "$0")/../.."
 wheel=$(mktemp -d)
-python -m build --wheel --outdir "$wheel" . >/dev/null
+pip wheel --quiet --no-deps --wheel-dir "$wheel" .
 # torchrun takes all GPUs of the machine; the words after it are quoted once for the remote shell.
 train="torchrun --standalone --nproc_per_node gpu -m echo4o.training run $recipe"
 train+=" --out /run/$recipe --push $repo --push-every 1000$(printf ' %q' "$@")"
@@ -30,4 +30,4 @@ exec hf jobs run "${dry[@]}" \
   --flavor "$flavor" --timeout 3d --attempts 3 --name "train-$recipe" --secrets HF_TOKEN \
   --volume "$wheel:/wheel" --volume "hf://buckets/$bucket:/run:rw" \
   pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime \
-  bash -c "pip install -q \"\$(ls /wheel/*.whl)[train,quantize]\" && exec $train"
+  bash -c "pip install -q \"\$(ls /wheel/*.whl)[train,quantize,card]\" && exec $train"
