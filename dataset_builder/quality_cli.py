@@ -112,6 +112,13 @@ def stats_arguments(parser: argparse.ArgumentParser) -> None:
         "--captions", type=Path, metavar="FILE", help="real captions to compare combinations with"
     )
     parser.add_argument(
+        "--marks",
+        type=Path,
+        metavar="FILE",
+        help="decode every picture; damaged rows and near-duplicates go to FILE, which "
+        "`data remove --ids` reads",
+    )
+    parser.add_argument(
         "--plan", type=Path, metavar="DIR", help="the plan's folder: refusals and money as well"
     )
 
@@ -121,12 +128,29 @@ def stats(args: argparse.Namespace) -> None:
     print(json.dumps(_told(args), indent=2, sort_keys=True))
 
 
+def _inspected(args: argparse.Namespace) -> dict[str, JsonValue]:
+    """Look at every picture and write what is damaged or repeated."""
+    from functools import partial
+
+    from echo4o.hub_errors import patiently
+    from echo4o.records import write_atomic
+
+    from .inspecting import inspect
+    from .look import pinned
+
+    revision = pinned(args.dataset, args.revision)
+    look = partial(inspect, args.dataset, args.config, revision, progress=True)
+    found = patiently(f"read pictures of {args.dataset}", look)
+    write_atomic(args.marks, "".join(found.lines()))
+    return found.to_dict()
+
+
 def _told(args: argparse.Namespace) -> dict[str, JsonValue]:
     from .insight import stats as count
 
     if args.pictures < 0:
         raise ValueError(f"--pictures must be 0 or more, got {args.pictures}")
-    return count(
+    told = count(
         args.dataset,
         args.config,
         args.revision,
@@ -134,6 +158,7 @@ def _told(args: argparse.Namespace) -> dict[str, JsonValue]:
         captions=args.captions,
         plan=args.plan,
     )
+    return told if args.marks is None else told | {"every_picture": _inspected(args)}
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,12 +37,10 @@ def sample(dataset: str, config: str, count: int, revision: str | None = None) -
     """
     import pyarrow.parquet as pq
 
-    system, root = _files(dataset, revision)
     subsets = SUBSETS if config == "all" else (config,)
-    found = False
+    system, files = dataset_files(dataset, subsets, revision)
     for subset in subsets:
-        paths = sorted(map(str, system.glob(f"{root}/data/{subset}/*.parquet")))
-        found = found or bool(paths)
+        paths = [path for path in files if path.split("/")[-2] == subset]
         for path, picked in _choose(system, paths, count).items():
             with system.open(path) as file:
                 table = pq.ParquetFile(file)
@@ -50,8 +48,27 @@ def sample(dataset: str, config: str, count: int, revision: str | None = None) -
                     rows = table.read_row_group(group.number)
                     for place in places:
                         yield _row(dataset, rows.slice(place, 1).to_pylist()[0])
+
+
+def dataset_files(
+    dataset: str, subsets: Sequence[str], revision: str | None
+) -> "tuple[AbstractFileSystem, list[str]]":
+    """The Parquet files of a folder or Hub id, and what opens them.
+
+    Raises:
+        Echo4oError: there are none where a dataset of ours has them.
+    """
+    system, root = _files(dataset, revision)
+    found = [
+        str(path)
+        for subset in subsets
+        for path in sorted(system.glob(f"{root}/data/{subset}/*.parquet"))
+    ]
     if not found:
-        raise Echo4oError(f"{dataset} has no files data/{config}/*.parquet; give a built dataset")
+        raise Echo4oError(
+            f"{dataset} has no files data/{subsets[0]}/*.parquet; give a built dataset"
+        )
+    return system, found
 
 
 def _row(dataset: str, values: Mapping[str, object]) -> Row:

@@ -79,6 +79,9 @@ def tables(told: Mapping[str, Any]) -> Iterator[Table]:
                 for name, one in quality["combinations"].items()
             ],
         )
+    if every := told.get("every_picture"):
+        looked = [(name.replace("_", " "), f"{count:,}") for name, count in every.items()]
+        yield Table("Every picture", ("what", "rows"), looked)
     yield from _captions(told.get("captions"))
     yield from _bought(told.get("bought"))
     yield Table("Pictures", ("size", "rows"), _counts(told["by_size"]))

@@ -194,6 +194,34 @@ def test_what_was_bought(dataset, tmp_path):
         stats(str(dataset), plan=tmp_path / "nowhere")
 
 
+def test_every_picture_of_a_built_dataset(tmp_path, capsys):
+    whole = row(0)
+    jpeg = io.BytesIO()
+    Image.open(io.BytesIO(whole.output_image.data)).save(jpeg, "JPEG", quality=70)
+    damaged = bytearray(whole.output_image.data)
+    damaged[len(damaged) // 2] ^= 0xFF
+    facts = {"include": [{"class": "square", "count": 1}]}
+    rows = [
+        whole,
+        row(1, constraints=facts, output_image=whole.output_image),
+        row(2, constraints=whole.constraints, output_image=Picture(data=jpeg.getvalue(), name="j")),
+        row(4, output_image=Picture(data=bytes(damaged), name="d")),
+    ]
+    out = tmp_path / "echo-4o-image"
+    with FolderWriter(out, preview=frozenset()) as writer:
+        for one in rows:
+            writer.add(one)
+        writer.finish(RunRecord(name="echo-4o-image", command="test"), CardFacts(origin="Made."))
+    marks = tmp_path / "marks.jsonl"
+    main(["data", "stats", str(out), "--pictures", "0", "--marks", str(marks)])
+    told = json.loads(capsys.readouterr().out)["every_picture"]
+    assert told == {
+        "decoded": 3, "damaged": 1, "near_duplicates": 1, "content_credentials": 0
+    }  # fmt: skip
+    main(["data", "remove", str(out), "--ids", str(marks), "--reason", "damaged or repeated"])
+    assert [one.id for one in sample(str(out), "all", 9)] == [rows[0].id, rows[1].id]
+
+
 def test_numbers_that_make_no_sense(dataset, capsys):
     for words in (["--pictures", "-1"], ["--rows", "-1"]):
         with pytest.raises(SystemExit):
