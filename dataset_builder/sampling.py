@@ -15,11 +15,17 @@ from .thumbnails import open_picture
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+# Set on the authors' published pictures: studio walls have gradients and shadows, and objects reach
+# the rim. Of seven instruction-following ones five pass, of ten surreal ones the four on studio
+# ground or open sky.
 _RIM = 0.06
 """Width of the rim that is looked at, as a share of the picture's sides."""
-_NEAR = 24.0
-"""Distance in RGB within which a pixel has the background's colour."""
-_MOSTLY = 0.85
+_EVEN = 4.0
+"""Most grey levels between neighbours in an even area."""
+_EVEN_SHARE = 0.55
+_NEAR = 60.0
+"""Distance in RGB within which a pixel still has the background's colour."""
+_NEAR_SHARE = 0.58
 _SIDE = 128
 
 
@@ -119,7 +125,7 @@ def _choose(
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether nearly all of a picture's rim has one colour.
+    """Whether most of a picture's rim is even and has about one colour.
 
     Raises:
         PictureError: the picture does not decode.
@@ -128,12 +134,15 @@ def is_plain(data: bytes) -> bool:
 
     image = open_picture(data).convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX)
     pixels = np.asarray(image, dtype=np.float32)
-    width = max(1, round(_RIM * _SIDE))
-    inner = np.zeros((_SIDE, _SIDE), dtype=bool)
-    inner[width:-width, width:-width] = True
-    rim = pixels[~inner]
+    width = round(_RIM * _SIDE)
+    is_rim = np.ones((_SIDE, _SIDE), dtype=bool)
+    is_rim[width:-width, width:-width] = False
+    down = np.abs(np.diff(pixels, axis=0)).max(axis=2)[:, :-1]
+    across = np.abs(np.diff(pixels, axis=1)).max(axis=2)[:-1]
+    even = np.maximum(down, across)[is_rim[:-1, :-1]] < _EVEN
+    rim = pixels[is_rim]
     away = np.linalg.norm(rim - np.median(rim, axis=0), axis=1)
-    return bool((away <= _NEAR).mean() >= _MOSTLY)
+    return bool(even.mean() >= _EVEN_SHARE and (away <= _NEAR).mean() >= _NEAR_SHARE)
 
 
 def is_plain_or_none(row: Row) -> bool | None:
