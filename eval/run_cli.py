@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
         _paint(args, asked)
     if is_first_rank():
         judge_pictures(asked, args.out / PICTURES, args.out, explained=args.explain)
-        _report(args.out)
+        _report(args.out, several=args.judges is not None)
 
 
 def _forecast(args: argparse.Namespace, asked: Command, *, is_bought: bool) -> None:
@@ -202,11 +202,11 @@ def _refuse_useless_options(args: argparse.Namespace, *, is_bought: bool) -> Non
         raise ValueError(f"{given[0]} means nothing for {kind} ({args.model}); leave it away")
 
 
-def _report(out: Path) -> None:
+def _report(out: Path, *, several: bool) -> None:
     from .report import write_report
-    from .runs import run_folders
+    from .runs import panel_folders
 
-    path = write_report(run_folders(out), out / REPORT, progress=True)
+    path = write_report(panel_folders(out) if several else [out], out / REPORT, progress=True)
     print(f"report  {path}")
 
 

@@ -179,11 +179,9 @@ def save_run(run: Run, out: Path) -> Path:
     return path
 
 
-def run_folders(out: Path) -> list[Path]:
-    """Return the runs that lie in `out`: itself, else one folder for each of several judges."""
-    if (out / RUN_FILE).is_file():
-        return [out]
-    return sorted(file.parent for file in out.glob(f"*/{RUN_FILE}")) or [out]
+def panel_folders(out: Path) -> list[Path]:
+    """Return the run folders that several judges left in `out`."""
+    return sorted(file.parent for file in out.glob(f"*/{RUN_FILE}"))
 
 
 def load_run(folder: Path) -> Run:

@@ -221,6 +221,12 @@ def test_a_vote_belongs_to_the_bytes_of_its_picture_and_damage_is_told(run):
 def test_a_run_without_pictures_or_no_run_is_one_sentence(run, tmp_path):
     with pytest.raises(Echo4oError, match="no run at"):
         make_server(tmp_path, 0)
+    (run / "items.jsonl").write_text("{")
+    with pytest.raises(Echo4oError, match=r"items.jsonl, line 1: "):
+        make_server(run, 0)
+    (run / "items.jsonl").unlink()
+    with serving(run) as address:  # without the items' words the pictures can still be judged
+        assert get(address, "queue?rater=ada")[0]["checklist"] == []
     for file in (tmp_path / "pictures").glob("*.png"):
         file.unlink()
     with pytest.raises(Echo4oError, match="has no pictures to look at"):

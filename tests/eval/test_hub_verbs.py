@@ -160,6 +160,9 @@ for kind, words in (("dataset", ("items", "geneval_plus_plus", "rehearsal/other"
     api.upload_file(path_or_fileobj=b"x", path_in_repo="data/x.parquet", repo_id="rehearsal/other",
                     repo_type=kind)
     expect("holds something else (data/x.parquet", refused("eval", "push", *words))
+expect("has no items.jsonl with a record.json", refused(
+    "eval", "judge", "geneval_plus_plus", "--items", "hub:rehearsal/other", "--images", ".",
+    "--out", "x", "--judge", "j"))
 
 # 3. Results: rows with pictures; a second run is added, the same one changes nothing.
 results = "rehearsal/results"

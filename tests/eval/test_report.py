@@ -82,6 +82,31 @@ def test_report_shows_both_runs_with_pictures_scores_and_loss(runs, tmp_path):
     assert {option.get("value") for option in page.all("option")} >= {"gained", "lost", "right"}
 
 
+def test_several_pictures_and_judgements_of_an_item_are_one_card(tmp_path):
+    pictures = paint_into(tmp_path / "pictures", ITEMS[:2])
+    for item in ITEMS[:2]:
+        for sample in (2, 3):
+            (pictures / f"{item.number}-{sample}.png").write_bytes(
+                (pictures / f"{item.number}.png").read_bytes()
+            )
+    verdicts = [
+        verdict(item, right, sample=sample, repeat=repeat, picture=f"{item.number}{end}.png")
+        for item in ITEMS[:2]
+        for sample, end, right in ((1, "", True), (2, "-2", False), (3, "-3", True))
+        for repeat in (1, 2)
+    ]
+    once = [verdict(item, False) for item in ITEMS[:2]]
+    runs = [write_run(tmp_path / "once", once, pictures)]
+    runs.append(write_run(tmp_path / "thrice", verdicts, pictures))
+    text = write_report(runs, tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert [card["data-outcome"] for card in page.all("article")] == ["right wrong gained"] * 2
+    assert text.count("picture 2, first of 2 judgements") == 2
+    assert sum(attrs.get("class") == "samples" for attrs in page.all("div")) == 4
+    assert len(page.all("img")) == 2 * 4 + 2  # and the first item of the tag at the top
+    assert "12 judged" in text
+
+
 def test_points_are_shown_as_points(tmp_path):
     import dataclasses
 

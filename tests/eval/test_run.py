@@ -118,6 +118,24 @@ def test_a_bought_model_is_paid_once_refusals_are_named_and_the_budget_holds(tmp
         assert read_bought(folder)["refused"] == bought.refused | more.refused
 
 
+def test_a_damaged_list_of_refusals_or_manifest_is_one_sentence(tmp_path):
+    for text in ("{", "[]"):
+        (tmp_path / "bought.json").write_text(text)
+        with pytest.raises(Echo4oError, match=r"bought.json is .*; delete it and run again"):
+            read_bought(tmp_path)
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(Echo4oError, match=r"manifest.json is not .*; use a new folder"):
+            generate(ITEMS, KIT, WorldPainter(), tmp_path, GenerateConfig())
+    for settings, complaint in (
+        ({"model": " "}, "`model` is empty"),
+        ({"model": "m", "samples": 0}, "`samples` must be at least 1, got 0"),
+        ({"model": "m", "concurrency": 0}, "`concurrency` must be at least 1, got 0"),
+        ({"model": "m", "budget_usd": float("nan")}, "`budget_usd` must be 0 or more, got nan"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            BuyConfig(**settings)
+
+
 def test_run_buys_judges_and_resumes_without_a_call(api, tmp_path, capsys):
     command = words("api:sandbox-image", tmp_path / "run", "--size", "64x64")
     main([*command, "--dry-run"])
