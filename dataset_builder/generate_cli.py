@@ -80,7 +80,7 @@ def _api(args: argparse.Namespace) -> "Api":
         concurrency=args.concurrency,
         requests_per_minute=args.requests_per_minute,
         prices=PriceTable.load(args.prices),
-        batch=batch if args.batch_api else None,
+        batch=batch if args.batch_api or args.cancel_batches else None,
     )
 
 

@@ -85,6 +85,8 @@ class BatchRunner:
         self._settler = settler
         self._ledger = settler.ledger
         self._options = options
+        self.lines = 0
+        """Lines that were sent, repeats included."""
         self._failures: Counter[str] = Counter()
         self._settled: set[str] = set()
         self._is_full_there = False
@@ -210,6 +212,7 @@ class BatchRunner:
             self._release(draft.token, str(error))
             raise
         self._mark(draft.token, "open", service_id)
+        self.lines += len(draft.keys)
         logger.info("batch %s: %d lines of %s", service_id, len(draft.keys), draft.endpoint)
 
     async def _collect(self, progress: str | None) -> None:

@@ -67,7 +67,7 @@ class ApiClient:
         self.ledger = ledger
         self.prices = PriceTable.load() if prices is None else prices
         self.calls_made = 0
-        """HTTP requests sent by this client, retries included."""
+        """Calls sent by this client, retries and lines of batches included."""
         self._was_reached = False
         self._concurrency = concurrency
         self._max_attempts = max_attempts
@@ -165,8 +165,12 @@ class ApiClient:
             BudgetExceeded: the budget is too small for all; what fitted was yielded before.
             Echo4oError: the key, the model, the address or the price table needs the user.
         """
-        async for result in self._batches(options).run(requests, progress, known_images):
-            yield result
+        runner = self._batches(options)
+        try:
+            async for result in runner.run(requests, progress, known_images):
+                yield result
+        finally:
+            self.calls_made += runner.lines
 
     async def cancel_batches(self, options: BatchOptions | None = None) -> int:
         """Cancel the batches under way, settle what they finished; returns their number."""

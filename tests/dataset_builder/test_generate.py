@@ -141,6 +141,7 @@ def test_pilot_reports_and_the_full_run_pauses(tmp_path, use, capsys):
     assert all(pause["accepted"] for pause in pauses)
 
 
+@pytest.mark.slow
 def test_projected_bill_holds_the_real_one(tmp_path, use):
     work = tmp_path / "work"
     with image_api(tmp_path / "api", "refuse=0.1,seed=4") as api:
@@ -194,6 +195,7 @@ def test_batches_buy_the_whole_plan_at_half_the_price(tmp_path, use, capsys):
             plan(folder, rows=50)
         generate(work, *quick, "--rewrite", "sandbox-text")
         half = bills(api)
+        assert "0 calls now" not in capsys.readouterr().out
         generate(plain, "--rewrite", "sandbox-text")
         full = bills(api)[len(half) :]
         assert {bill["batch"] for bill in half} == {True}
@@ -207,10 +209,13 @@ def test_batches_buy_the_whole_plan_at_half_the_price(tmp_path, use, capsys):
         assert pictures[0] == pictures[1]
         with Ledger(work / "ledger.sqlite") as ledger:
             ledger.execute(
-                "INSERT INTO batches (token, endpoint, model, state) VALUES ('t','e','m','open')"
+                "INSERT INTO batches VALUES ('t', '/v1/images/generations', 'm', 'open', 'batch_0')"
             )
         sentence = failure(capsys, "data", "generate", work, *SETTINGS)
         assert "1 batches are under way; add --batch-api" in sentence
+        generate(work, "--cancel-batches")
+        assert "1 batches ended" in capsys.readouterr().out
+        generate(work)
 
 
 def test_what_is_wrong_is_one_sentence(tmp_path, use, capsys):
