@@ -5,6 +5,7 @@ import tarfile
 from collections import Counter
 
 import authors_layout as layout
+import mlcroissant
 import pytest
 from datasets import get_dataset_config_names, load_dataset
 
@@ -245,6 +246,81 @@ def test_huge_members_and_headers_are_not_read(tmp_path):
     with pytest.raises(Echo4oError, match="not a single row.*a header claims 2000"):
         import_release(str(tmp_path / "release"), tmp_path / "out")
     assert RunRecord.load(tmp_path / "out").metrics["rows"] == 1, "the earlier dataset stays"
+
+
+def test_an_empty_list_is_told(tmp_path):
+    folder = layout.write_t2i(tmp_path / "release", rows=2)
+    lines = [json.dumps(layout.row(layout.INSTRUCTION, number)) for number in range(2)]
+    (folder / f"{layout.INSTRUCTION}.jsonl").write_text(f"{lines[0]}\n[]\n{lines[1]}\n[ ]")
+    assert import_release(str(tmp_path / "release"), tmp_path / "out").tally.rows == 2
+    told = (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["where"].rpartition(" ")[2] for line in told] == ["2", "4"]
+
+
+def test_names_in_two_cases_stay_two_rows(tmp_path):
+    folder = layout.write_t2i(tmp_path / "release", rows=0)
+    places = [f"/x/{layout.INSTRUCTION}/images/{name}.jpg" for name in ("Cat", "cat")]
+    rows = [layout.row(layout.INSTRUCTION, 0, output_image=place) for place in places]
+    layout.write_rows(folder / f"{layout.INSTRUCTION}.jsonl", rows)
+    members = [("Cat.jpg", layout.picture(1)), ("cat.jpg", layout.picture(2))]
+    layout.write_tar(folder / "images" / "0-5000.tar.gz", members)
+    import_release(str(tmp_path / "release"), tmp_path / "out")
+    rows = list(load_dataset(str(tmp_path / "out"), streaming=True, split="train").decode(False))
+    assert len({row["id"].casefold() for row in rows}) == 2
+    assert [row["output_image"]["bytes"] for row in rows] == [data for _, data in members]
+
+
+def test_nano_consistent_has_the_same_rows(tmp_path):
+    layout.write_nano(tmp_path / "nano", rows=4)
+    result = import_release(str(tmp_path / "nano"), tmp_path / "out")
+    rows = list(load_dataset(str(tmp_path / "out"), streaming=True, split="train").decode(False))
+    assert [pictures(row) for row in rows] == [
+        [layout.picture(n % 2), layout.picture(100 + n)] for n in range(4)
+    ]
+    assert {(row["task_type"], row["subset"], row["category"], row["type"]) for row in rows} == {
+        ("ic", "multi_reference", None, "action")
+    }
+    assert {row["generator"] for row in rows} == {"nano-banana"}
+    assert {row["license"] for row in rows} == {None}
+    assert json.loads(rows[0]["provenance"])["general_prompt"].startswith("The actions")
+    assert left_out(tmp_path / "out") == {"superseded file": 1, "surplus picture": 1}
+    assert "# nano-consistent-150k" in (tmp_path / "out" / "README.md").read_text()
+    assert result.tally.rows == 4
+
+
+@pytest.mark.shared
+def test_croissant_is_valid_and_its_library_reads_the_rows(originals, sample):
+    dataset = mlcroissant.Dataset(jsonld=str(sample / "croissant.json"))
+    assert not dataset.metadata.issues.errors
+    assert dataset.metadata.data_limitations
+    assert dataset.metadata.personal_sensitive_information
+    found = list(dataset.records("multi_reference"))
+    assert len(found) == 2
+    texts = [row["multi_reference/instruction"].decode() for row in found]
+    assert all(text in originals for text in texts)
+    sizes = [len(row["multi_reference/input_images"]) for row in found]
+    assert sizes == [len(originals[text]) - 1 for text in texts]
+    described = json.loads((sample / "croissant.json").read_text())["distribution"]
+    shards = {one["name"]: one["sha256"] for one in described if "sha256" in one}
+    assert shards == {
+        name: digest for name, digest in RunRecord.load(sample).files.items() if "parquet" in name
+    }
+
+
+def test_gallery_escapes_foreign_text(tmp_path):
+    folder = layout.write_t2i(tmp_path / "release", rows=2)
+    nasty = "</p><script>alert(1)</script><img src=x onerror=alert(2)>"
+    rows = [layout.row(layout.INSTRUCTION, n, instruction=f"{nasty} {n}") for n in range(2)]
+    layout.write_rows(folder / f"{layout.INSTRUCTION}.jsonl", rows)
+    import_release(str(tmp_path / "release"), tmp_path / "out")
+    page = (tmp_path / "out" / "gallery" / "instruction_following.html").read_text()
+    assert page.count("<article") == 2
+    assert page.count("<script>") == 1
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<img src=x" not in page
+    assert "default-src 'none'" in page
+    for name in ("README.md", "croissant.json"):
+        assert "<script>alert" not in (tmp_path / "out" / name).read_text()
 
 
 @pytest.mark.parametrize("cut", [0.8, 0.99])

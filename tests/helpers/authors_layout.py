@@ -96,3 +96,36 @@ def write_collection(root: Path, rows: list[list[int]], pool: int, stem: str = "
     outputs = [(f"{number:05d}.jpg", picture(2000 + number)) for number in range(len(rows))]
     write_tar(folder / "multi_refer_images_output" / stem / f"{stem}.tar.gz", outputs)
     return folder
+
+
+def write_nano(root: Path, rows: int = 4, portraits: int = 2) -> None:
+    """Nano-consistent-150k: one archive with portraits and results, a record file per task."""
+    people = [f"Nano-150k/Image/orignal/people/Face_{n}.jpg" for n in range(portraits)]
+    made = [f"Nano-150k/Image/output/action/Wave_{n % 2}/Face_{n}.jpg" for n in range(rows)]
+    records = [
+        {
+            "task_type": "ic",
+            "instruction": f"Let the person of the picture wave, number {n}.",
+            "input_images": [people[n % portraits]],
+            "output_image": made[n],
+            "general_prompt": "The actions after being edited are: waving",
+        }
+        for n in range(rows)
+    ]
+    write_rows(root / "json" / "action.jsonl", [*records, {"task_type": "ic"}])
+    write_rows(root / "json" / "action_cleaned.jsonl", records)
+    outputs = [(name, picture(100 + n)) for n, name in enumerate(made)]
+    # Results before portraits: nobody promised an order.
+    inputs = [(name, picture(n)) for n, name in enumerate(people)]
+    extra = [("Nano-150k/Image/output/action/Wave_0/surplus.jpg", picture(999))]
+    write_tar(root / "Nano-150k.tar.gz", [*outputs, *inputs, *extra])
+
+
+def noise(number: int) -> bytes:
+    """A PNG of some 50 KB that does not compress."""
+    import random
+
+    data = random.Random(number).randbytes(130 * 130 * 3)
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (130, 130), data).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
