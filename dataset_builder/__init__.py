@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .build import build as build
     from .echo4o_image import Echo4oImage as Echo4oImage
+    from .generate import Api as Api
     from .generate import Settings as Settings
     from .generate import generate as generate
     from .importing import import_release as import_release
     from .shapes import plan_shapes as plan_shapes
 
 _HOME = {
+    "Api": "generate",
     "Echo4oImage": "echo4o_image",
     "Settings": "generate",
     "build": "build",
@@ -19,7 +21,15 @@ _HOME = {
     "import_release": "importing",
     "plan_shapes": "shapes",
 }
-__all__ = ["Echo4oImage", "Settings", "build", "generate", "import_release", "plan_shapes"]
+__all__ = [
+    "Api",
+    "Echo4oImage",
+    "Settings",
+    "build",
+    "generate",
+    "import_release",
+    "plan_shapes",
+]
 
 
 def __getattr__(name: str) -> object:
