@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -270,3 +271,52 @@ def test_killed_runs_go_on_and_pay_nothing_twice(tmp_path):
     assert len(made) == 60
     assert sum(made.values()) - 60 <= 3 * 4  # three kills with at most four calls in flight
     assert "60 judged" in done.stdout
+
+
+@pytest.mark.slow
+def test_fifty_kills_lose_no_verdict_and_repeat_only_what_was_in_flight(tmp_path):
+    """kill -9 at random moments, from the first import on."""
+    draw, kills, concurrency = random.Random(11), 50, 4
+    pictures = paint_into(tmp_path / "pictures", KIT.items)
+    ledger = tmp_path / "run" / "judge" / "ledger.sqlite"
+    in_flight, done = Counter(), {}
+    with image_api(tmp_path / "sandbox", "latency=400ms") as server:
+        variables = {"OPENAI_BASE_URL": server.openai, "OPENAI_API_KEY": server.api_key}
+        command = [sys.executable, "-m", "echo4o.cli", "eval", "judge", "geneval_plus_plus"]
+        command += ["--images", str(pictures), "--out", str(tmp_path / "run"), "--no-canary"]
+        command += ["--judge", "sandbox-judge", "--concurrency", str(concurrency)]
+        for _ in range(kills):
+            child = subprocess.Popen(command, env={**os.environ, **variables}, stderr=-3, stdout=-3)
+            time.sleep(draw.uniform(0.1, 5))
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            now = rows(ledger)
+            for key, text in done.items():
+                assert now[key] == ("done", text)
+            done |= {key: text for key, (state, text) in now.items() if state == "done"}
+            waiting = [key for key, (state, _) in now.items() if state == "reserved"]
+            assert len(waiting) <= concurrency
+            in_flight.update(waiting)
+        subprocess.run(
+            command, env={**os.environ, **variables}, check=True, capture_output=True, timeout=120
+        )
+    run = load_run(tmp_path / "run")
+    assert [one.outcome for one in run.verdicts] == ["judged"] * len(KIT.items)
+    lines = (server.root / "openai" / "calls.jsonl").read_text().splitlines()
+    made = Counter(json.loads(line)["client_key"] for line in lines)
+    repeated = {key: times - 1 for key, times in made.items() if times > 1}
+    print(f"{kills} kills: {sum(repeated.values())} of {sum(made.values())} calls repeated, "
+          f"{sum(in_flight.values())} were in flight")  # fmt: skip
+    assert all(times <= in_flight[key] for key, times in repeated.items())
+    assert len(made) == len(KIT.items)
+
+
+def rows(ledger):
+    """State and reply by content key."""
+    if not ledger.exists():
+        return {}
+    with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'calls'").fetchone():
+            return {}
+        query = "SELECT key, state, text FROM calls"
+        return {key: (state, text) for key, state, text in database.execute(query)}
