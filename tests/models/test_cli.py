@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pipeline import make_pipeline
 
 from echo4o import cli
+from echo4o.models import files_cli
 from echo4o.models.bagel.adapter import WEIGHTS_FILE, lora_config, save_adapter
 from echo4o.models.bagel.weights import VISION_PREFIXES
 from echo4o.models.pictures import is_marked_machine_made, read_record
@@ -247,6 +249,18 @@ def test_ask_prints_an_answer(ours, tmp_path, capsys):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
     words = ("ask", ours, tmp_path / "red.png", "what colour?", "--max-new-tokens", 4)
     assert run(capsys, *words).endswith("\n")
+
+
+def test_a_long_save_shows_its_bytes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(files_cli, "DELAY_S", 0)
+    monkeypatch.setattr(files_cli, "EVERY_S", 0.01)
+    pipe = make_pipeline()
+    with files_cli._watched(tmp_path, pipe):
+        pipe.save_pretrained(tmp_path)
+        time.sleep(0.2)
+    shown = capsys.readouterr().err
+    assert "writing: 100%" in shown
+    assert "B/s" in shown
 
 
 def test_info_and_convert_go_both_ways(ours, tmp_path, capsys):

@@ -3,9 +3,13 @@
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from ..errors import Echo4oError
 from ..records import Input, RunRecord
@@ -17,6 +21,9 @@ if TYPE_CHECKING:
     from .pictures import AdapterUse
 
 logger = logging.getLogger(__name__)
+
+DELAY_S, EVERY_S = 2.0, 0.5
+"""What is written faster shows no bar; how often it is drawn."""
 
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +62,8 @@ def convert(args: argparse.Namespace) -> None:
     _check_new(args.out)
     pipe = open_model(args)
     logger.info("writing %s", args.out)
-    pipe.save_pretrained(args.out, layout=args.layout)
+    with _watched(args.out, pipe):
+        pipe.save_pretrained(args.out, layout=args.layout)
     print(args.out)
 
 
@@ -117,7 +125,8 @@ def merge(args: argparse.Namespace) -> None:
     pipe = open_model(args) if args.base is None else _completed(args, located)
     used = use_adapters(pipe, args.adapter, any_base=args.any_base)
     logger.info("writing %s", args.out)
-    pipe.save_pretrained(args.out, layout=args.layout or located.layout)
+    with _watched(args.out, pipe):
+        pipe.save_pretrained(args.out, layout=args.layout or located.layout)
     _merge_record(args, pipe, used).save(args.out)
     print(args.out)
 
@@ -152,6 +161,31 @@ def _merge_record(
 def _name(source: str) -> str:
     """A Hub id, or the bare name of a folder."""
     return Path(source).resolve().name if Path(source).is_dir() else source
+
+
+@contextmanager
+def _watched(folder: Path, pipe: "Echo4oPipeline") -> Iterator[None]:
+    """A bar of the bytes in a folder while the model is written; reading has one of its own."""
+    total = sum(t.nbytes for part in (pipe.model, pipe.vae) for t in part.state_dict().values())
+    done = threading.Event()
+    bar = tqdm(desc="writing", total=total, unit="B", unit_scale=True, delay=DELAY_S, leave=False)
+
+    def watch() -> None:
+        last = False
+        while not last:
+            last = done.wait(EVERY_S)
+            with suppress(OSError):  # a temporary file that is just renamed
+                sizes = (path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                bar.update(min(sum(sizes), total) - bar.n)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        bar.close()
 
 
 def _check_new(folder: Path) -> None:

@@ -14,6 +14,7 @@ from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, Int
 from transformers import TorchAoConfig
 
 from echo4o import Echo4oPipeline
+from echo4o.errors import Echo4oError
 from echo4o.models.bagel import functional
 
 CPU = torch.device("cpu")
@@ -66,6 +67,18 @@ def test_weights_that_lie_elsewhere_give_the_same_picture(pipe, way):
     assert offloaded.understand(None, "why?", max_new_tokens=3) == pipe.understand(
         None, "why?", max_new_tokens=3
     )
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without one")
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_offloading_from_nowhere_is_refused_in_words(device):
+    pipe = make_pipeline()
+    with pytest.raises(Echo4oError, match="none is visible; leave it out"):
+        pipe.enable_sequential_cpu_offload(device=device)
+    if device is None:
+        with pytest.raises(Echo4oError, match="none is visible; leave it out"):
+            pipe.enable_model_cpu_offload()
+    assert torch.isfinite(edited(pipe)).all()
 
 
 @pytest.mark.parametrize("layout", ["ours", "authors"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -28,25 +28,23 @@ from .arguments import (
     guidance_for,
     to_output,
 )
-from .cache import Context
 from .checkpoint import LayoutName, locate
 from .conditioning import (
     PLANNING_PROMPT,
-    REASONING_PROMPT,
     Branches,
     Conditioner,
     Part,
     check_requests,
-    check_room,
 )
 from .denoising import GuidedVelocity, denoise
 from .devices import channels_last, working_device
-from .generation import decode_tokens, extend_context
 from .lora import LoraMixin
 from .modeling import BagelForUnifiedGeneration
+from .offload import OffloadMixin
 from .packing import unpatchify
-from .processor import as_picture_lists, check_size, text_between
+from .processor import check_size
 from .step_cache import StepCacheMixin
+from .writing import WritingMixin
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ class Echo4oPipelineOutput(BaseOutput):
     """With `think=True` the plan of every prompt."""
 
 
-class Echo4oPipeline(LoraMixin, StepCacheMixin, DiffusionPipeline):
+class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
     """Text to image, editing, several references, and understanding, with one model."""
 
     model_cpu_offload_seq = "model->vae"
@@ -279,88 +277,15 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, DiffusionPipeline):
             return images, thoughts
         return Echo4oPipelineOutput(images=images, thoughts=thoughts)
 
-    @torch.no_grad()
-    def understand(
-        self,
-        images: Image.Image | Sequence[Image.Image] | None,
-        question: str,
-        *,
-        max_new_tokens: int = 512,
-        do_sample: bool = False,
-        temperature: float = 0.3,
-        think: bool = False,
-        generator: torch.Generator | None = None,
-        streamer: Any = None,
-    ) -> str:
-        """Answer a question about 0 to 4 pictures.
-
-        Args:
-            images: the pictures, in front of the question.
-            question: any text.
-            max_new_tokens: limit of the answer.
-            do_sample: draw tokens instead of taking the most likely one.
-            temperature: of the draw.
-            think: ask the model to reason first; the reasoning is part of the answer.
-            generator: source of the draw.
-            streamer: a transformers streamer that gets every token as it is written.
-
-        Raises:
-            ValueError: too many pictures, or a limit or temperature that is not positive.
-        """
-        if max_new_tokens < 1 or temperature <= 0:
-            raise ValueError(
-                "`max_new_tokens` and `temperature` must be positive, "
-                f"got {max_new_tokens} and {temperature}"
-            )
-        pictures = as_picture_lists(images, 1)[0]
-        request: list[Part] = [*pictures, question]
-        check_requests([request])
-        conditioner = Conditioner(self.model, self.vae, self.tokenizer)
-        (branches,) = conditioner.encode(
-            [request], system_prompt=REASONING_PROMPT if think else None, with_latents=False
-        )
-        draw = {"do_sample": do_sample, "temperature": temperature, "generator": generator}
-        context, limit = branches.cond, max_new_tokens
-        answer = self._write(context, max_new_tokens=limit, streamer=streamer, **draw)
-        self.maybe_free_model_hooks()
-        return answer
-
     def decode_latents(self, latents_BNP: Tensor, grid: tuple[int, int]) -> Tensor:
         """Latent tokens of rows x columns -> pixels (B, 3, height, width), about [-1, 1]."""
         patch = self.model.config.latent_patch_size
         scaled = unpatchify(latents_BNP, *grid, patch).to(working_device(self.vae), self.vae.dtype)
         latent = scaled / self.vae.config.scaling_factor + self.vae.config.shift_factor
-        latent = channels_last(latent)
         # One by one: the decoder is the peak of memory, and a batch gains nothing.
-        return torch.cat([self.vae.decode(one[None]).sample.float() for one in latent])
-
-    def _write(self, context: Context, *, streamer: Any = None, **options: Any) -> str:
-        config, tokens = self.model.config, []
-        check_room(context, options["max_new_tokens"], config)
-        for token, _ in decode_tokens(self.model, context, **options):
-            if token == config.eos_token_id:
-                break
-            tokens.append(token)
-            if streamer is not None:
-                streamer.put(torch.tensor([token]))
-        if streamer is not None:
-            streamer.end()
-        text: str = self.tokenizer.decode([config.bos_token_id, *tokens])
-        opening, closing = self.tokenizer.convert_ids_to_tokens(
-            [config.bos_token_id, config.eos_token_id]
+        return torch.cat(
+            [self.vae.decode(channels_last(one[None])).sample.float() for one in latent]
         )
-        return text_between(text, opening, closing)
-
-    def _plan(
-        self, conditioner: Conditioner, branches: Branches, max_tokens: int
-    ) -> tuple[Branches, str]:
-        """Let the model write a plan and put it behind the full context only."""
-        if max_tokens < 1:
-            raise ValueError(f"`max_think_tokens` must be at least 1, got {max_tokens}")
-        logger.info("planning, at most %d tokens", max_tokens)
-        plan = self._write(branches.cond, max_new_tokens=max_tokens)
-        cond = extend_context(self.model, branches.cond, conditioner.text(plan))
-        return branches._replace(cond=cond), plan
 
     def _check_given_size(self, height: int | None, width: int | None) -> None:
         if (height is None) != (width is None):
