@@ -1,10 +1,12 @@
 """The Batch API through the client: half price, paid once whatever is killed, cut or expires."""
 
 import asyncio
+import http.server
 import json
 import multiprocessing
 import random
 import signal
+import threading
 import time
 from collections import Counter
 
@@ -172,3 +174,83 @@ def test_wrong_key_is_a_sentence_and_reserves_nothing(tmp_path):
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert b"sk-secret-word" not in path.read_bytes(), path
+
+
+class LosesItsReply(http.server.BaseHTTPRequestHandler):
+    """Takes a file, cuts the reply to a batch, and is gone."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        if self.path.endswith("/files"):
+            body = json.dumps({"id": "file-1", "object": "file"}).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        self.server.socket.close()
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_batch_of_which_nobody_knows_stays_reserved(tmp_path):
+    """A cut reply and then no network: the lines may be under way, so their price is kept."""
+
+    async def work():
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            settings = {"base_url": url, "api_key": "k", "backoff_s": 0.0001}
+            async with ApiClient(ledger=ledger, **settings) as client:
+                found = client.run_batches([scene(1)], options=QUICK)
+                return [reply async for _, reply in found]
+
+    with http.server.HTTPServer(("127.0.0.1", 0), LosesItsReply) as server:
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        threading.Thread(target=lambda: [server.handle_request() for _ in range(2)]).start()
+        with pytest.raises(Echo4oError, match="batches go on there: run the same command again"):
+            asyncio.run(work())
+    with image_api(tmp_path / "api") as sandbox:
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            assert ledger.counts()["reserved"] == 1
+            assert ledger.execute("SELECT state FROM batches") == [("sending",)]
+        # This service never heard of it, so it is sent now, and only once.
+        reply = buy(sandbox, tmp_path, [scene(1)])[scene(1).key]
+        assert (reply.outcome, len(bills(sandbox))) == ("done", 1)
+
+
+NONSENSE = (
+    b'{"custom_id": "KEY", "response": []}',
+    b'{"custom_id": "KEY", "response": {"status_code": "x", "body": []}}',
+    b'{"custom_id": "KEY", "response": {"status_code": 200, "body": {"data": [{}]}}}',
+    b'{"custom_id": "KEY", "response": {"status_code": 200, "body": null}}',
+    b'{"custom_id": "KEY", "error": "no"}',
+    b"[]",
+    b"null",
+    b'{"custom_id": "stranger", "response": {"status_code": 200}}',
+    b"\xff\n\n{",
+)
+
+
+def test_results_that_are_nonsense_fail_their_lines(tmp_path):
+    """The result file is foreign text: it is replaced on the sandbox's disk."""
+    requests = [scene(number) for number in range(len(NONSENSE))]
+    keys = [request.key.encode() for request in requests]
+    lines = [line.replace(b"KEY", key) for line, key in zip(NONSENSE, keys, strict=True)]
+
+    async def work(client):
+        found = client.run_batches(requests, options=slow)
+        waiting = asyncio.ensure_future(anext(found))
+        while not client.ledger.execute("SELECT 1 FROM batches WHERE state = 'open'"):
+            await asyncio.sleep(0.01)
+        folder = sandbox.root / "openai" / "files"
+        while not (made := [p for p in folder.glob("*.bin") if b'"response"' in p.read_bytes()]):
+            await asyncio.sleep(0.01)
+        made[0].write_bytes(b"\n".join(lines))
+        return [await waiting] + [result async for result in found]
+
+    slow = BatchOptions(poll_s=0.8, grace_s=0.05, rounds=1)
+    with image_api(tmp_path) as sandbox:
+        replies = run(sandbox, tmp_path, work)
+    assert [reply.outcome for _, reply in replies] == ["failed"] * len(NONSENSE)

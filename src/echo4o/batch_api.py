@@ -17,7 +17,7 @@ from functools import partial
 from types import NoneType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from .batch_service import BatchService
+from .batch_service import BatchService, Uncertain
 from .calls import Reply, Request
 from .errors import Echo4oError
 from .ledger import BudgetExceeded, LedgerError
@@ -208,6 +208,8 @@ class BatchRunner:
             service_id = await self._service.begin(
                 draft.token, draft.endpoint, draft.model, file_id
             )
+        except Uncertain:
+            raise  # the lines stay reserved, and the next run looks for the batch
         except Echo4oError as error:
             self._release(draft.token, str(error))
             raise
@@ -229,7 +231,7 @@ class BatchRunner:
                     found = await self._service.retrieve(service_id)
                     if found is not None and found.request_counts is not None:
                         counts = found.request_counts
-                        finished[token] = counts.completed + counts.failed
+                        finished[token] = (counts.completed or 0) + (counts.failed or 0)
                     if found is None or found.status in _FINAL:
                         await self._close(token, service_id, found)
                 left = len(self._open())
@@ -246,9 +248,11 @@ class BatchRunner:
             logger.warning("%s; its lines may have been billed and stay counted", reason)
             self._release(token, reason, unknown_bill=True)
             return
+        is_whole = True
         for file_id in (batch.output_file_id, batch.error_file_id):
-            if file_id:
-                await self._service.read(file_id, partial(self._take, token))
+            if file_id and not await self._service.read(file_id, partial(self._take, token)):
+                logger.warning("the service has lost result file %s; its price is kept", file_id)
+                is_whole = False
         problems = batch.errors.data if batch.errors is not None else None
         codes = {problem.code for problem in problems or []}
         message = "; ".join(str(problem.message) for problem in (problems or [])[:3])
@@ -259,14 +263,17 @@ class BatchRunner:
         if batch.status in ("failed", "cancelled") and not is_full:
             self._error = Echo4oError(f"{service_id} is over: {reason}; its lines are not paid")
         counted = batch.status in ("completed", "expired")
-        self._release(token, reason, counted=counted)
+        self._release(token, reason, counted=counted, unknown_bill=not is_whole)
 
     async def _take(self, token: str, line: bytes) -> None:
+        if not line.strip():
+            return
         try:
             result = json.loads(line)
             entry = self._ledger.find(str(result["custom_id"]))
             response = result.get("response") or {}
-            body = response.get("body") or {}
+            body, status = response.get("body"), response.get("status_code")
+            body = body if isinstance(body, dict) else {}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             logger.warning("a line of a batch's result is unreadable (%s)", error)
             return
@@ -278,13 +285,13 @@ class BatchRunner:
             if not response:
                 raise Transient(_message(result.get("error")), may_be_billed=False)
             headers = {"x-request-id": str(response.get("request_id") or "")}
-            if response.get("status_code") == 200:
+            if status == 200:
                 answer = read_answer(entry.kind, entry.model, body, headers)
             else:
                 said = body.get("error")
                 problem = said if isinstance(said, dict) else body
                 answer = read_problem(
-                    int(response.get("status_code") or 500),
+                    status if isinstance(status, int) else 500,
                     problem,
                     headers,
                     model=entry.model,

@@ -24,6 +24,10 @@ _PATIENCE = 12
 """Times that a free call is repeated: some five minutes of an absent network."""
 
 
+class Uncertain(Echo4oError):
+    """Nobody knows whether the batch was made; the next run looks for it again."""
+
+
 class BatchService:
     """What is asked of the service about files and batches; all of it may be repeated but one.
 
@@ -55,7 +59,12 @@ class BatchService:
             logger.info("batch %s was not cancelled: %s", identity, error)
 
     async def begin(self, token: str, endpoint: str, model: str, file_id: str) -> str:
-        """Create the batch once, although a cut reply says nothing of what the service did."""
+        """Create the batch once, although a cut reply says nothing of what the service did.
+
+        Raises:
+            Uncertain: a reply was lost, and the service cannot be asked what it did.
+            Echo4oError: there is no such batch at the service.
+        """
         for attempt in range(_PATIENCE):
             try:
                 async with translated(self._client, model):
@@ -71,7 +80,10 @@ class BatchService:
             except Transient as failure:
                 logger.info("a batch was not confirmed (%s); looking for it", failure)
                 await self._pause(attempt, failure)
-                found = await self.find(token)
+                try:
+                    found = await self.find(token)
+                except Echo4oError as error:
+                    raise Uncertain(str(error)) from error
                 if found is not None:
                     return found
         raise Echo4oError("the service took no batch; run the same command again later")
@@ -91,8 +103,11 @@ class BatchService:
                 return found
         return None
 
-    async def read(self, file_id: str, take: Callable[[bytes], Awaitable[None]]) -> None:
-        """Give every line of a result file to `take`; from the start again when it breaks off."""
+    async def read(self, file_id: str, take: Callable[[bytes], Awaitable[None]]) -> bool:
+        """Give every line of a result file to `take`; from the start again when it breaks off.
+
+        Returns False when the service no longer has the file.
+        """
 
         async def attempt() -> bool:
             content = self._client.files.with_streaming_response.content(file_id)
@@ -101,8 +116,7 @@ class BatchService:
                     await take(line)
             return True
 
-        if await self._free(attempt) is None:
-            logger.warning("the service has no result file %s; its lines are sent again", file_id)
+        return await self._free(attempt) is not None
 
     async def _free(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """The result of a call that costs nothing, repeated for minutes; None when it is 404."""

@@ -143,8 +143,8 @@ def _read_image(document: Mapping[str, Any], headers: Mapping[str, str], model: 
     usage = document.get("usage")
     tokens: dict[str, int] = {}
     if isinstance(usage, dict):
-        details = usage.get("input_tokens_details") or {}
-        images = _count(details.get("image_tokens"))
+        details = usage.get("input_tokens_details")
+        images = _count(details.get("image_tokens")) if isinstance(details, dict) else 0
         sent = _count(usage.get("input_tokens"))
         tokens = {
             "text": max(0, sent - images),
