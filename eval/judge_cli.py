@@ -17,7 +17,9 @@ def judge_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `echo4o eval judge`."""
     task_arguments(parser)
     parser.add_argument(
-        "--images", type=Path, required=True, help="folder with 1.png, 2.jpg ... by item number"
+        "--images",
+        required=True,
+        help="folder or zip file with 1.png, 2.jpg ... by item number, or a dataset on the Hub",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; resumes")
     parser.add_argument(
@@ -28,11 +30,14 @@ def judge_arguments(parser: argparse.ArgumentParser) -> None:
 
 def judge(args: argparse.Namespace) -> None:
     """Judge pictures that exist, and score them."""
+    from .image_sources import as_folder
+
     asked = read_command(args)
+    pictures = as_folder(args.images, args.out, progress=True)
     if args.dry_run:
-        _forecast(asked, args.images, args.out)
+        _forecast(asked, pictures, args.out)
         return
-    judge_pictures(asked, args.images, args.out, explained=args.explain)
+    judge_pictures(asked, pictures, args.out, explained=args.explain)
 
 
 def compare_arguments(parser: argparse.ArgumentParser) -> None:

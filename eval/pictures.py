@@ -61,6 +61,11 @@ def find_pictures(folder: Path, sample: int = 1) -> dict[int, Path]:
     return found
 
 
+def is_picture_name(name: str) -> bool:
+    """Return whether a file of this name is a picture of an item."""
+    return _NAME.fullmatch(name) is not None
+
+
 def samples_in(folder: Path) -> int:
     """Return how many pictures a prompt has at most in a folder; 1 when there are none.
 

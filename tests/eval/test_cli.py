@@ -1,6 +1,9 @@
 """The verbs as a user runs them."""
 
 import json
+import subprocess
+import sys
+import zipfile
 
 import pytest
 from eval_tools import KIT, paint_into
@@ -121,3 +124,69 @@ def test_run_refuses_a_bad_protocol_before_it_looks_for_the_model(tmp_path, caps
     assert "echo4o eval fetch" in capsys.readouterr().err
     assert status("eval", "run", "geneval_plus_plus", "--size", "64", *rest) == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_pictures_come_from_a_zip_file(tmp_path, monkeypatch, capsys):
+    pictures = paint_into(tmp_path / "pictures", KIT.items[:2])
+    packed, twice = tmp_path / "all.zip", tmp_path / "twice.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(pictures / "1.png", "deep/../../1.png")
+        archive.write(pictures / "2.png", "deep/2.png")
+        archive.writestr("deep/notes.txt", "no picture")
+    with zipfile.ZipFile(twice, "w") as archive:
+        archive.write(pictures / "1.png", "a/1.png")
+        archive.write(pictures / "2.png", "b/1.png")
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
+        archive.writestr("readme.txt", "")
+    (tmp_path / "no.zip").write_bytes(b"PK nothing")
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(item.to_json()) + "\n" for item in KIT.items[:2]))
+    words = ["eval", "judge", "geneval_plus_plus", "--items", items, "--protocol", "kit"]
+    words += ["--judge", "sandbox-judge", "--out", tmp_path / "run", "--images"]
+    for file, said in (
+        (twice, "two pictures 1.png: a/1.png and b/1.png"),
+        (tmp_path / "empty.zip", "no picture named after an item"),
+        (tmp_path / "no.zip", "no zip file that can be read"),
+        (tmp_path / "none", "no folder, zip file or dataset"),
+    ):
+        assert status(*words, file) == 1
+        assert said in capsys.readouterr().err
+    with image_api(tmp_path / "sandbox") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        main([str(word) for word in (*words, packed)])
+    assert "2 judged; 2 calls now" in capsys.readouterr().out
+    assert not (tmp_path.parent / "1.png").exists()
+    assert sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir()) == [
+        "1.png", "2.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_pictures_come_from_a_dataset_on_the_hub(sandbox, tmp_path):
+    """Pushed and read by the real library, in a process that talks to the sandbox."""
+    paint_into(tmp_path / "pictures", KIT.items[:2])
+    code = """
+import sys
+from datasets import Dataset, Features, Image, Value
+from echo4o.cli import main
+rows = {"number": [2, 1], "image": ["pictures/2.png", "pictures/1.png"]}
+kinds = Features({"number": Value("int32"), "image": Image()})
+Dataset.from_dict(rows, features=kinds).push_to_hub("rehearsal/two-pictures")
+main(sys.argv[1:])
+"""
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(item.to_json()) + "\n" for item in KIT.items[:2]))
+    words = ["eval", "judge", "geneval_plus_plus", "--items", items, "--protocol", "kit"]
+    words += ["--judge", "sandbox-judge", "--out", "run", "--images", "rehearsal/two-pictures"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        env={**sandbox.environment(tmp_path / "hf"), "OPENAI_BASE_URL": sandbox.openai},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 judged; 2 calls now" in done.stdout
+    assert "overall                   100.0 %" in done.stdout
