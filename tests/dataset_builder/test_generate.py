@@ -106,7 +106,7 @@ def test_pilot_reports_and_the_full_run_pauses(tmp_path, use, capsys):
     work = tmp_path / "work"
     with image_api(tmp_path / "api", "misalign=0.3,seed=1") as api:
         use(api)
-        plan(work, rows=420, mix="instruction_following=0.5,multi_reference=0.5")
+        plan(work, rows=320, mix="instruction_following=0.8,multi_reference=0.2")
         generate(work, "--pilot", "40", "--check-model", "sandbox-judge")
         told = capsys.readouterr().out
         report = json.loads((work / "pilot.json").read_text())
@@ -117,7 +117,7 @@ def test_pilot_reports_and_the_full_run_pauses(tmp_path, use, capsys):
     }
     assert 0.1 < report["shares"]["misaligned"]["rows"] / 40 < 0.6
     assert report["shares"]["rewritten"]["rows"] > 0
-    assert "projected bill of 420 rows" in told
+    assert "projected bill of 320 rows" in told
     with image_api(tmp_path / "worse", "refuse=0.6,seed=1") as api:
         use(api)
         sentence = failure(capsys, "data", "generate", work, *SETTINGS)
@@ -128,7 +128,7 @@ def test_pilot_reports_and_the_full_run_pauses(tmp_path, use, capsys):
         assert failure(capsys, "data", "generate", work, *SETTINGS) == sentence
         assert len(bills(api)) == asked, "a paused run buys nothing"
         counts = Counter(one.bought is None for one in stories(work).values() if one)
-        assert counts[True] > 50
+        assert counts[True] > 10
         for _ in range(20):
             try:
                 generate(work, "--continue")
