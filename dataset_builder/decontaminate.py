@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from echo4o.errors import Echo4oError
 from echo4o.pictures import PictureError
@@ -21,6 +21,9 @@ from echo4o.schema import check_constraints, dump_json
 from .item_keys import facts_key, skeleton_key
 from .picture_hash import difference_hash, distance
 from .similarity import TextIndex
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DROPPED_NAME = "plan.dropped.jsonl"
 SIMILAR_NAME = "plan.similar.jsonl"
@@ -94,6 +97,21 @@ class Blocklist:
         if item is not None:
             self._report(item, "same classes and relation", instruction)
         return True
+
+    def kept(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
+        """The rows of a batch that `allows` them, by its columns `instruction` and `constraints`.
+
+        The same for built rows: what an engine does with each batch of a dataset.
+        """
+        import pyarrow as pa
+
+        texts = batch.column("instruction").to_pylist()
+        facts = batch.column("constraints").to_pylist()
+        mask = [
+            self.allows(text, json.loads(fact or "{}"))
+            for text, fact in zip(texts, facts, strict=True)
+        ]
+        return batch.filter(pa.array(mask, pa.bool_()))
 
     def allows_picture(self, data: bytes, name: str) -> bool:
         """False for a picture that is one of the benchmark's, also re-encoded or scaled.

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from echo4o.errors import Echo4oError
 from echo4o.ledger import Ledger
+from echo4o.loading import cache_folder
 from echo4o.schema import CONFIGS, SUBSETS, Row, features
 
 from .batches import batches
@@ -32,6 +33,22 @@ class Echo4oImage(datasets.ArrowBasedBuilder):
 
     BUILDER_CONFIGS = [datasets.BuilderConfig(name=name) for name in _NAMES]
     DEFAULT_CONFIG_NAME = "all"
+
+    def __init__(
+        self,
+        cache_dir: str | None = None,
+        config_name: str | None = None,
+        data_dir: str | None = None,
+        **options: object,
+    ) -> None:
+        """As the base class; what `data_dir` holds now is a part of the cache's name.
+
+        The base class knows a folder by its path alone, and would answer for a new state with the
+        old rows.
+        """
+        if data_dir is not None:
+            options.setdefault("hash", _state(data_dir))
+        super().__init__(cache_dir=cache_dir, config_name=config_name, data_dir=data_dir, **options)
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=features())
@@ -58,6 +75,12 @@ class Echo4oImage(datasets.ArrowBasedBuilder):
             rows = _rows(place, revision, subset)
             for number, batch in enumerate(batches(rows)):
                 yield f"{subset}-{number}", pa.Table.from_batches([batch])
+
+
+def _state(place: str) -> str:
+    if Path(place).is_dir():
+        return Path(cache_folder(Path(place))).name
+    return locate(place).facts.revision or place
 
 
 def _is_plan(place: str) -> bool:

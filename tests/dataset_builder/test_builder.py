@@ -25,6 +25,26 @@ def test_download_and_prepare(release, tmp_path):
     assert {row["output_image"].size for row in rows} == {(24, 16)}
 
 
+def test_a_changed_folder_is_read_anew(tmp_path):
+    found = []
+    for rows in (2, 3):
+        layout.write_t2i(tmp_path / "r", rows=rows)
+        builder = Echo4oImage(data_dir=str(tmp_path / "r"), cache_dir=str(tmp_path / "c"))
+        builder.download_and_prepare()
+        found.append(len(builder.as_dataset("train")))
+    assert found == [2, 3]
+
+
+def test_streaming_over_several_workers_gives_every_row_once(release, tmp_path):
+    from torch.utils.data import DataLoader
+
+    builder = Echo4oImage(data_dir=str(release), cache_dir=str(tmp_path))
+    rows = builder.as_streaming_dataset("train").decode(False)
+    assert rows.num_shards == 2
+    ids = [row["id"] for row in DataLoader(rows, num_workers=2, batch_size=None)]
+    assert len(ids) == len(set(ids)) == 6
+
+
 def test_streaming_of_one_subset(release, tmp_path):
     builder = Echo4oImage(
         config_name="multi_reference", data_dir=str(release), cache_dir=str(tmp_path)

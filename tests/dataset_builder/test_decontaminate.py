@@ -5,6 +5,7 @@ import json
 import random
 import re
 
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
@@ -46,6 +47,26 @@ def block(tmp_path):
             ),
         ]
     )
+
+
+def test_a_batch_keeps_what_single_rows_keep(block):
+    rows = [
+        {
+            "id": str(number),
+            "instruction": text,
+            "constraints": None if facts is None else json.dumps({"include": facts}),
+        }
+        for number, (text, facts) in enumerate(
+            [
+                ("x", [group("cup", 1, color="blue"), group("dog", 2, color="red")]),
+                ("y", [group("cup", 1, color="blue"), group("dog", 3, color="red")]),
+                ("A ball as large as a house!", None),
+                ("z", None),
+            ]
+        )
+    ]
+    assert block.kept(pa.RecordBatch.from_pylist(rows)).column("id").to_pylist() == ["1", "3"]
+    assert [entry["why"] for entry in block.dropped] == ["same facts or text"] * 2
 
 
 def test_the_same_facts_are_dropped_in_any_order_and_wording(block):
