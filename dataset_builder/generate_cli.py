@@ -38,7 +38,9 @@ def generate_arguments(parser: argparse.ArgumentParser) -> None:
     batch = parser.add_argument_group("Batch API")
     batch.add_argument("--batch-api", action="store_true", help="cheaper, within a day")
     batch.add_argument("--batch-lines", type=int, default=50_000, help="most rows in a batch")
-    batch.add_argument("--batch-poll", type=float, default=30.0, metavar="SECONDS")
+    batch.add_argument(
+        "--batch-poll", type=float, default=30.0, metavar="SECONDS", help="between looks"
+    )
     batch.add_argument(
         "--cancel-batches", action="store_true", help="end batches, keep what they finished"
     )
