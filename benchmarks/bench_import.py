@@ -11,6 +11,7 @@ Writes: benchmarks/results/import.json
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,9 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="write the dataset here and leave it")
     options = parser.parse_args()
     facts = describe()
+    needed, free = 2 * options.rows * BYTES, shutil.disk_usage(tempfile.gettempdir()).free
+    if free < needed:
+        sys.exit(f"{options.rows} rows need {needed} bytes of disk, {free} are free; give --rows")
     with tempfile.TemporaryDirectory(prefix="bench-import-") as temporary:
         out = options.keep or Path(temporary) / "echo-4o-image"
         pieces = Path(temporary) / "pieces"
