@@ -91,9 +91,9 @@ def open_canary(root: Path, task: Task, protocol: JudgeProtocol, judge: str) -> 
 def record(
     canary: Canary, items: Sequence[Item], pictures: Path, verdicts: Sequence[Verdict], run: str
 ) -> int:
-    """Make a canary of a run's own pictures and verdicts; returns of how many, 0 for too few.
+    """Make a canary of a run's own pictures and verdicts; returns of how many.
 
-    `run` tells the run from all others.
+    0 for too few, or when another run has made one meanwhile. `run` tells the run from all others.
     """
     by_number = {
         one.number: one
@@ -106,6 +106,8 @@ def record(
     chosen = select(judged, MOST)
     said = [by_number[item.number] for item in chosen]
     with _alone(canary.folder):
+        if (canary.folder / _FILE).is_file():
+            return 0  # another run was first
         names = []
         for place, verdict in enumerate(said, start=1):
             source = pictures / str(verdict.picture)

@@ -77,6 +77,14 @@ class JudgeConfig:
         """Whether the judge runs on this machine."""
         return self.model.startswith(PREFIX)
 
+    @property
+    def name(self) -> str:
+        """What results call the judge; of a folder only its last part."""
+        folder = Path(self.model.removeprefix(PREFIX))
+        return (
+            f"{PREFIX}{folder.resolve().name}" if self.is_local and folder.is_dir() else self.model
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:

@@ -40,7 +40,7 @@ def folder_names(configs: Sequence[JudgeConfig]) -> list[str]:
     Raises:
         Echo4oError: two judges have the same name.
     """
-    names = [_NO_NAME.sub("_", config.model).strip("_.") or "judge" for config in configs]
+    names = [_NO_NAME.sub("_", config.name).strip("_.") or "judge" for config in configs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise Echo4oError(

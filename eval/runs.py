@@ -142,7 +142,7 @@ def judge_run(
         protocol={"name": asked.name, "version": asked.version},
         items=_items_facts(source, items),
         judge={
-            "model": config.model,
+            "model": config.name,
             "answered_as": _names(verdicts),
             "repeats": config.repeats,
             "samples": max(case.sample for case in cases),

@@ -143,6 +143,8 @@ def test_several_pictures_and_repeats_are_judged_each_and_refused_where_the_scri
     assert run.scores().overall.items == 14
     assert load_run(tmp_path / "run").verdicts == run.verdicts
     assert judge_run(TASK, KIT, ITEMS, protocol="kit", **asked).calls == 0
+    with pytest.raises(Echo4oError, match="there are no items to judge"):
+        judge_run(TASK, KIT, [], protocol="kit", **asked)
     with pytest.raises(Echo4oError, match="asks once about one picture of a prompt, not 2 times"):
         judge_run(TASK, KIT, ITEMS, protocol="released", **asked)
 

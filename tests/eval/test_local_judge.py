@@ -127,6 +127,8 @@ def test_it_judges_as_an_api_does_at_no_cost(folder, tmp_path, capsys, monkeypat
     assert "2 unreadable; 2 calls now, 0.0000 USD" in said  # random weights speak no JSON
     kept = json.loads((tmp_path / "run" / "run.json").read_text())
     assert kept["judge"]["answered_as"][0].startswith("local:tiny-llava@")
+    assert kept["judge"]["model"] == "local:tiny-llava"
+    assert str(folder.parent) not in json.dumps(kept)
     assert kept["scores"]["overall"]["score"] == 0
     main(words)
     assert "0 calls now" in capsys.readouterr().out
