@@ -57,6 +57,9 @@ class TrainConfig:
     mixture: tuple[tuple[str, float], ...] = (("all", 1.0),)
     """(config, weight) pairs; the weight is how often an epoch shows each row (0.5: every other
     epoch on average, 2: twice an epoch)."""
+    streaming: bool = False
+    """Leave the dataset where it is and fetch rows as they come, in an order that suits that;
+    nothing is copied to this machine."""
     split: str = "train"
     """Split to train on."""
     vae_sizes: tuple[int, int, int] | None = None

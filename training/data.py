@@ -25,6 +25,7 @@ from echo4o.pictures import MAX_PIXELS
 from echo4o.records import Input
 
 from .config import TrainConfig
+from .remote import RemoteRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TARGETS = ("output_image", "answer")
+_KEPT = ("id", "subset", "instruction", "input_images", *_TARGETS)
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError)
 
 
@@ -57,7 +59,7 @@ class TrainRow(NamedTuple):
 class Rows:
     """Random access to the rows of all sources; row numbers run through them one after another."""
 
-    def __init__(self, datasets: Sequence["Dataset"], source: Input) -> None:
+    def __init__(self, datasets: Sequence["Dataset | RemoteRows"], source: Input) -> None:
         self._datasets = list(datasets)
         self._source = source
         self._starts = [0]
@@ -92,8 +94,17 @@ class Rows:
 
     def instructions(self) -> list[str]:
         """All texts, in order of row numbers (the dataset's pictures are not read)."""
-        columns = (dataset.with_format(None)["instruction"] for dataset in self._datasets)
+        columns = (_column(dataset, "instruction") for dataset in self._datasets)
         return [text or "" for column in columns for text in column]
+
+    def blocks(self) -> list[Sequence[range] | None]:
+        """Of each source, rows that are fetched together; None where every row is at hand."""
+        return [
+            [range(start + block.start, start + block.stop) for block in dataset.blocks]
+            if isinstance(dataset, RemoteRows)
+            else None
+            for dataset, start in zip(self._datasets, self._starts, strict=False)
+        ]
 
     @functools.cached_property
     def subsets(self) -> tuple[str, ...]:
@@ -109,7 +120,7 @@ class Rows:
         names: list[str] = []
         for dataset in self._datasets:
             if "subset" in dataset.column_names:
-                names += [name or "rows" for name in dataset.with_format(None)["subset"]]
+                names += [name or "rows" for name in _column(dataset, "subset")]
             else:
                 names += ["rows"] * len(dataset)
         return names
@@ -140,9 +151,11 @@ class Rows:
     def digest(self) -> str:
         """Identifies the rows by their ids and texts, so that a resume notices other data."""
         found = hashlib.sha256()
+        if any(isinstance(dataset, RemoteRows) for dataset in self._datasets):
+            return "/".join(d.digest for d in self._datasets if isinstance(d, RemoteRows))
         for dataset in self._datasets:
             if "id" in dataset.column_names:
-                found.update("\0".join(map(str, dataset["id"])).encode())
+                found.update("\0".join(map(str, _column(dataset, "id"))).encode())
         found.update("\0".join(self.instructions()).encode())
         return found.hexdigest()
 
@@ -164,7 +177,8 @@ def load_rows(config: TrainConfig) -> Rows:
             revision = hub.resolve(path, "dataset", revision)
         source = Input(kind="dataset", id=path, revision=revision)
     names = [name for name, weight in config.mixture if weight > 0]
-    return Rows([_load(path, revision, name, config.split) for name in names], source)
+    load = _stream if config.streaming else _load
+    return Rows([load(path, revision, name, config.split) for name in names], source)
 
 
 def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
@@ -183,19 +197,56 @@ def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
         raise Echo4oError(f"{path} holds no dataset: {error}") from None
     except ValueError as error:  # what `datasets` says of an unknown config or split
         raise Echo4oError(f"{path} ({name}, {split}) cannot be loaded: {error}") from error
-    columns = dataset.column_names
+    kept = _needed(dataset.column_names, f"{path} ({name})")
+    if not len(dataset):
+        raise Echo4oError(f"{path} ({name}, {split}) has no rows")
+    return _undecoded(dataset.select_columns(kept))
+
+
+def _stream(path: str, revision: str | None, name: str, split: str) -> RemoteRows:
+    """Rows of the Parquet files that a config's split consists of, which stay where they are."""
+    import datasets
+
+    try:
+        builder = patiently(
+            f"look up {path}",
+            lambda: datasets.load_dataset_builder(path, name, revision=revision),
+        )
+    except (FileNotFoundError, ValueError) as error:
+        raise Echo4oError(f"{path} ({name}) cannot be streamed: {error}") from None
+    files = [str(file) for file in (builder.config.data_files or {}).get(split, [])]
+    if not files or not all(file.endswith(".parquet") for file in files):
+        raise Echo4oError(
+            f"{path} ({name}, {split}) has no Parquet files to stream; set streaming=false"
+        )
+    rows = RemoteRows(files, _KEPT)
+    _needed(rows.column_names, f"{path} ({name})")
+    if not len(rows):
+        raise Echo4oError(f"{path} ({name}, {split}) has no rows")
+    return rows
+
+
+def _needed(columns: Sequence[str], what: str) -> list[str]:
+    """The columns that training reads, of those that there are.
+
+    Raises:
+        Echo4oError: one that it cannot do without is missing.
+    """
     missing = [] if "instruction" in columns else ["instruction"]
     missing += [] if set(_TARGETS) & set(columns) else [" or ".join(_TARGETS)]
     if missing:
         raise Echo4oError(
-            f"{path} ({name}) lacks the columns {', '.join(missing)}; it has "
-            f"{', '.join(columns)}. Build it with `echo4o data build` or `data import`"
+            f"{what} lacks the columns {', '.join(missing)}; it has {', '.join(columns)}. "
+            f"Build it with `echo4o data build` or `data import`"
         )
-    if not len(dataset):
-        raise Echo4oError(f"{path} ({name}, {split}) has no rows")
-    wanted = ("id", "subset", "instruction", "input_images", *_TARGETS)
-    kept = [column for column in wanted if column in columns]
-    return _undecoded(dataset.select_columns(kept))
+    return [name for name in _KEPT if name in columns]
+
+
+def _column(dataset: "Dataset | RemoteRows", name: str) -> list[Any]:
+    """One column, whatever else the rows hold."""
+    if isinstance(dataset, RemoteRows):
+        return dataset.column(name)
+    return list(dataset.with_format(None)[name])
 
 
 def _undecoded(dataset: "Dataset") -> "Dataset":

@@ -14,6 +14,7 @@ import numpy as np
 from echo4o.errors import Echo4oError
 
 from . import draws
+from .remote import BLOCKS_TOGETHER
 
 
 class Visit(NamedTuple):
@@ -32,6 +33,9 @@ class Source(NamedTuple):
     """Row numbers over all sources."""
     weight: float
     """How often an epoch shows each row."""
+    blocks: Sequence[range] | None = None
+    """Where rows lie together and are fetched together: the order then stays within a few of these
+    at a time."""
 
 
 class Order:
@@ -44,6 +48,7 @@ class Order:
 
     def __init__(self, sources: Sequence[Source], *, seed: int) -> None:
         self._sources = [np.asarray(source.rows, dtype=np.int64) for source in sources]
+        self._blocks = [source.blocks for source in sources]
         self._shares = [round(s.weight * len(s.rows)) for s in sources]
         self._seed = seed
         if not sum(self._shares):
@@ -61,12 +66,14 @@ class Order:
         return self._epoch[1]
 
     def _shuffled(self, epoch: int) -> list[Visit]:
-        visits = [
-            visit
+        taken = [
+            list(self._take(source, epoch * share, share))
             for source, share in enumerate(self._shares)
-            for visit in self._take(source, epoch * share, share)
         ]
-        places = draws.generator(self._seed, "epoch", epoch).permutation(len(visits))
+        places = draws.generator(self._seed, "epoch", epoch).permutation(len(self))
+        if any(self._blocks):
+            return _interleaved(taken, places)
+        visits = [visit for visits in taken for visit in visits]
         return [visits[place] for place in places]
 
     def _take(self, source: int, start: int, count: int) -> Iterator[Visit]:
@@ -74,10 +81,30 @@ class Order:
         rows, done = self._sources[source], start
         while done < start + count:
             turn, offset = divmod(done, len(rows))
-            places = draws.generator(self._seed, "source", source, turn).permutation(len(rows))
+            places = self._permutation(source, turn)
             part = rows[places[offset : offset + start + count - done]]
             yield from (Visit(int(row), turn) for row in part)
             done += len(part)
+
+    def _permutation(self, source: int, turn: int) -> np.ndarray:
+        """Places of a source's rows in one of its turns."""
+        rows, blocks = self._sources[source], self._blocks[source]
+        generator = draws.generator(self._seed, "source", source, turn)
+        if blocks is None:
+            return generator.permutation(len(rows))
+        starts = [block.start for block in blocks]
+        block_of = np.searchsorted(starts, rows, side="right") - 1
+        rank = np.empty(len(blocks), dtype=np.int64)
+        rank[generator.permutation(len(blocks))] = np.arange(len(blocks))
+        window = rank[block_of] // BLOCKS_TOGETHER
+        return np.lexsort((generator.permutation(len(rows)), window))
+
+
+def _interleaved(taken: Sequence[Sequence[Visit]], places: np.ndarray) -> list[Visit]:
+    """The visits of all sources in a random mixture; each source's own keep their order."""
+    labels = np.repeat(np.arange(len(taken)), [len(visits) for visits in taken])[places]
+    sources = [iter(visits) for visits in taken]
+    return [next(sources[label]) for label in labels]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

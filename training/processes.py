@@ -24,8 +24,10 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     """Processes, device, precision and trackers of a run.
 
     Raises:
-        Echo4oError: the packs of a step cannot be shared equally, or bf16 lacks a GPU.
+        Echo4oError: the packs of a step cannot be shared equally, or there are fewer devices than
+            processes.
     """
+    _check_devices()
     if "trackio" in config.trackers:
         # Read when trackio is imported; its figures stay with the run.
         os.environ.setdefault("TRACKIO_DIR", str(out.resolve() / "trackio"))
@@ -48,8 +50,21 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
 
 def computes_in_bf16(config: TrainConfig) -> bool:
     """Whether matrices are multiplied in bfloat16."""
-    has_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
-    return config.precision == "bf16" or (config.precision == "auto" and has_gpu)
+    return config.precision == "bf16" or (config.precision == "auto" and _has_gpu())
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
+def _check_devices() -> None:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    devices = torch.cuda.device_count()
+    if _has_gpu() and processes > devices:
+        raise Echo4oError(
+            f"{processes} processes need a GPU each and this machine has {devices}; start at most "
+            f"{devices}, or set ACCELERATE_USE_CPU=true"
+        )
 
 
 def sum_over_processes(accelerator: Accelerator, values: Sequence[float]) -> list[float]:

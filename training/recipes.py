@@ -60,6 +60,8 @@ def echo4o_7b() -> TrainConfig:
         ),  # our choice: every row once an epoch
         vae_sizes=(1024, 512, 16),
         vit_sizes=(518, 224, 14),
+        understanding_sizes=(980, 378, 14),
+        workers=4,
         latent_cache_mb=0,
         tokens_per_pack=11_520,
         packs_per_step=8,  # our choice: one sequence on each of eight devices

@@ -146,8 +146,8 @@ def _trained(family: Family, config: TrainConfig) -> dict[str, Parameter]:
 def _feed(config: TrainConfig, family: Family, rows: Rows, usable: set[int]) -> Feed[Any]:
     weights = [weight for _, weight in config.mixture if weight > 0]
     sources = [
-        Source([row for row in numbers if row in usable], weight)
-        for numbers, weight in zip(rows.sources(), weights, strict=True)
+        Source([row for row in numbers if row in usable], weight, blocks)
+        for numbers, weight, blocks in zip(rows.sources(), weights, rows.blocks(), strict=True)
     ]
     packer = Packer(
         Order(sources, seed=config.seed),
