@@ -210,6 +210,12 @@ def _warnings(names: Sequence[str], runs: Sequence[Run], scores: Sequence[Scores
     if len({run.items["sha256"] for run in runs}) > 1:
         warnings.append("The runs come from different item files; only common items are compared.")
     for name, run, score in zip(names, runs, scores, strict=True):
+        if run.drift is not None and (run.drift["moved_now"] or run.drift["moved_over_runs"]):
+            warnings.append(
+                f"{name}: judge {run.judge['model']} does not judge the canary's "
+                f"{run.drift['pictures']} pictures as it first did "
+                f"({100 * run.drift['shift']:+.1f} % of the scale)."
+            )
         if score.coverage < 1:
             silent = len(run.verdicts) - score.outcomes["judged"]
             left_out = sum(verdict.is_left_out for verdict in run.verdicts)

@@ -219,8 +219,11 @@ def test_large_pictures_are_made_small(tmp_path):
 def test_unlike_runs_are_refused_or_marked(runs, tmp_path):
     stored = json.loads((runs[0] / "run.json").read_text())
     stored["judge"]["model"] = "another"
+    stored["drift"] = {"moved_now": True, "moved_over_runs": False, "pictures": 280, "shift": -0.1}
     (runs[0] / "run.json").write_text(json.dumps(stored))
-    assert "different judges" in write_report(runs, tmp_path / "r.html").read_text()
+    told = write_report(runs, tmp_path / "r.html").read_text()
+    assert "different judges" in told
+    assert "does not judge the canary&#39;s 280 pictures as it first did (-10.0 %" in told
     for broken, complaint in (
         ({**stored, "format": 9}, "not a run of format 1"),
         ({**stored, "verdicts": [{}]}, "is damaged"),
