@@ -27,7 +27,10 @@ from PIL import Image
 
 from echo4o.dataset_builder.duplicates import find_duplicates, group_of
 from echo4o.dataset_builder.perceptual import (
+    CHANNELS,
     VIEW_BYTES,
+    VIEWS,
+    Words,
     hash_batch,
     thumbnail,
     to_bytes,
@@ -187,25 +190,59 @@ def anew(count: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
     return shares
 
 
-def painted(numbers: range) -> pa.RecordBatch:
-    """One batch of the large search: small pictures, hashed without being encoded in between."""
-    scenes = [scene(number) for number in numbers]
+def hashed(numbers: list[int]) -> Words:
+    """Hashes of small paintings, without encoding them in between."""
     small = [
-        thumbnail(world.paint(made[0], width=_SMALL, height=_SMALL, seed=number))
-        for number, made in zip(numbers, scenes, strict=True)
+        thumbnail(world.paint(scene(number)[0], width=_SMALL, height=_SMALL, seed=number))
+        for number in numbers
     ]
-    views = [to_bytes(one) for one in view_hashes(np.stack(small))]
-    return pa.RecordBatch.from_arrays(
-        [pa.array(map(str, numbers)), pa.array(map(group, scenes)), pa.array(views)],
-        ["id", "group", "views"],
-    )
+    return view_hashes(np.stack(small))
+
+
+def release(count: int, pool: ProcessPoolExecutor) -> list[pa.RecordBatch]:
+    """Rows as large as a release, with groups as they come by chance.
+
+    The first four rows of a group are painted, more repeat them with a bit of each word off;
+    a row that is alone in its group is compared with nothing and gets hashes of chance.
+    """
+    draw = np.random.default_rng(0)
+    numbers = list(range(count))
+    groups = list(pool.map(group_of_number, numbers, chunksize=1_000))
+    members: dict[str, list[int]] = {}
+    for number, name in enumerate(groups):
+        members.setdefault(name, []).append(number)
+    several = [one for one in members.values() if len(one) > 1]
+    wanted = [number for one in several for number in one[:4]]
+    views = draw.integers(0, 2**63, (count, VIEWS, CHANNELS)).astype(np.uint64)
+    parts = [wanted[start : start + 500] for start in range(0, len(wanted), 500)]
+    for part, found in zip(parts, pool.map(hashed, parts), strict=True):
+        views[part] = found
+    for one in several:
+        for place, number in enumerate(one[4:]):
+            turned = np.uint64(1) << draw.integers(0, 60, (VIEWS, CHANNELS)).astype(np.uint64)
+            views[number] = views[one[place % 4]] ^ turned
+    return [
+        pa.RecordBatch.from_arrays(
+            [
+                pa.array(map(str, numbers[start : start + _BATCH])),
+                pa.array(groups[start : start + _BATCH]),
+                pa.array([to_bytes(one) for one in views[start : start + _BATCH]]),
+            ],
+            ["id", "group", "views"],
+        )
+        for start in range(0, count, _BATCH)
+    ]
+
+
+def group_of_number(number: int) -> str:
+    """Group of a scene."""
+    return group(scene(number))
 
 
 def speed(count: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
     """Seconds of hashing and of the search."""
     clock = time.perf_counter()
-    parts = [range(start, min(count, start + _BATCH)) for start in range(0, count, _BATCH)]
-    made = list(pool.map(painted, parts))
+    made = release(count, pool)
     painting = time.perf_counter() - clock
     sizes = Counter(name for batch in made for name in batch.column("group").to_pylist())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
