@@ -204,7 +204,8 @@ def test_killed_at_random_moments(tmp_path, seed):
     assert results[0] == results[1]
     assert kills > 0
     again = Counter(bill["key"] for bill in log if bill["delivered"]).values()
-    assert sum(again) - len(again) <= 8 * kills
+    # In flight is what is not settled: asked (8), or received and being written (8).
+    assert sum(again) - len(again) <= 2 * 8 * kills
     assert {bill["key"] for bill in expected} == {bill["key"] for bill in log}
 
 
