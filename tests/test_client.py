@@ -341,6 +341,10 @@ def test_header_times():
     assert retry_after({"retry-after": "7200"}) == 7200
     assert retry_after({"retry-after": "Thu, 01 Jan 2026 00:00:10 GMT"}, 1767225600.0) == 10
     assert retry_after({"retry-after": "soon"}) is None
+    week = 7 * 86400
+    assert retry_after({"retry-after": "9" * 400}) == week
+    assert retry_after({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}) == week
+    assert retry_after({"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}) == 0
     assert [duration(text) for text in ("250ms", "1s", "6m0s", "1h2m", "x", "5")] == [
         *(0.25, 1.0, 360.0, 3720.0),
         *(None, None),

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 _FASTEST_PACE = 30_000.0
 # Share of 429 answers from which a limit is guessed where no header tells it.
 _SILENT_TOLERATED = 0.06
+# Nonsense of a server ends here; nobody waits for longer than this.
+_LONGEST_S = 7 * 86_400.0
 # A wait this long is about the account, not about one call.
 _LONG_S = 5.0
 
@@ -166,7 +168,7 @@ class AdaptiveLimit:
 
     def pause(self, seconds: float) -> None:
         """Let nobody start for this long."""
-        self._open_at = max(self._open_at, time.monotonic() + seconds)
+        self._open_at = max(self._open_at, time.monotonic() + min(seconds, _LONGEST_S))
 
 
 class _Window:
@@ -193,12 +195,13 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(name, "").strip()
         if re.fullmatch(r"\d+(\.\d+)?", value):
-            return float(value) * unit
+            return min(float(value) * unit, _LONGEST_S)
     try:
         moment = parsedate_to_datetime(headers.get("retry-after", ""))
     except ValueError:
         return None
-    return max(0.0, moment.timestamp() - (time.time() if now is None else now))
+    seconds = moment.timestamp() - (time.time() if now is None else now)
+    return min(max(0.0, seconds), _LONGEST_S)
 
 
 def duration(text: str) -> float | None:
