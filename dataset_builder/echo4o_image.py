@@ -63,6 +63,9 @@ class Echo4oImage(datasets.ArrowBasedBuilder):
             source = locate(place)
             present = {part.subset for part in find_parts(source)}
             wanted = tuple(subset for subset in wanted if subset in present)
+            if not wanted:
+                has = ", ".join(sorted(present))
+                raise Echo4oError(f"{place} has no rows of {self.config.name}; it has {has}")
             revision = source.facts.revision
         # A list is what `datasets` spreads over processes and workers.
         arguments = {"place": place, "subsets": list(wanted), "revision": revision}

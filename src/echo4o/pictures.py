@@ -140,8 +140,8 @@ def _png_ends(data: bytes) -> bool:
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
-def _jpeg_ends(data: bytes) -> bool:
-    """Whether an end marker follows the last scan; phones put more pictures after it.
+def jpeg_end(data: bytes) -> int | None:
+    """Where the first picture of a JPEG file ends; phones put more pictures after it.
 
     Segments are skipped by their length, so that the end of an embedded thumbnail does not count.
     """
@@ -149,17 +149,17 @@ def _jpeg_ends(data: bytes) -> bool:
     while (marker := _END_OF_SCAN.search(data, position)) is not None:
         code, position = data[marker.start() + 1], marker.end()
         if code == 0xD9:
-            return is_scan_seen
+            return position if is_scan_seen else None
         is_scan_seen = is_scan_seen or code == 0xDA
         position += int.from_bytes(data[position : position + 2], "big")
-    return False
+    return None
 
 
 def _is_complete(data: bytes, extension: str) -> bool:
     if extension == "png":
         return _png_ends(data)
     if extension == "jpg":
-        return _jpeg_ends(data)
+        return jpeg_end(data) is not None
     if extension == "webp":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     return data.rstrip(b"\x00").endswith(b";")

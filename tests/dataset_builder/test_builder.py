@@ -73,6 +73,13 @@ def test_two_pictures_of_one_name_are_an_error(release, tmp_path):
         list(builder.as_streaming_dataset("train"))
 
 
+def test_a_subset_that_is_not_there_is_one_sentence(tmp_path):
+    layout.write_nano(tmp_path / "nano")
+    options = {"data_dir": str(tmp_path / "nano"), "cache_dir": str(tmp_path / "c")}
+    with pytest.raises(Echo4oError, match="no rows of surreal_fantasy; it has multi_reference"):
+        Echo4oImage(config_name="surreal_fantasy", **options).as_streaming_dataset("train")
+
+
 def test_no_folder_is_one_sentence(tmp_path):
     with pytest.raises(Echo4oError, match="needs data_dir"):
         Echo4oImage(cache_dir=str(tmp_path)).as_streaming_dataset("train")
