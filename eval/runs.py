@@ -5,6 +5,7 @@ Holds every verdict with its raw reply, so that a report or a new score needs no
 
 import datetime
 import json
+import logging
 import os
 import secrets
 import time
@@ -27,6 +28,8 @@ from .released import write_released
 from .scores import RELEASED, Scores
 from .tasks import Task, get_task
 from .verdicts import Verdict
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 RUN_FILE = "run.json"
@@ -157,7 +160,15 @@ def judge_run(
         pictures=pictures,
     )
     if canary is not None and not canary.items:
-        record(canary, items, pictures, verdicts, run_token(out))
+        kept = record(canary, items, pictures, verdicts, run_token(out))
+        if kept:
+            logger.info(
+                "kept %d of the pictures with their verdicts in %s, to see whether judge %s moves "
+                "(--no-canary keeps none)",
+                kept,
+                canary.folder,
+                config.name,
+            )
     write_atomic(out / ITEMS_FILE, "".join(json.dumps(item.to_json()) + "\n" for item in items))
     save_run(run, out)
     if protocol == RELEASED:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from echo4o.eval.intervals import mean_points, stratified, weighted_points, wilson
+from echo4o.eval.intervals import mean_points, one_group, stratified, weighted_points, wilson
 from echo4o.eval.tasks import get_task
 
 pytestmark = pytest.mark.slow
@@ -58,3 +58,20 @@ def test_points_are_covered():
     print(hits / BENCHMARKS, group_hits / (4 * BENCHMARKS))
     assert 0.93 <= hits / BENCHMARKS <= 0.97
     assert 0.93 <= group_hits / (4 * BENCHMARKS) <= 0.97
+
+
+@pytest.mark.parametrize("each", [2, 4])
+def test_several_verdicts_of_an_item_are_covered(each):
+    """Pictures of one prompt resemble each other: an item's own rate is Beta(1, 1.5)."""
+    draw, hits, tag_hits, benchmarks = np.random.default_rng(4), 0, 0, 500
+    truth = 1 / 2.5
+    for _ in range(benchmarks):
+        rates = draw.beta(1, 1.5, size=(7, 40))
+        values = draw.binomial(each, rates) / each
+        score = stratified({str(n): list(one) for n, one in enumerate(values)}, macro=True)
+        hits += score.low <= truth <= score.high
+        tags = [one_group(list(one), each) for one in values]
+        tag_hits += sum(one.low <= truth <= one.high for one in tags)
+    print(hits / benchmarks, tag_hits / (7 * benchmarks))
+    assert 0.93 <= hits / benchmarks <= 0.97
+    assert 0.93 <= tag_hits / (7 * benchmarks) <= 0.97
