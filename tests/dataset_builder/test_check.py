@@ -24,13 +24,13 @@ from echo4o.errors import Echo4oError
 from echo4o.ledger import BudgetExceeded, Ledger
 from echo4o.records import RunRecord, sha256_bytes
 
-FAULTS = "misalign=0.35,flag=0.08,garbage=0.04,429=0.05"
-MIX = "instruction_following=0.7,surreal_fantasy=0.15,multi_reference=0.15"
+FAULTS = "misalign=0.35,flag=0.06,garbage=0.04,429=0.05"
+MIX = "instruction_following=0.6,surreal_fantasy=0.2,multi_reference=0.2"
 JUDGE = ["--model", "sandbox-judge", "--concurrency", "16"]
 MODERATION = "sandbox-moderation"
 
 
-def make(folder, rows=80, seed=5, mix=MIX):
+def make(folder, rows=60, seed=6, mix=MIX):
     words = ["--rows", str(rows), "--seed", str(seed), "--mix", mix]
     main(["data", "plan", "shapes", "--out", str(folder), *words])
     main(["data", "generate", str(folder), "--model", "sandbox-image", "--size", "64x64"])
@@ -64,11 +64,13 @@ def test_texts_are_rewritten_until_the_judge_agrees(checked):
     before, after = (record[f"aligned_{when}"] for when in ("before", "after"))
     assert before["instruction_following"]["share"] < 0.85
     assert after["instruction_following"]["share"] == 1.0
-    assert record["decisions"]["rewrite"] >= 10
+    assert record["decisions"]["rewrite"] >= 6
     plan = {row.id: row for row in read_plan(root / "work")[0].rows}
     folder, config = str(root / "echo-4o-image"), "instruction_following"
     rows = load_dataset(folder, config, split="train", streaming=True)
     rewritten = 0
+    client = connect(api)
+    client.max_retries = 8
     for row in rows.decode(False):
         provenance = json.loads(row["provenance"])
         if provenance["check"]["decision"] != "rewrite":
@@ -76,11 +78,11 @@ def test_texts_are_rewritten_until_the_judge_agrees(checked):
             continue
         rewritten += 1
         assert row["requested_instruction"] == plan[row["id"]].prompt != row["instruction"]
-        assert agrees(api, row), row["instruction"]
+        assert agrees(client, row), row["instruction"]
     assert rewritten == record["decisions"]["rewrite"]
 
 
-def agrees(api, row):
+def agrees(client, row):
     """Whether the judge, asked in words of our own, finds the row's constraints in its picture."""
     import base64
 
@@ -94,13 +96,11 @@ def agrees(api, row):
         {"type": "text", "text": f"{text}\n- no objects besides these"},
         {"type": "image_url", "image_url": {"url": url}},
     ]
-    with connect(api) as client:
-        client.max_retries = 8
-        reply = client.chat.completions.create(
-            model="sandbox-judge",
-            messages=[{"role": "user", "content": content}],
-            response_format={"type": "json_object"},
-        )
+    reply = client.chat.completions.create(
+        model="sandbox-judge",
+        messages=[{"role": "user", "content": content}],
+        response_format={"type": "json_object"},
+    )
     try:
         return json.loads(reply.choices[0].message.content)["correct"] == 1
     except (ValueError, KeyError):
