@@ -262,10 +262,9 @@ def _row(record: Record, found: Found, pool: PicturePool[Key], source: Input, ki
         category=record.category,
         instruction=record.instruction,
         input_images=tuple(
-            Picture(data=pool.get(key), name=PurePosixPath(key.path).name)
-            for key in record.references
+            Picture(data=pool.get(key), name=_file_name(key)) for key in record.references
         ),
-        output_image=Picture(data=found.data, name=PurePosixPath(found.key.path).name),
+        output_image=Picture(data=found.data, name=_file_name(found.key)),
         type=record.type,
         width=found.facts.width,
         height=found.facts.height,
@@ -282,9 +281,13 @@ def _row(record: Record, found: Found, pool: PicturePool[Key], source: Input, ki
     )
 
 
+def _file_name(key: Key) -> str:
+    return key.path.rpartition("/")[2]
+
+
 def _reference(key: Key, sha256: str) -> dict[str, JsonValue]:
     """What is known of a reference; the release names neither licence nor consent."""
-    is_person = True if PurePosixPath(key.path).parent.name == "human" else None
+    is_person = True if key.path.split("/")[-2:-1] == ["human"] else None
     return {
         "sha256": sha256,
         "source": key.path,

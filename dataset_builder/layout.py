@@ -43,6 +43,7 @@ _CATEGORIES = {
 }
 _NEXT_OBJECT = re.compile(r"[\n}\]]\s*,?\s*(?=\{)")
 _SEPARATORS = re.compile(r"[\s,\[\]]*")
+_NO_ID = re.compile(r"[^A-Za-z0-9_.-]")
 _EMPTY_LIST = re.compile(r"\[\s*\]")
 
 Report = Callable[[str, str, str], None]
@@ -327,7 +328,7 @@ def _key(part: Part, path: str) -> Key:
     reason = unsafe_path(path.lstrip("/"))
     if reason is not None:
         raise ValueError(f"path {path!r:.80} {reason}")
-    parts = PurePosixPath(path).parts
+    parts = [part for part in path.split("/") if part not in ("", ".")]
     named = {_SUBSET_FOLDERS[one.lower()] for one in parts if one.lower() in _SUBSET_FOLDERS}
     anchored = _from_anchor(parts, part.kind)
     if anchored is None or named - {part.subset}:
@@ -343,9 +344,9 @@ def _from_anchor(parts: Sequence[str], kind: Kind) -> str | None:
 
 
 def _row_id(subset: str, output: Key, seen: set[str]) -> str:
-    folders = PurePosixPath(output.path).parent.parts[1:]
-    words = [subset, *folders, PurePosixPath(output.path).stem]
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(words))
+    _, *folders, last = output.path.split("/")
+    words = [subset, *folders, last.rpartition(".")[0] or last]
+    name = _NO_ID.sub("_", "-".join(words))
     if name.casefold() not in seen:
         return name
     names = (f"{name}-{number}" for number in range(2, len(seen) + 3))
