@@ -9,6 +9,7 @@ Run: python benchmarks/bench_overfit.py [--lora] [--steps 500] [--out FOLDER]
 import argparse
 import json
 import random
+import tempfile
 import time
 from pathlib import Path
 
@@ -81,8 +82,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--out", type=Path, default=Path("overfit"))
+    parser.add_argument("--out", type=Path, help="default: a temporary folder, which stays")
     args = parser.parse_args()
+    args.out = args.out or Path(tempfile.mkdtemp(prefix="overfit-"))
     rows = paint_rows(args.out / "rows")
     words = [*SETTINGS, f"data={args.out / 'rows'}"]
     steps = [f"steps={args.steps}"]
@@ -121,7 +123,7 @@ def main() -> None:
         "machine": describe(),
     }
     (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    print(json.dumps(figures, indent=1))
+    print(json.dumps(figures, indent=1), f"look at {args.out / 'sheet.png'}", sep="\n")
 
 
 if __name__ == "__main__":

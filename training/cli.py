@@ -21,6 +21,9 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _recipe_arguments(parser)
     _process_arguments(parser)
+    parser.add_argument(
+        "--force", action="store_true", help="go on from a checkpoint of other settings or rows"
+    )
     parser.add_argument("--layout", choices=("echo4o", "bagel"), help="of the model's files")
     parser.add_argument("--push", metavar="ORG/NAME", help="also publish the result on the Hub")
     parser.add_argument(
@@ -36,6 +39,8 @@ def run(args: argparse.Namespace) -> None:
     for key in ("layout", "push", "push_every"):
         if getattr(args, key) is not None:
             args.settings.append(f"{key}={getattr(args, key)}")
+    if args.force:
+        args.settings.append("resume_force=true")
     config, out = _configuration(args), _out(args)
     if args.processes < 1 or config.packs_per_step % args.processes:
         raise Echo4oError(

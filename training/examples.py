@@ -22,6 +22,7 @@ from transformers import Qwen2Tokenizer
 
 from echo4o.launch import is_first_rank
 from echo4o.models.bagel.processor import ResizeRule, to_rgb
+from echo4o.schema import MAX_REFERENCES
 
 from .data import Rows, TrainRow, UnusableRowError, decode_picture, picture_size
 from .latents import Encoder, Moments
@@ -185,7 +186,7 @@ class Examples:
 
     def _text_tokens(self, row: TrainRow) -> int:
         texts: Iterable[str | None] = [row.instruction]
-        if self._sizes.shuffled:
+        if self._sizes.shuffled and len(row.references) <= MAX_REFERENCES:
             orders = itertools.permutations(range(len(row.references)))
             texts = itertools.chain(texts, (renumber(row.instruction, order) for order in orders))
         total = max(len(self._tokenizer.encode(text)) for text in texts if text) + 2

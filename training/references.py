@@ -18,10 +18,12 @@ _RELATIVE = re.compile(rf"\b(?:last|final)\s+(?:two\s+)?{_NAMES}\b", re.IGNORECA
 def renumber(text: str, order: Sequence[int]) -> str | None:
     """The text for references in another order, where place n now holds what was at `order[n]`.
 
-    None where the order cannot be changed safely: the text does not name every reference by number
-    ("image 2", "images 1 and 3", "the second picture"), names one that is not there, or speaks of
-    the last one.
+    None for more than four, and where the order cannot be changed safely: the text does not name
+    every reference by number ("image 2", "images 1 and 3", "the second picture"), names one that is
+    not there, or speaks of the last one.
     """
+    if len(order) > len(_ORDINALS):
+        return None
     new_place = {old: new for new, old in enumerate(order)}
     named: set[int] = set()
 

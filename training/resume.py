@@ -88,5 +88,5 @@ def _refuse_others(progress: Progress, config: TrainConfig, rows: Rows) -> None:
         return
     raise Echo4oError(
         f"the checkpoint of step {progress.step} was made with other settings ({'; '.join(changed)}"
-        f"); choose another --out, or go on with --set resume_force=true"
+        f"); choose another --out, or go on with --force"
     )

@@ -4,12 +4,15 @@ import json
 from collections import Counter
 
 import pytest
+import torch
 from training_rows import make_row, write_dataset
 
+from echo4o.errors import Echo4oError
 from echo4o.training.config import TrainConfig
 from echo4o.training.feed import Feed, Loaded
 from echo4o.training.order import Order, Packer, Source, Visit
 from echo4o.training.overrides import override
+from echo4o.training.processes import make_accelerator
 from echo4o.training.train import train
 
 ROWS = 40
@@ -87,3 +90,12 @@ def test_a_run_with_workers_gives_the_bytes_of_one_without(
 def png_cut(row: dict[str, object]) -> bytes:
     data = row["output_image"]["bytes"]  # type: ignore[index]
     return bytes(data[: len(data) // 2])
+
+
+def test_more_processes_than_devices_are_refused(config: TrainConfig, monkeypatch, tmp_path):
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(Echo4oError, match="3 processes need a GPU each and this machine has 2"):
+        make_accelerator(config, tmp_path)

@@ -139,7 +139,7 @@ def test_other_settings_need_force(config: TrainConfig, tmp_path, caplog):
     with pytest.raises(Echo4oError, match=r"finished run.*learning_rate: 0.002 -> 0.001.*steps"):
         train(longer, tmp_path / "run")
     (tmp_path / "run/record.json").unlink()
-    with pytest.raises(Echo4oError, match=r"step 12.*learning_rate: 0.002 -> 0.001.*resume_force"):
+    with pytest.raises(Echo4oError, match=r"step 12.*learning_rate: 0.002 -> 0.001.*--force"):
         train(longer, tmp_path / "run")
     ended = train(override(longer, ["resume_force=true"]), tmp_path / "run")
     assert (ended.step, ended.finished) == (16, True)

@@ -114,6 +114,7 @@ def test_rows_without_anything_to_learn(config, tmp_path):
         ("image 1 and image 12", (1, 0), None),
         ("image 1 beside the other", (1, 0), None),
         ("a cat and a dog", (1, 0), None),
+        ("images 1, 2, 3, 4 and 5", (4, 3, 2, 1, 0), None),
     ],
 )
 def test_references_are_renumbered_or_left_alone(text, order, expected):

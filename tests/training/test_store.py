@@ -74,7 +74,9 @@ def cached(config: TrainConfig, tmp_path, monkeypatch) -> TrainConfig:
     return override(config, [f"data={data}", f"latent_store={tmp_path / 'store'}", "steps=6"])
 
 
-@pytest.mark.parametrize("memory", ["latent_cache_mb=64", "latent_cache_mb=0"])
+@pytest.mark.parametrize(
+    "memory", [pytest.param("latent_cache_mb=64", marks=pytest.mark.slow), "latent_cache_mb=0"]
+)
 def test_a_run_takes_its_pictures_from_disk(cached, tmp_path, monkeypatch, memory, caplog):
     cached = override(cached, [memory])
     train(cached, tmp_path / "plain")

@@ -77,6 +77,7 @@ def test_what_cannot_be_streamed(config, tmp_path):
         load_rows(override(config, [f"data={tmp_path / 'empty'}", "streaming=true"]))
 
 
+@pytest.mark.slow
 def test_a_run_streams_from_the_hub_without_a_copy(sandbox, settings, blocks, tmp_path):
     name = "echo4o-sandbox/streamed-rows"
     words = [f"--set={setting}" for setting in [*settings, "streaming=true", "steps=4"]]
