@@ -131,8 +131,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `echo4o` command; exits with 0, 1 (failed), 2 (misuse) or 130 (Ctrl-C)."""
     words = list(sys.argv[1:] if argv is None else argv)
     # Commands that start several processes hand it on through the environment.
-    debug = "--debug" in words or bool(os.environ.get("ECHO4O_DEBUG"))
-    if "--debug" in words:
+    debug_asked = "--debug" in words
+    debug = debug_asked or bool(os.environ.get("ECHO4O_DEBUG"))
+    if debug_asked:
         words.remove("--debug")
         os.environ["ECHO4O_DEBUG"] = "1"
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -149,6 +150,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if sentence is None:
             raise
         _fail(sentence, 1)
+    finally:
+        if debug_asked:
+            os.environ.pop("ECHO4O_DEBUG", None)
 
 
 def explain(error: BaseException) -> str | None:
