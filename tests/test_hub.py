@@ -237,7 +237,30 @@ for number in range(60):
 publish("wide", "rehearsal/wide")
 use(Trouble(0.2))
 assert len(content(download_folder("rehearsal/wide", "dataset"))) == 61
-use(None)
+# A refusal at the second part: what was sent is not sent again, and no reader sees half of it.
+class Refusing(httpx.HTTPTransport):
+    def __init__(self, status):
+        super().__init__()
+        self.status, self.commits, self.sent = status, 0, []
+    def handle_request(self, request):
+        self.commits += "/commit/" in request.url.path
+        if "/commit/" in request.url.path and self.commits == 2:
+            return httpx.Response(self.status, request=request)
+        if request.method == "PUT":
+            self.sent.append(request.url.path)
+        return super().handle_request(request)
+hub._PART_FILES = 2
+for status, words in ((403, "may not do this"), (409, "conflict"), (412, "meantime"), (500, "")):
+    repo, transport = f"rehearsal/refused-{status}", Refusing(status)
+    use(transport)
+    if words:
+        assert words in refused(HubError, publish, "1", repo, tag="v1")
+        assert remote(repo) == {".gitattributes"}
+        assert not api.list_repo_refs(repo, repo_type="dataset").tags
+    done = publish("1", repo, tag="v1")
+    assert remote(repo, "v1") == {*content(root / "1"), ".gitattributes"}
+    assert len(transport.sent) == len(set(transport.sent)) == 3, transport.sent
+hub._PART_FILES = 100
 use(Trouble(1, (1,)))
 slept.clear()
 assert "failed with 503" in refused(HubError, resolve, "rehearsal/trouble", "dataset")

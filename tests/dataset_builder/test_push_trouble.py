@@ -107,13 +107,14 @@ def sent(notes):
     return Path(notes).read_text().splitlines() if Path(notes).exists() else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "at", "said"),
     [
         ("403", "/commit/", "may not do this"),
-        pytest.param("409", "/commit/", "conflict", marks=pytest.mark.slow),
-        pytest.param("412", "/commit/", "changed in the meantime", marks=pytest.mark.slow),
-        pytest.param("500", "/commit/", None, marks=pytest.mark.slow),
+        ("409", "/commit/", "conflict"),
+        ("412", "/commit/", "changed in the meantime"),
+        ("500", "/commit/", None),
     ],
 )
 def test_a_refusal_in_the_middle_loses_nothing_that_was_sent(
