@@ -53,6 +53,9 @@ seen["cached"] = sum(path.stat().st_size for path in home.rglob("*") if path.is_
 rows = Echo4oImage(data_dir="{REPO}", cache_dir=str(out.parent / "c")).as_streaming_dataset("train")
 seen["streamed"] = [row["id"] for row in rows.decode(False)]
 seen["cached again"] = sum(p.stat().st_size for p in (home / "hub").rglob("*.tar*"))
+h.set_client_factory(lambda: httpx.Client(follow_redirects=True))
+import_release("{REPO}", out.parent / "downloaded", download=True)
+seen["downloaded"] = sum(p.stat().st_size for p in (home / "hub").rglob("*.tar*"))
 seen["commit"] = commit
 print(json.dumps(seen))
 """
@@ -93,6 +96,9 @@ def test_hub_is_streamed_without_a_copy_and_a_cut_goes_on(sandbox, release, tmp_
     streamed = RunRecord.load(tmp_path / "streamed")
     assert streamed.metrics == local.metrics
     assert streamed.inputs[0].revision == seen["commit"]
+    downloaded = RunRecord.load(tmp_path / "downloaded")
+    assert (downloaded.inputs, downloaded.files) == (streamed.inputs, streamed.files)
+    assert seen["downloaded"] == size
     assert len(seen["streamed"]) == 24
 
 
