@@ -281,7 +281,7 @@ def test_fifty_kills_lose_no_verdict_and_repeat_only_what_was_in_flight(tmp_path
     draw, kills, concurrency = random.Random(11), 50, 4
     pictures = paint_into(tmp_path / "pictures", KIT.items)
     ledger = tmp_path / "run" / "judge" / "ledger.sqlite"
-    in_flight, done = Counter(), {}
+    in_flight, now = Counter(), {}
     with image_api(tmp_path / "sandbox", "latency=400ms") as server:
         variables = {"OPENAI_BASE_URL": server.openai, "OPENAI_API_KEY": server.api_key}
         command = [sys.executable, "-m", "echo4o.cli", "eval", "judge", "geneval_plus_plus"]
@@ -292,11 +292,12 @@ def test_fifty_kills_lose_no_verdict_and_repeat_only_what_was_in_flight(tmp_path
             time.sleep(draw.uniform(0.1, 5))
             child.send_signal(signal.SIGKILL)
             child.wait()
-            now = rows(ledger)
-            for key, text in done.items():
-                assert now[key] == ("done", text)
-            done |= {key: text for key, (state, text) in now.items() if state == "done"}
-            waiting = [key for key, (state, _) in now.items() if state == "reserved"]
+            before, now = now, rows(ledger)
+            assert all(now[key] == row for key, row in before.items() if row[0] == "done")
+            # Reserved by this very process: what an earlier one left has no new loss.
+            waiting = [
+                key for key, row in now.items() if row[0] == "reserved" and before.get(key) != row
+            ]
             assert len(waiting) <= concurrency
             in_flight.update(waiting)
         subprocess.run(
@@ -314,11 +315,11 @@ def test_fifty_kills_lose_no_verdict_and_repeat_only_what_was_in_flight(tmp_path
 
 
 def rows(ledger):
-    """State and reply by content key."""
+    """State, reply and loss by content key."""
     if not ledger.exists():
         return {}
     with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as database:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'calls'").fetchone():
             return {}
-        query = "SELECT key, state, text FROM calls"
-        return {key: (state, text) for key, state, text in database.execute(query)}
+        query = "SELECT key, state, text, lost_usd FROM calls"
+        return {key: tuple(row) for key, *row in database.execute(query)}
