@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from training_rows import make_row, write_dataset
@@ -25,6 +27,8 @@ STEPS = [
     *("steps=30", "checkpoint_every=5", "tokens_per_pack=150", "samples_per_pack=none"),
     *("packs_per_step=2", "lookahead=3", "ema_decay=0.9", "noise_draws=2"),
 ]
+
+PICTURES = ['sample_prompts=["A photo of a red circle"]', "sample_every=30"]
 
 
 class Story(NamedTuple):
@@ -48,10 +52,15 @@ def stories(settings, mixed, tmp_path_factory) -> dict[str, Story]:
         "killed": {"steps": sorted(random.Random(5).sample(range(1, 30), 4))},
         "told": {"steps": [7], "signal": "SIGTERM"},
         "ranks": {"world": 2, "port": port},
+        "shared": {"world": 2, "port": port},
     }
-    told = ["checkpoint_every=1000"]
+    also = {
+        "undisturbed": PICTURES,
+        "told": ["checkpoint_every=1000"],
+        "shared": ["shard=full", *PICTURES],
+    }
     listed = [
-        {"out": str(root / name), "settings": words + (told if name == "told" else []), **job}
+        {"out": str(root / name), "settings": words + also.get(name, []), **job}
         for name, job in jobs.items()
     ]
     script = Path(__file__).parents[1] / "helpers" / "training_runs.py"
@@ -101,6 +110,19 @@ def test_two_processes_train_like_one(stories):
     assert losses(together.out) == pytest.approx(losses(alone.out), abs=1e-5)
     first, second = (weights(story.out) for story in (alone, together))
     assert max((first[name] - second[name]).abs().max() for name in first) < 1e-4
+
+
+def test_two_processes_with_one_model_train_like_one(stories):
+    """Some packs have no reference: one process then runs the vision tower, the other does not."""
+    alone, shared = stories["undisturbed"], stories["shared"]
+    assert shared.statuses == [0, 0], shared.printed
+    assert losses(shared.out) == pytest.approx(losses(alone.out), abs=1e-5)
+    first, second = (weights(story.out) for story in (alone, shared))
+    assert list(first) == list(second)
+    assert max((first[name] - second[name]).abs().max() for name in first) < 1e-4
+    sheets = [story.out / "samples/step-0000030.png" for story in (alone, shared)]
+    pictures = [np.asarray(Image.open(sheet)).astype(int) for sheet in sheets]
+    assert abs(pictures[0] - pictures[1]).max() <= 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "gone"])
