@@ -140,7 +140,13 @@ class Counter:
 def performed(run: Callable[[], Any]) -> int:
     """Multiply-adds that a call made."""
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={attention: _attention_flops}) as counter:
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    mapping = {
+        attention: _attention_flops,
+        backward: _attention_backward_flops,
+        torch.ops.mkldnn._linear_pointwise: _linear_flops,
+    }
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         run()
     return int(counter.get_total_flops()) // 2
 
@@ -150,6 +156,17 @@ def _attention_flops(
 ) -> int:
     batch, heads, length, dim = query
     return 2 * batch * heads * length * key[2] * (dim + value[3])
+
+
+def _attention_backward_flops(
+    _: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *__: Any, **___: Any
+) -> int:
+    """Five products for the two of the forward pass: the scores are computed again."""
+    return _attention_flops(query, key, value) * 5 // 2
+
+
+def _linear_flops(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
 
 
 @torch.no_grad()
