@@ -1,8 +1,10 @@
 """`echo4o train run|plan`: the command line of training (imports nothing heavy)."""
 
 import argparse
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from echo4o.errors import Echo4oError
@@ -50,12 +52,8 @@ def run(args: argparse.Namespace) -> None:
 
     from .train import train
 
-    try:
+    with _others_may_end():
         result = train(config, out)
-    except RuntimeError as error:
-        if "closed by peer" in str(error):
-            raise Echo4oError("another process of this run ended; its message says why") from error
-        raise
     if not is_first_rank():
         return
     if result.finished:
@@ -85,7 +83,8 @@ def cache(args: argparse.Namespace) -> None:
 
     from .caching import fill_store
 
-    filled = fill_store(config, out)
+    with _others_may_end():
+        filled = fill_store(config, out)
     if is_first_rank():
         print(f"{filled.rows:,} rows, {filled.skipped:,} skipped: {filled.folder}")
 
@@ -94,6 +93,22 @@ def _launch_if_many(verb: str, args: argparse.Namespace, out: Path) -> None:
     """Leave this process to watch over several others, if that is asked."""
     if args.processes > 1:
         sys.exit(launch(args.processes, "echo4o.training", [verb, *_words(args, out)]))
+
+
+@contextlib.contextmanager
+def _others_may_end() -> Iterator[None]:
+    """One sentence instead of what gloo says when another process is gone.
+
+    Raises:
+        Echo4oError: another process is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Closed or reset, while reading or writing: it has many words, and its file in all of them.
+        if "gloo/transport" in str(error) or "closed by peer" in str(error):
+            raise Echo4oError("another process of this run ended; its message says why") from error
+        raise
 
 
 def _words(args: argparse.Namespace, out: Path) -> list[str]:

@@ -13,6 +13,7 @@ from training_rows import make_row, write_dataset
 
 from echo4o.errors import Echo4oError
 from echo4o.launch import _wait
+from echo4o.training.cli import _others_may_end
 
 
 def command(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -86,6 +87,15 @@ def test_a_rank_that_was_killed_is_named_before_those_that_miss_it():
     with pytest.raises(Echo4oError, match=r"ended from outside \(Killed"):
         _wait(ranks)
     assert _wait(ranks[:1]) == 1
+
+
+@pytest.mark.parametrize("what", ["Connection reset by peer", "Connection closed by peer"])
+def test_a_lost_process_is_one_sentence(what):
+    said = f"[/build/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: {what}"
+    with pytest.raises(Echo4oError, match="another process of this run ended"), _others_may_end():
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="shapes"), _others_may_end():
+        raise RuntimeError("shapes do not match")
 
 
 @pytest.mark.slow
