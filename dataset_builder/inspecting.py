@@ -4,13 +4,12 @@ For datasets that were imported, where no check went before. Works through recor
 memory holds one batch and some 400 bytes for each row.
 """
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from echo4o.records import JsonValue
-from echo4o.schema import SUBSETS, dump_json
+from echo4o.schema import SUBSETS, dump_json, json_list, json_object
 
 from .credentials import find_credentials
 from .duplicates import find_duplicates, group_of
@@ -102,11 +101,10 @@ def _hashed(
                 tell(len(ids))
 
 
-def _group(row: dict[str, str | None]) -> str:
-    references = json.loads(row["references"] or "[]")
+def _group(row: Mapping[str, object]) -> str:
     return group_of(
         str(row["subset"]),
         str(row["instruction"]),
-        json.loads(row["constraints"] or "{}"),
-        [str(one.get("sha256")) for one in references],
+        json_object(row, "constraints"),
+        [str(one.get("sha256")) for one in json_list(row, "references")],
     )

@@ -13,7 +13,7 @@ from typing import cast
 from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue, RunRecord, sha256_file, write_atomic
 from echo4o.rights import FILE_NAME, Rights, RightsError
-from echo4o.schema import SUBSETS
+from echo4o.schema import SUBSETS, json_list
 
 from .card import CardFacts, render_card
 
@@ -48,10 +48,9 @@ def _references(folder: Path) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
     for path in sorted(folder.glob("data/*/*.parquet")):
         if path.parent.name not in SUBSETS:
             continue
-        table = pq.ParquetFile(path).read(["id", "references"]).to_pydict()
-        for row_id, text in zip(table["id"], table["references"], strict=True):
-            for entry in json.loads(text or "[]"):
-                yield row_id, entry
+        for row in pq.ParquetFile(path).read(["id", "references"]).to_pylist():
+            for entry in json_list(row, "references"):
+                yield row["id"], entry
 
 
 def _stamp(folder: Path, record: RunRecord, rights: Rights) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from echo4o.records import JsonValue
-from echo4o.schema import Row
+from echo4o.schema import Row, json_list, json_object
 
 _FACTS = ("class", "count", "color", "region", "size")
 
@@ -37,7 +37,7 @@ class Tally:
         self.by_split[str(record["split"])] += 1
         categories = self.by_category.setdefault(str(record["subset"]), Counter())
         categories[str(record["category"] or "unknown")] += 1
-        self.by_references[len(json.loads(str(record["references"] or "[]")))] += 1
+        self.by_references[len(json_list(record, "references"))] += 1
         self.by_size[f"{record['width']}x{record['height']}"] += 1
         self.by_generator[str(record["generator"] or "unknown")] += 1
         self.rewritten += record["requested_instruction"] is not None
@@ -45,7 +45,7 @@ class Tally:
         self.instruction_characters += length
         self.longest_instruction = max(self.longest_instruction, length)
         if record["constraints"] is not None:
-            self._add_facts(json.loads(str(record["constraints"])))
+            self._add_facts(json_object(record, "constraints"))
 
     def _add_facts(self, constraints: Mapping[str, object]) -> None:
         for entry in cast(list[Mapping[str, object]], constraints.get("include", [])):

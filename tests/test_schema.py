@@ -55,6 +55,22 @@ def test_row_round_trips_through_arrow():
 
 
 @pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("constraints", "nonsense"),
+        ("constraints", "[]"),
+        ("references", "{}"),
+        ("references", "[1]"),
+        ("provenance", "[1]"),
+        ("provenance", "{" * 100_000),
+    ],
+)
+def test_a_json_column_that_is_none_names_row_and_column(column, text):
+    with pytest.raises(RowError, match=f"row a-1: `{column}` is no JSON"):
+        Row.from_dict(make().to_dict() | {column: text})
+
+
+@pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"id": "../x"}, "`id`"),

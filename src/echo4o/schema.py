@@ -135,11 +135,49 @@ class Row:
         references = cast(list[Mapping[str, object]], values["input_images"])
         values["input_images"] = tuple(_picture(cell) for cell in references)
         values["output_image"] = _picture(cast(Mapping[str, object], values["output_image"]))
-        text = cast(str | None, values["constraints"])
-        values["constraints"] = None if text is None else json.loads(text)
-        values["references"] = tuple(json.loads(cast(str, values["references"]) or "[]"))
-        values["provenance"] = json.loads(cast(str, values["provenance"]) or "{}")
+        if values["constraints"] is not None:
+            values["constraints"] = json_object(record, "constraints")
+        values["references"] = tuple(json_list(record, "references"))
+        values["provenance"] = json_object(record, "provenance")
         return cls(**values)  # type: ignore[arg-type]
+
+
+def json_object(record: Mapping[str, object], column: str) -> dict[str, JsonValue]:
+    """A JSON column of a loaded row; `{}` where it is empty.
+
+    Raises:
+        RowError: it holds anything but an object.
+    """
+    value = _json_cell(record, column, "{}")
+    if not isinstance(value, dict):
+        raise _no_json(record, column, "object")
+    return value
+
+
+def json_list(record: Mapping[str, object], column: str) -> list[Mapping[str, JsonValue]]:
+    """A JSON column of a loaded row that lists objects; `[]` where it is empty.
+
+    Raises:
+        RowError: it holds anything else.
+    """
+    value = _json_cell(record, column, "[]")
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise _no_json(record, column, "list of objects")
+    return cast(list[Mapping[str, JsonValue]], value)
+
+
+def _json_cell(record: Mapping[str, object], column: str, empty: str) -> JsonValue:
+    try:
+        return cast(JsonValue, json.loads(str(record[column] or empty)))
+    except (ValueError, RecursionError):
+        raise _no_json(record, column, "text") from None
+
+
+def _no_json(record: Mapping[str, object], column: str, wanted: str) -> RowError:
+    return RowError(
+        f"row {str(record['id'])[:80]}: `{column}` is no JSON {wanted}, it begins "
+        f"{str(record[column])[:40]!r}; build the dataset again, or remove the row"
+    )
 
 
 def _picture(cell: Mapping[str, object]) -> Picture:
