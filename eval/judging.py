@@ -201,7 +201,7 @@ async def judge_async(
     for verdict in result.verdicts:
         if verdict.outcome == "unreadable":
             logger.warning("item %d: no readable reply (%s)", verdict.number, verdict.reason)
-    _refuse_silence(result.verdicts, config.model)
+    _refuse_silence(result.verdicts, config.model, cases[0].protocol.endings)
     return result
 
 
@@ -267,7 +267,8 @@ class _Judging:
         except PictureError as error:
             return case.unasked("damaged", str(error))
         while True:
-            verdict = case.take(await self._client.chat(request), request.key)
+            reply = await self._client.chat(request, ahead=case.replies > 0)
+            verdict = case.take(reply, request.key)
             if verdict is not None:
                 return verdict
             await asyncio.sleep(case.protocol.pause_s)
@@ -299,14 +300,14 @@ def _charge_once(cases: Sequence[Case], verdicts: Sequence[Verdict]) -> list[Ver
     return result
 
 
-def _refuse_silence(verdicts: Sequence[Verdict], model: str) -> None:
+def _refuse_silence(verdicts: Sequence[Verdict], model: str, endings: Sequence[str]) -> None:
     """A judge that answers nothing gives no score at all."""
     asked = [verdict for verdict in verdicts if verdict.outcome not in ("missing", "damaged")]
     if not asked:
         missing = sum(verdict.outcome == "missing" for verdict in verdicts)
         raise Echo4oError(
-            f"none of {len(verdicts)} items has a usable picture ({missing} missing); "
-            "pictures are named after the item's number: 1.png, 2.jpg"
+            f"none of {len(verdicts)} items has a usable picture ({missing} missing); this "
+            f"protocol looks for the item's number with the ending {' or '.join(endings)}"
         )
     if all(verdict.outcome == "failed" for verdict in asked):
         raise Echo4oError(

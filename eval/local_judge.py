@@ -68,8 +68,9 @@ class LocalJudge:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def chat(self, request: ChatRequest) -> Reply:
-        """One answer, from the ledger when it was given before."""
+    async def chat(self, request: ChatRequest, *, ahead: bool = False) -> Reply:
+        """One answer, from the ledger when it was given before; all wait alike, as batches fill."""
+        del ahead
         entry = self._ledger.find(request.key)
         if entry is None or entry.state != "done":
             waiting = _Waiting(request)

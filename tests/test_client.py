@@ -19,7 +19,6 @@ from tests_sandbox import image_api
 from echo4o.client import ApiClient, ChatRequest, ImageRequest, PriceTable
 from echo4o.errors import Echo4oError
 from echo4o.ledger import BudgetExceeded, Ledger
-from echo4o.limits import AdaptiveLimit, duration, retry_after
 from echo4o.pictures import PictureError, picture_facts
 from echo4o.prices import PriceError
 
@@ -249,46 +248,6 @@ def test_rate_limit_of_the_server_is_learned(tmp_path):
     assert replies["calls"] == 40
 
 
-def test_a_long_wait_is_for_everybody():
-    async def enters(seconds):
-        limit = AdaptiveLimit(4)
-        limit.observe(limited=False)
-        limit.ask_to_wait(seconds)
-        try:
-            await asyncio.wait_for(limit.__aenter__(), 0.1)
-        except TimeoutError:
-            return False
-        return True
-
-    assert asyncio.run(enters(0.5)), "a short wait concerns one call"
-    assert not asyncio.run(enters(600))
-
-
-def test_limits_of_tokens_and_of_others_are_kept():
-    head = {"x-ratelimit-limit-requests": "600", "x-ratelimit-limit-tokens": "90000"}
-    limit = AdaptiveLimit(4, per_minute=500)
-    limit.learn(head)
-    assert limit.pace == 500, "no header raises the user's own limit"
-    limit.learn(head, tokens=1000)
-    assert limit.pace == 90
-
-    async def waits(headers):
-        limit = AdaptiveLimit(4)
-        async with limit:
-            limit.learn(head | headers, tokens=1000)
-        try:
-            await asyncio.wait_for(limit.__aenter__(), 0.05)
-        except TimeoutError:
-            return True
-        return False
-
-    spare = {"x-ratelimit-remaining-requests": "9", "x-ratelimit-remaining-tokens": "5000"}
-    assert not asyncio.run(waits(spare))
-    assert asyncio.run(waits(spare | {"x-ratelimit-remaining-requests": "0"}))
-    short = {"x-ratelimit-remaining-tokens": "10", "x-ratelimit-reset-tokens": "60s"}
-    assert asyncio.run(waits(spare | short))
-
-
 def test_pace_is_kept(tmp_path):
     with image_api(tmp_path) as sandbox:
         begin = time.monotonic()
@@ -334,38 +293,6 @@ def test_cut_pictures_are_noticed(kind):
     for part in (data[: len(data) // 2], data[:-5], data[:20], b""):
         with pytest.raises(PictureError):
             picture_facts(part)
-
-
-def test_header_times():
-    assert retry_after({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
-    assert retry_after({"retry-after": "7200"}) == 7200
-    assert retry_after({"retry-after": "Thu, 01 Jan 2026 00:00:10 GMT"}, 1767225600.0) == 10
-    assert retry_after({"retry-after": "soon"}) is None
-    week = 7 * 86400
-    assert retry_after({"retry-after": "9" * 400}) == week
-    assert retry_after({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}) == week
-    assert retry_after({"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}) == 0
-    assert [duration(text) for text in ("250ms", "1s", "6m0s", "1h2m", "x", "5")] == [
-        *(0.25, 1.0, 360.0, 3720.0),
-        *(None, None),
-    ]
-
-
-def test_concurrency_adapts():
-    limit = AdaptiveLimit(32)
-    for _ in range(200):
-        limit.observe(limited=False)
-    assert limit.current == 32
-    for number in range(300):
-        limit.observe(limited=number % 20 == 0)
-    assert limit.current > 25, "stray 429 answers slow nobody down"
-    for _ in range(300):
-        limit.observe(limited=True)
-    assert limit.current == 1
-    assert limit.pace is not None, "no header told the limit: it is what was let through"
-    for _ in range(2000):
-        limit.observe(limited=False)
-    assert limit.current == 32
 
 
 def test_import_is_light():

@@ -39,6 +39,10 @@ _WORTH_TELLING_S = 20.0
 _CONNECT_S = 10.0
 """Longest time to reach a server; its answer may take `timeout_s`."""
 _FIRST_TRIES = 2
+_LATEST = 0.05
+"""Weight of the latest attempt in the share that fails."""
+_FEW = 0.15
+"""Share of failing attempts below which the service is not in trouble."""
 
 
 class ApiClient:
@@ -69,6 +73,8 @@ class ApiClient:
         self.calls_made = 0
         """Calls sent by this client, retries and lines of batches included."""
         self._was_reached = False
+        self._failing = _FEW
+        """Recent share of attempts that failed; nothing is known at first."""
         self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._backoff_s = backoff_s
@@ -92,9 +98,12 @@ class ApiClient:
         """
         return await self._call(request)
 
-    async def chat(self, request: ChatRequest) -> Reply:
-        """One answer, from the ledger when it was bought before; raises as `image` does."""
-        return await self._call(request)
+    async def chat(self, request: ChatRequest, *, ahead: bool = False) -> Reply:
+        """One answer, from the ledger when it was bought before; raises as `image` does.
+
+        `ahead` lets it go before calls that wait for their first attempt.
+        """
+        return await self._call(request, ahead=ahead)
 
     async def run(
         self,
@@ -185,18 +194,20 @@ class ApiClient:
         options = options or BatchOptions()
         return BatchRunner(self._openai, self._settler, options, backoff_s=self._backoff_s)
 
-    async def _call(self, request: Request, *, known_images: bool = True) -> Reply:
+    async def _call(
+        self, request: Request, *, known_images: bool = True, ahead: bool = False
+    ) -> Reply:
         # Two equal requests at once are one purchase.
         lock = self._locks.setdefault(request.key, asyncio.Lock())
         async with lock:
             known = self._settler.known(request.key, with_image=known_images)
-            return known or await self._buy(request)
+            return known or await self._buy(request, ahead)
 
-    async def _buy(self, request: Request) -> Reply:
+    async def _buy(self, request: Request, ahead: bool) -> Reply:
         order = Order.of(request, self.prices)
         for attempt in range(1, self._max_attempts + 1):
             try:
-                answer = await self._attempt(request, is_first=attempt == 1)
+                answer = await self._attempt(request, attempt == 1, ahead or attempt > 1)
             except Transient as failure:
                 if attempt == self._max_attempts or self._is_alone(failure, attempt):
                     reply = self._settler.fail(
@@ -233,8 +244,8 @@ class ApiClient:
             isinstance(failure, Unreachable) and not self._was_reached and attempt >= _FIRST_TRIES
         )
 
-    async def _attempt(self, request: Request, *, is_first: bool) -> Answer:
-        async with self._limit:
+    async def _attempt(self, request: Request, is_first: bool, ahead: bool) -> Answer:
+        async with self._limit.turn(ahead=ahead):
             if is_first:  # not before it is this call's turn: what waits needs no money
                 self._settler.reserve(request)
             self.calls_made += 1
@@ -247,16 +258,20 @@ class ApiClient:
                 if failure.is_rate_limit:
                     self._limit.ask_to_wait(failure.after_s or 0.0)
                 self._limit.observe(limited=failure.is_rate_limit)
+                self._failing += _LATEST * (1 - self._failing)
                 raise
             except Rejected:
                 self._limit.observe(limited=False)
                 raise
             self._limit.learn(answer.headers, tokens=sum(answer.usage.values()))
             self._limit.observe(limited=False)
+            self._failing -= _LATEST * self._failing
         return answer
 
     async def _wait(self, failure: Transient, attempt: int) -> None:
         longest = min(_LONGEST_BACKOFF_S, self._backoff_s * 2 ** (attempt - 1))
+        if self._failing < _FEW and attempt <= _FIRST_TRIES:
+            longest = self._backoff_s / 2  # the others are answered: this call had bad luck
         # The server's word is a lower bound; jitter keeps the waiting calls from coming at once.
         seconds = (failure.after_s or 0.0) + longest * random.uniform(0.5, 1.0)
         if failure.after_s is not None:

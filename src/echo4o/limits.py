@@ -1,12 +1,12 @@
 """How many calls may be in flight, and how fast: learned from what the server answers."""
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from email.utils import parsedate_to_datetime
-from types import TracebackType
 
 logger = logging.getLogger(__name__)
 
@@ -18,16 +18,21 @@ _SILENT_TOLERATED = 0.06
 _LONGEST_S = 7 * 86_400.0
 # A wait this long is about the account, not about one call.
 _LONG_S = 5.0
+# A refusal comes at once, a result takes its time: a first call that is still out after the one is
+# as good as let through, and what may be out doubles after each of the other.
+_PROBE_S = 0.3
+_DOUBLING_S = 0.1
 
 
 class AdaptiveLimit:
     """Says when a call may begin: so many in flight, so many a minute, and not during a pause.
 
     The first call, and the first after a pause that the service asked for, goes alone: its answer
-    says what is allowed before the others find out by being refused. Then the number in flight
-    grows by one a round and is cut when more than `tolerated` of the recent answers were 429
-    (a stray one is retried and slows nobody). The pace is what the headers allow; where they say
-    nothing, it is cut to what the service let through, and creeps up again.
+    says what is allowed before the others find out by being refused. While no answer comes, ever
+    more follow. Then the number in flight grows by one a round and is cut when more than
+    `tolerated` of the recent answers were 429 (a stray one is retried and slows nobody). The pace
+    is what the headers allow; where they say nothing, it is cut to what the service let through,
+    and creeps up again.
     """
 
     def __init__(
@@ -53,7 +58,11 @@ class AdaptiveLimit:
         self._in_flight = 0
         """Calls that are out or wait for their turn in the pace."""
         self._sent = 0
+        self._ahead = 0
+        """Calls that wait and go before the others."""
         self._is_probing = True
+        self._probed_at: float | None = None
+        """When the call that went alone was sent."""
         self._window = _Window()
         self._is_announced = False
         self._tokens = 0.0
@@ -61,40 +70,69 @@ class AdaptiveLimit:
         self._next_at = 0.0
         self._condition = asyncio.Condition()
 
-    async def __aenter__(self) -> None:
-        while True:
-            await asyncio.sleep(max(0.0, self._open_at - time.monotonic()))
-            async with self._condition:
-                await self._condition.wait_for(lambda: self._in_flight < self._allowed())
-                if self._open_at > time.monotonic():
-                    continue
-                self._in_flight += 1
-            try:
-                await asyncio.sleep(self._turn_in_s())
-            except BaseException:
-                await self._leave()
-                raise
-            if self._open_at <= time.monotonic():
-                self._sent += 1
-                return
-            await self._leave()  # a pause began while this call waited for its turn
+    @contextlib.asynccontextmanager
+    async def turn(self, *, ahead: bool = False) -> AsyncIterator[None]:
+        """Wait until a call may begin, and be in flight; `ahead` goes before those that are not.
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._sent -= 1
-        await self._leave()
+        What was asked before goes ahead: if it fails once more, that shall not be at the very end.
+        """
+        while not await self._enter(ahead):
+            pass
+        try:
+            yield
+        finally:
+            self._sent -= 1
+            await self._leave()
+
+    async def _enter(self, ahead: bool) -> bool:
+        """Whether the call may begin now; False when a pause began while it waited."""
+        await asyncio.sleep(max(0.0, self._open_at - time.monotonic()))
+        async with self._condition:
+            await self._free(ahead)
+            if self._open_at > time.monotonic():
+                return False
+            self._in_flight += 1
+        try:
+            await asyncio.sleep(self._turn_in_s())
+        except BaseException:
+            await self._leave()
+            raise
+        if self._open_at > time.monotonic():
+            await self._leave()
+            return False
+        self._sent += 1
+        if self._probed_at is None:
+            self._probed_at = time.monotonic()
+        return True
+
+    async def _free(self, ahead: bool) -> None:
+        self._ahead += ahead
+        try:
+            while self._in_flight >= self._allowed() or (self._ahead and not ahead):
+                await self._changed()
+        finally:
+            if ahead:
+                self._ahead -= 1
+                self._condition.notify_all()
 
     async def _leave(self) -> None:
         async with self._condition:
             self._in_flight -= 1
             self._condition.notify_all()
 
+    async def _changed(self) -> None:
+        """Until a call ends; while one goes alone, also until more might follow."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DOUBLING_S if self._is_probing else None):
+                await self._condition.wait()
+
     def _allowed(self) -> int:
-        return 1 if self._is_probing else int(self.current)
+        if not self._is_probing:
+            return int(self.current)
+        if self._probed_at is None:
+            return 1
+        rounds = (time.monotonic() - self._probed_at - _PROBE_S) / _DOUBLING_S
+        return 1 if rounds < 0 else int(min(self.current, 2 ** min(rounds + 1, 30)))
 
     def _turn_in_s(self) -> float:
         """Take the next place in the even pace; seconds until then."""
@@ -108,6 +146,7 @@ class AdaptiveLimit:
     def observe(self, *, limited: bool) -> None:
         """Take one answer into account; `limited` means that it was a 429."""
         self._is_probing = self._is_probing and limited
+        self._probed_at = None  # after a refusal the next one goes alone again
         window = self._window
         window.count(limited)
         if not limited:
@@ -160,7 +199,7 @@ class AdaptiveLimit:
         """A 429 that names a time: a long one is meant for the account, so nobody starts."""
         if seconds < _LONG_S:
             return
-        self._is_probing = True
+        self._is_probing, self._probed_at = True, None
         if self._open_at < time.monotonic():
             moment = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
             logger.info("the service asks to wait for %.0f s, until %s", seconds, moment)
