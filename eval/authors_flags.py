@@ -85,6 +85,8 @@ class AuthorsFlags(JudgeProtocol):
         self.name = name
         self._wording = wording
         self.version = "unworded" if wording is None else wording.version
+        if name == "released":  # the published script looks for `<number>.jpg` only
+            self.endings = ("jpg",)
 
     def question(self, item: Item, attempt: int = 0) -> Question:
         """Return the authors' words about one item; the same ones every time."""
@@ -104,13 +106,22 @@ class AuthorsFlags(JudgeProtocol):
         return (_finding(right, value.get("reason", "")),)
 
     def usual_reply(self, item: Item) -> str:
-        """Return a reply that names what is not met."""
-        return json.dumps({"correct": 0, "reason": f"Not met: {authors_checklist(item.to_json())}"})
+        """Return a reply about a wrong picture, which is the longer kind.
+
+        It goes through every line and says what is there instead, what is there besides, and what
+        the picture shows, all in words as long as the line's own. Most pictures of this benchmark
+        are wrong: a budget shall suffice for them.
+        """
+        lines = authors_checklist(item.to_json()).replace("- ", "").split("\n")[1:]
+        told = "; ".join(f"{line.rstrip('.')}: found 0 instead of 1 (nothing)" for line in lines)
+        shown = ", ".join(_thing(part) for part in item.to_json().get("include") or [])
+        reason = f"Not met: {told}; nothing else: also found {shown}. The picture shows {shown}."
+        return json.dumps({"correct": 0, "reason": reason})
 
     def find(self, folder: Path, sample: int = 1) -> dict[int, Path]:
-        """Return the pictures; the published script looks for `<number>.jpg` only."""
+        """Return the pictures; under `released` as the published script finds them."""
         if self.name == "released":
-            return find_named(folder, ("jpg",))
+            return find_named(folder, self.endings)
         return find_pictures(folder, sample)
 
     def load(self, path: Path) -> Picture:
@@ -151,6 +162,10 @@ class StrictFlags(AuthorsFlags):
         if len(fields) != 1:
             raise UnreadableReply(f"the reply has {len(fields)} fields `correct` instead of one")
         return (_finding(_flag(fields[0]), value.get("reason", "")),)
+
+
+def _thing(part: Mapping[str, Any]) -> str:
+    return " ".join(str(part[key]) for key in ("count", "size", "color", "class") if part.get(key))
 
 
 def _noun(part: Mapping[str, Any], count: float) -> str:

@@ -27,7 +27,7 @@ def compare_runs(folders: Sequence[Path]) -> list[str]:
             f"these runs are of different tasks ({tasks}); compare one task at a time"
         )
     first, last = runs[0], runs[-1]
-    if _is_same_pictures(runs):
+    if is_same_pictures(runs):
         return _judges(runs, folders)
     task = get_task(first.task)
     scale = 1.0 if task.grading is None else task.grading.scale
@@ -44,7 +44,7 @@ def compare_runs(folders: Sequence[Path]) -> list[str]:
     return lines
 
 
-def _is_same_pictures(runs: Sequence[Run]) -> bool:
+def is_same_pictures(runs: Sequence[Run]) -> bool:
     """Whether several judges, or one of them several times, looked at the same files."""
     shown = [
         {(one.number, one.sample): one.picture_sha256 for one in run.verdicts if one.picture_sha256}
@@ -59,7 +59,7 @@ def _judges(runs: Sequence[Run], folders: Sequence[Path]) -> list[str]:
         f"{run.judge['model']} ({path.name})" for run, path in zip(runs, folders, strict=True)
     )
     overall, by_tag = agreement([run.verdicts for run in runs])
-    lines = [*_warnings(runs), f"The same pictures, judged by {names}.", "Krippendorff's alpha:"]
+    lines = [f"The same pictures, judged by {names}.", "Krippendorff's alpha:"]
     return lines + agreement_lines(overall, by_tag)
 
 
@@ -78,10 +78,14 @@ def _alpha(one: Agreement) -> str:
 
 
 def _warnings(runs: Sequence[Run]) -> list[str]:
+    """Say what keeps the scores of runs apart."""
     protocols = {f"{run.protocol['name']} {run.protocol['version']}" for run in runs}
-    if len(protocols) == 1:
-        return []
-    return [f"Judged by different protocols ({', '.join(sorted(protocols))}): not comparable."]
+    judges = {str(run.judge["model"]) for run in runs}
+    return [
+        f"Judged by different {what} ({', '.join(sorted(names))}): not comparable."
+        for what, names in (("protocols", protocols), ("judges", judges))
+        if len(names) > 1
+    ]
 
 
 def _parts(found: Comparison) -> dict[str, Difference]:

@@ -132,7 +132,7 @@ def stratified(groups: Mapping[str, Sequence[float]], *, macro: bool) -> Score:
 def paired(groups: Mapping[str, Sequence[tuple[float, float]]], *, macro: bool) -> Difference:
     """Return second minus first over items that both runs have, with a paired bootstrap interval.
 
-    Where the runs agree on every item, the interval is what so many items can exclude.
+    Where the runs differ by as much on every item, the interval is what so many items can exclude.
 
     Args:
         groups: (share right in the first run, in the second) of every common item, by group.
@@ -143,9 +143,11 @@ def paired(groups: Mapping[str, Sequence[tuple[float, float]]], *, macro: bool) 
     weights = np.full(len(sizes), 1 / len(sizes)) if macro else sizes / sizes.sum()
     steps = [group[:, 1] - group[:, 0] for group in filled]
     items = int(sizes.sum())
-    if not any(step.any() for step in steps):
+    observed = sum(weight * step.mean() for weight, step in zip(weights, steps, strict=True))
+    if all(step.min() == step.max() for step in steps):
         limit = wilson(0, items)[1]
-        return Difference(difference=0.0, low=-limit, high=limit, items=items)
+        low, high = max(-1.0, observed - limit), min(1.0, observed + limit)
+        return Difference(difference=float(observed), low=float(low), high=float(high), items=items)
     draw = np.random.default_rng(_SEED)
     total: NDArray[np.float64] = np.zeros(RESAMPLES)
     for place, (step, size, weight) in enumerate(zip(steps, sizes, weights, strict=True)):
@@ -156,7 +158,6 @@ def paired(groups: Mapping[str, Sequence[tuple[float, float]]], *, macro: bool) 
         else:
             total += weight * _resampled(step, place)
     low, high = np.percentile(total, _TAILS)
-    observed = sum(weight * step.mean() for weight, step in zip(weights, steps, strict=True))
     return Difference(difference=float(observed), low=float(low), high=float(high), items=items)
 
 
@@ -166,8 +167,12 @@ def smallest_clear_difference(values: Sequence[float], each: int = 1) -> float:
     `values` and `each` are those of `one_group`.
     """
     share, items = sum(values) / len(values), _effective(values, each)
-    spread = math.sqrt(2 * max(share * (1 - share), 0.25 / items) / items)
-    return (_Z + _POWER) * spread
+    share = min(share, 1 - share)
+    # d^2 = k (p (1 - p) + q (1 - q)) with q = p + d: the other run lies towards the middle, where
+    # shares spread most. With few items or at an end, p alone would promise far too much.
+    factor = (_Z + _POWER) ** 2 / items
+    linear, constant = factor * (1 - 2 * share), 2 * factor * share * (1 - share)
+    return (linear + math.sqrt(linear**2 + 4 * (1 + factor) * constant)) / (2 * (1 + factor))
 
 
 def mean_points(points: Sequence[float], scale: float) -> Score:
@@ -219,16 +224,22 @@ def paired_points(
 
 
 def smallest_clear_points(
-    groups: Mapping[str, Sequence[float]], weights: Mapping[str, float]
+    groups: Mapping[str, Sequence[float]], weights: Mapping[str, float], scale: float
 ) -> float:
     """Return the difference of weighted means that is found with 80 % power, unpaired."""
-    used = {name: group for name, group in groups.items() if len(group) > 1 and weights.get(name)}
+    used = {name: group for name, group in groups.items() if len(group) and weights.get(name)}
     total = sum(weights[name] for name in used) or 1.0
-    variance = sum(
-        (weights[name] / total) ** 2 * float(np.var(group, ddof=1)) / len(group)
-        for name, group in used.items()
-    )
-    return (_Z + _POWER) * math.sqrt(2 * variance)
+    steps = ((weights[name] / total) * _smallest_step(group, scale) for name, group in used.items())
+    return math.sqrt(sum(step**2 for step in steps))
+
+
+def _smallest_step(points: Sequence[float], scale: float) -> float:
+    """Return what `smallest_clear_points` is for one group; as for shares if it shows no spread."""
+    spread = float(np.std(points, ddof=1)) if len(points) >= _FEW else 0.0
+    if spread == 0:
+        share = _inside(sum(points) / len(points) / scale)
+        return scale * smallest_clear_difference([share] * len(points))
+    return (_Z + _POWER) * spread * math.sqrt(2 / len(points))
 
 
 def _weighted(

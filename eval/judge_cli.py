@@ -166,6 +166,11 @@ def read_command(args: argparse.Namespace) -> Command:
     source = task.items(args.items)
     protocol = args.protocol or default_protocol(args.items)
     task.protocol(protocol)
+    if args.explain and protocol not in task.readings:
+        raise ValueError(
+            f"replies to the protocol {protocol} cannot be read another way; --explain needs "
+            f"--protocol {', '.join(task.readings)}"
+        )
     names = [args.judge] if args.judges is None else args.judges.split(",")
     configs = tuple(
         JudgeConfig(

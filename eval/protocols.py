@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from .english import plural
 from .items import Constraint, Item
-from .pictures import Picture, find_pictures, load_picture
+from .pictures import EXTENSIONS, Picture, find_pictures, load_picture
 
 NOTHING_ELSE = "no objects besides these"
 """Last line of every kit checklist: a picture with surplus objects is not right."""
@@ -75,6 +75,8 @@ class JudgeProtocol(ABC):
     """Wait before asking again."""
     no_text: ClassVar[str] = "the reply holds no text"
     """What is said of a reply without content."""
+    endings: tuple[str, ...] = EXTENSIONS
+    """Endings of the picture files that it looks for."""
     leaves_out_missing: ClassVar[bool] = False
     """Whether an item without a picture is left out of every mean."""
 

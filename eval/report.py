@@ -17,8 +17,10 @@ from markupsafe import Markup, escape
 from echo4o.errors import Echo4oError
 from echo4o.records import write_atomic
 
+from .agreement import Agreement, agreement
 from .buying import read_bought
 from .charts import intervals, loss_curve, read_loss
+from .compared import is_same_pictures
 from .intervals import Difference, Score
 from .published import PUBLISHED, Published
 from .report_cards import first_of_each_tag, make_cards
@@ -92,6 +94,7 @@ def write_report(
         outcomes=OUTCOMES,
         warnings=_warnings(names, runs, scores),
         published=_published(runs[-1]),
+        judges=_judges(runs),
         people=[_people(folder) for folder in folders],
         bought=[read_bought(run.pictures) for run in runs],
         curve=None if loss is None else loss_curve(read_loss(loss)),
@@ -186,6 +189,16 @@ def _row(
         difference=difference,
         is_total=bool(note),
     )
+
+
+def _judges(runs: Sequence[Run]) -> tuple[Agreement, dict[str, Agreement]] | None:
+    """How far the judges of the same pictures agree; None for runs of different pictures."""
+    if len(runs) < 2 or not is_same_pictures(runs):
+        return None
+    try:
+        return agreement([run.verdicts for run in runs])
+    except Echo4oError:  # no picture has two verdicts
+        return None
 
 
 def _people(folder: Path) -> People | None:

@@ -84,6 +84,12 @@ def run(args: argparse.Namespace) -> None:
             f"the reading {RELEASED} judges one picture of a prompt, not "
             f"{args.samples_per_prompt}; use another --protocol"
         )
+    if "png" not in (endings := asked.task.protocol(asked.protocol).endings):
+        raise ValueError(
+            f"the reading {asked.protocol} of {asked.task.name} looks only for files that end in "
+            f"{', '.join(endings)}, and pictures are made as PNG; use another --protocol, or have "
+            "pictures in that form judged with `echo4o eval judge`"
+        )
     is_bought = args.model.startswith(PREFIX)
     _refuse_useless_options(args, is_bought=is_bought)
     if args.dry_run:

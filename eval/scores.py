@@ -138,7 +138,7 @@ def score_points(verdicts: Sequence[Verdict], protocol: str, grading: Grading) -
         one_or_two_objects=None,
         by_tag={tag: mean_points(group, scale) for tag, group in tags.items()},
         by_group=by_group,
-        smallest_clear=smallest_clear_points(groups, weights),
+        smallest_clear=smallest_clear_points(groups, weights, scale),
         scale=scale,
         **_facts(verdicts),
     )
@@ -186,7 +186,7 @@ def _compare_points(pairs: Sequence[_Pair], grading: Grading, protocol: str) -> 
         one_or_two_objects=None,
         by_tag=each(_paired(both, _tag, _points)),
         by_group=each(groups),
-        smallest_clear=smallest_clear_points(later, weights),
+        smallest_clear=smallest_clear_points(later, weights, scale),
     )
 
 

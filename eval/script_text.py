@@ -80,12 +80,14 @@ class _Reader:
 
     def _texts(self, content: ast.expr, scope: _Function | None) -> Iterator[_Given]:
         """Yield the texts of a message: the content itself, or its text parts."""
+        parts: list[ast.expr] = []
         if isinstance(content, ast.Name) and (given := self._given(content, scope)):
+            parts = _appended(scope or self._tree, content.id)
             content, scope = given
         if not isinstance(content, ast.List | ast.Tuple):
             yield content, scope
             return
-        for part in content.elts:
+        for part in [*content.elts, *parts]:
             if isinstance(part, ast.Dict) and "text" in (fields := _fields(part)):
                 yield fields["text"], scope
 
@@ -170,10 +172,11 @@ class _Reader:
         if name in ("dedent", "cleandoc") and len(node.args) == 1:
             text = self._text(node.args[0], scope, depth + 1, is_outer=is_outer)
             return with_marks(text, textwrap.dedent if name == "dedent" else inspect.cleandoc)
-        if isinstance(node.func, ast.Attribute):
+        function = self._functions.get(name)
+        # `self.prompt(...)` is a function of the script, `text.strip()` is not.
+        if isinstance(node.func, ast.Attribute) and function is None:
             text_before = self._text(node.func.value, scope, depth + 1, is_outer=is_outer)
             return self._method(node, node.func.attr, text_before, scope, depth)
-        function = self._functions.get(name)
         if function is None or not (is_outer or self._is_eager):
             return None
         returned = [one.value for one in ast.walk(function) if isinstance(one, ast.Return)]
@@ -246,6 +249,17 @@ def _values(
             continue
         found.append(node.value)
     return found
+
+
+def _appended(place: ast.Module | _Function, name: str) -> list[ast.expr]:
+    """Return what is appended to the list `name`, in order."""
+    return [
+        node.args[0]
+        for node in ast.walk(place)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == f"{name}.append"
+        and len(node.args) == 1
+    ]
 
 
 def _fields(node: ast.Dict) -> dict[str, ast.expr]:

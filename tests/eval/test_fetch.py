@@ -88,6 +88,21 @@ def main():
         question = f{fstring_3}
         ask(Words.system, textwrap.dedent(question), row.image)
 """,
+    "methods and lists that grow": """
+class Judge:
+    def __init__(self, key):
+        self.system_prompt = {system}
+    def create_prompt(self, a, b):
+        return f{fstring_4}
+    def ask(self, item, url):
+        prompt = self.create_prompt(item["a"], item["b"])
+        messages = []
+        content = []
+        content.append({{"type": "text", "text": prompt}})
+        content.append({{"type": "image_url", "image_url": {{"url": url}}}})
+        messages.append({{"role": "system", "content": self.system_prompt}})
+        messages.append({{"role": "user", "content": content}})
+""",
     "percent": """
 def messages(row):
     return [{{"role": "system", "content": {system}}},
@@ -106,6 +121,7 @@ def script(shape, system, user, holes):
         fstring=repr(f"{braces[0]}{{prompt}}{braces[1]}{{extra}}{braces[2]}"),
         fstring_2=repr(f"{braces[0]}{{instruction}}{braces[1]}{{note}}{braces[2]}"),
         fstring_3=repr(f"{braces[0]}{{row.prompt}}{braces[1]}{{checked}}{braces[2]}"),
+        fstring_4=repr(f"{braces[0]}{{a}}{braces[1]}{{b}}{braces[2]}"),
         template=repr(f"{braces[0]}{{first}}{braces[1]}{{second}}{braces[2]}"),
         head=repr(head),
         mid=repr(mid),

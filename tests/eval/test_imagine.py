@@ -15,6 +15,7 @@ from echo4o.eval.imagine_bench import GROUPS
 from echo4o.eval.intervals import (
     mean_points,
     paired_points,
+    smallest_clear_difference,
     smallest_clear_points,
     weighted_points,
 )
@@ -156,7 +157,9 @@ def test_two_runs_are_compared_item_by_item():
 def test_smallest_clear_difference_of_points_has_its_power():
     draw = np.random.default_rng(7)
     first = {name: list(draw.uniform(0, 10, 60)) for name in SHARES}
-    step = smallest_clear_points(first, SHARES)
+    step = smallest_clear_points(first, SHARES, 10)
+    flat = smallest_clear_points({"a": [0.0] * 14}, {"a": 1}, 10)  # no spread seen is not none
+    assert flat == pytest.approx(10 * smallest_clear_difference([0.0] * 14))
     weights = np.array(list(SHARES.values())) / 9
     spread = np.sqrt((weights**2 * (100 / 12) / 60).sum())
     differences = step + draw.normal(0, spread * np.sqrt(2), 4000)

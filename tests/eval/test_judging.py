@@ -206,8 +206,8 @@ def test_garbage_and_refusals_are_counted_by_name(tmp_path, monkeypatch):
 def test_judge_that_never_answers_gives_no_score():
     silent = [verdict(item, None, outcome="failed", reason="HTTP 500") for item in ITEMS]
     with pytest.raises(Echo4oError, match="answered none of 14 questions.*HTTP 500"):
-        _refuse_silence(silent, "m")
-    _refuse_silence([*silent, verdict(ITEMS[0], False)], "m")
+        _refuse_silence(silent, "m", ("png",))
+    _refuse_silence([*silent, verdict(ITEMS[0], False)], "m", ("png",))
 
 
 def test_budget_stops_and_what_was_judged_is_kept(api, tmp_path):

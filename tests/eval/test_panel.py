@@ -55,6 +55,10 @@ def test_two_judges_have_a_run_each_and_one_budget(api, tmp_path, capsys):
     assert panel["judges"]["sandbox-text"]["repeats"] == 2
     alone = json.loads((out / "sandbox-judge" / "run.json").read_text())
     assert alone["self_agreement"]["overall"]["items"] == 7
+    main(["eval", "report", *(str(out / one) for one in panel["judges"]), "--out", str(out / "r")])
+    page = (out / "r").read_text()
+    assert "Agreement of the judges" in page
+    assert 'overall <span class="small soft">7 pictures</span>' in page
     main(words)
     assert [load_run(out / one).calls for one in panel["judges"]] == [0, 0]
     assert runs[1].spent_usd == pytest.approx(billed(api))

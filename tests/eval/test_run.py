@@ -171,6 +171,8 @@ def test_run_buys_judges_and_resumes_without_a_call(api, tmp_path, capsys):
             ("--protocol", "released", "--samples-per-prompt", "2"),
             "judges one picture of a prompt, not 2",
         ),
+        ("x", ("--protocol", "released"), "looks only for files that end in jpg"),
+        ("x", ("--protocol", "kit", "--explain"), "kit cannot be read another way"),
     ],
 )
 def test_misuse_is_one_sentence(

@@ -111,6 +111,9 @@ def test_equal_runs_are_not_certainly_equal():
     assert found.difference == 0
     assert found.high == -found.low == pytest.approx(wilson(0, 30)[1])
     assert not found.is_clear
+    better = paired({"a": [(False, True)] * 7, "b": [(False, True)] * 7}, macro=True)
+    assert (better.difference, better.high) == (1, 1)
+    assert better.low == pytest.approx(1 - wilson(0, 14)[1])
 
 
 def test_smallest_clear_difference_has_the_power_it_says():
@@ -120,6 +123,9 @@ def test_smallest_clear_difference_has_the_power_it_says():
     first, second = (draw.binomial(items, rate, 4000) / items for rate in (share, share + step))
     spread = np.sqrt((first * (1 - first) + second * (1 - second)) / items)
     assert np.mean((second - first) / spread > 1.96) == pytest.approx(0.8, abs=0.04)
+    # 5 of 14 right is told from none of 14 (Fisher's p is 0.04), 4 is not.
+    assert 4 / 14 < smallest_clear_difference([0.0] * 14) < 5.5 / 14
+    assert smallest_clear_difference([1.0] * 14) == smallest_clear_difference([0.0] * 14)
 
 
 def test_scores_count_every_item():
