@@ -31,11 +31,13 @@ class Background:
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def do(self, job: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    def do(self, job: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Future[None]:
         """Do this after what was given before; waits while too much is waiting."""
         while len(self._jobs) > self._ahead:
             self._jobs.popleft().result()
-        self._jobs.append(self._pool.submit(job, *args, **kwargs))
+        given = self._pool.submit(job, *args, **kwargs)
+        self._jobs.append(given)
+        return given
 
     def wait(self) -> None:
         """Until everything is done; raises what a job raised."""

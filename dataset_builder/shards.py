@@ -4,8 +4,6 @@ Content-defined chunking (uploads re-send only what changed), page index, row gr
 shards under 500 MB; one row group is held in memory at a time.
 """
 
-import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +12,7 @@ from echo4o.schema import Row, features
 
 from .background import Background
 from .batches import MAX_BATCH_BYTES, MAX_BATCH_ROWS, size_of, to_batch
+from .hashed_file import HashedFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,41 +30,9 @@ class Shard(NamedTuple):
     sha256: str
 
 
-class _HashedFile:
-    """A new file that hashes what is written, so that nobody has to read it again."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._hash = hashlib.sha256()
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    def write(self, data: bytes) -> int:
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def finish(self) -> None:
-        """Bring it to the disk, which may take a second."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def sha256(self) -> str:
-        """Of what was written so far."""
-        return self._hash.hexdigest()
-
-
 class _Open(NamedTuple):
     path: Path
-    file: _HashedFile
+    file: HashedFile
     writer: "pq.ParquetWriter"
 
 
@@ -86,7 +53,7 @@ class ShardWriter:
         max_group_bytes: int = MAX_BATCH_BYTES,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
-        """`background` writes the row groups and `disk` waits for the disk, if they are given."""
+        """`background` makes the row groups and `disk` writes them, if they are given."""
         self.folder = folder
         self.split = split
         self._schema: pa.Schema = features().arrow_schema
@@ -161,7 +128,7 @@ class ShardWriter:
             import pyarrow.parquet as pq
 
             path = self._partial(len(self._counts))
-            file = _HashedFile(path)
+            file = HashedFile(path, self._disk)
             writer = pq.ParquetWriter(
                 file,
                 self._schema,
