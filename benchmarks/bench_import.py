@@ -1,8 +1,10 @@
 """Rows a second and peak memory of `data import` on a release of the real size.
 
 The release is painted while it is read (release_stream.py), pictures of 64 KB; what is measured is
-everything that the verb does: records, archives, hashes, join, Parquet, card, pages, record. Then
-the first row of the result is streamed, and the bytes of sampled rows are held against the archive.
+everything that the verb does: records, archives, hashes, join, Parquet, card, pages, record. The
+painter shares the cores; its processor time is told apart. Beside the rate of the import stand the
+rates at which the same disk takes bare bytes in the same run, past the page cache and through it.
+Then the first row is streamed, and the bytes of sampled rows are held against the archive.
 
 Run: python benchmarks/bench_import.py [--rows 178228]      (needs 25 GB of disk at full size)
 Writes: benchmarks/results/import.json, or import_ROWS.json for another number of rows
@@ -10,6 +12,8 @@ Writes: benchmarks/results/import.json, or import_ROWS.json for another number o
 
 import argparse
 import json
+import mmap
+import os
 import resource
 import shutil
 import subprocess
@@ -71,8 +75,41 @@ def check_bytes(folder: Path) -> int:
     return count
 
 
+def disk_rate(folder: Path, *, cached: bool, size: int = 1_500_000_000) -> float:
+    """Bytes a second that the disk takes in 4 MiB blocks of noise, fsync included (Linux)."""
+    block = mmap.mmap(-1, 4 << 20)
+    block.write(os.urandom(len(block)))
+    path = folder / "bare"
+    flags = os.O_WRONLY | os.O_CREAT | (0 if cached else os.O_DIRECT)
+    file = os.open(path, flags)
+    start = time.perf_counter()
+    written = 0
+    while written < size:
+        written += os.write(file, block)
+    os.fsync(file)
+    seconds = time.perf_counter() - start
+    os.close(file)
+    path.unlink()
+    return written / seconds
+
+
 def _parquet_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+
+
+def _pictures(folder: Path) -> int:
+    """Pictures of all rows, targets and references."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    count = 0
+    for path in folder.glob("data/*/train-*.parquet"):
+        if path.parent.name != "preview":
+            file = pq.ParquetFile(path)
+            table = file.read(columns=["input_images.list.element.path"])
+            lists = table.column("input_images")
+            count += table.num_rows + pc.sum(pc.list_value_length(lists)).as_py()
+    return count
 
 
 def main() -> None:
@@ -91,22 +128,33 @@ def main() -> None:
         pieces.mkdir()
         paint_pieces(pieces, BYTES)
         source = PaintedRelease(options.rows, pieces)
-        start = time.perf_counter()
+        bare = disk_rate(Path(temporary), cached=False)
+        before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         result = import_source(source, out, progress=True)
         seconds = time.perf_counter() - start
         assert result.tally.rows == source.rows
         assert not result.record.metrics["left_out"]
         used = resource.getrusage(resource.RUSAGE_SELF)
+        painter = resource.getrusage(resource.RUSAGE_CHILDREN)
+        own = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+        bound = _parquet_bytes(out) / bare
         found = {
             "machine": facts,
             "rows": source.rows,
             "picture_bytes": BYTES,
             "seconds": round(seconds, 1),
             "rows_per_second": round(source.rows / seconds),
+            "pictures_per_second": round(_pictures(out) / seconds),
             "peak_bytes": peak(),
-            "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
+            "processor_seconds": round(own, 1),
+            "painter_processor_seconds": round(painter.ru_utime + painter.ru_stime, 1),
             "megabytes_per_second": round(_parquet_bytes(out) / seconds / 1e6),
             "parquet_bytes": _parquet_bytes(out),
+            "disk_megabytes_per_second": round(bare / 1e6),
+            "disk_megabytes_per_second_cached": round(
+                disk_rate(Path(temporary), cached=True) / 1e6
+            ),
+            "disk_seconds": round(bound, 1),
             "largest_file": max(path.stat().st_size for path in out.rglob("*")),
             "first_row_seconds": round(first_row(out), 2),
             "pictures_compared": check_bytes(out),

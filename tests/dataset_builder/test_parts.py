@@ -1,14 +1,21 @@
 """Shards, splits and the picture pool on their own."""
 
 import dataclasses
+import errno
+import fcntl
+import os
 import random
+import subprocess
+import sys
 
 import authors_layout as layout
 import pyarrow.parquet as pq
 import pytest
 from datasets import Features
 
+from echo4o.dataset_builder.background import Background
 from echo4o.dataset_builder.card import front_matter_configs
+from echo4o.dataset_builder.hashed_file import HashedFile
 from echo4o.dataset_builder.pool import PicturePool
 from echo4o.dataset_builder.shards import ShardWriter
 from echo4o.dataset_builder.splits import Candidate, choose_validation
@@ -134,3 +141,56 @@ def test_all_is_the_union_of_the_subsets():
         },
         {"split": "validation", "path": ["data/surreal_fantasy/validation-*.parquet"]},
     ]
+
+
+@pytest.mark.parametrize("size", [0, 5, 4 << 20, (4 << 20) + 4_096, (9 << 20) + 1])
+@pytest.mark.parametrize("is_direct", [True, False])
+@pytest.mark.parametrize("is_threaded", [True, False])
+def test_a_hashed_file_holds_what_it_was_given(tmp_path, monkeypatch, size, is_direct, is_threaded):
+    data = random.Random(size).randbytes(size)
+    if not is_direct:
+        monkeypatch.setattr("os.O_DIRECT", 0)
+    with Background() as disk:
+        file = HashedFile(tmp_path / "file", disk if is_threaded else None)
+        for start in range(0, size, 777_777):
+            file.write(data[start : start + 777_777])
+        file.finish()
+        assert file.closed
+    assert (tmp_path / "file").read_bytes() == data
+    assert file.sha256() == sha256_bytes(data)
+
+
+def test_a_disk_that_refuses_direct_blocks_gets_them_through_the_cache(tmp_path, monkeypatch):
+    write, refused = os.write, []
+
+    def picky(number, data):
+        if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(len(data))
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return write(number, data)
+
+    monkeypatch.setattr("os.write", picky)
+    data = random.Random(0).randbytes(9_000_000)
+    file = HashedFile(tmp_path / "file")
+    file.write(data)
+    file.finish()
+    assert len(refused) == 1
+    assert (tmp_path / "file").read_bytes() == data
+
+
+def test_a_full_disk_is_told_by_the_thread_that_writes(tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from echo4o.dataset_builder.background import Background\n"
+        "from echo4o.dataset_builder.hashed_file import HashedFile\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6_000_000, 6_000_000))\n"
+        "with Background() as disk:\n"
+        "    file = HashedFile(Path(sys.argv[1]), disk)\n"
+        "    try:\n"
+        "        file.write(bytes(20_000_000)); file.finish()\n"
+        "    except OSError as error: print(error.strerror)\n"
+        "    file.close()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "File too large"
