@@ -64,9 +64,9 @@ def marks_schema(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def usual_marks(names: Sequence[str]) -> str:
+def usual_marks(names: Sequence[str], characters: int = _LONG_SENTENCE) -> str:
     """Return a reply in the form of `marks_schema`, with reasons of usual length."""
-    fields = {f"{name}_reason": "." * _LONG_SENTENCE for name in names}
+    fields = {f"{name}_reason": "." * characters for name in names}
     return json.dumps({**fields, **dict.fromkeys(names, 8)})
 
 

@@ -1,7 +1,9 @@
 """What judging will cost, worked out before the first call: calls, tokens and money.
 
 Questions and pictures are counted exactly as they will be sent. How long replies will be is a
-guess, made better by the replies to this very task that the ledger already holds.
+guess, made better by the replies to this very task that the ledger already holds. Without them it
+is as good as the protocol's `usual_reply`: judges say less about right pictures than about wrong
+ones, and how many are right is what nobody knows yet.
 """
 
 from collections import defaultdict
