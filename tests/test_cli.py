@@ -1,6 +1,7 @@
 """The command line: bad input ends in one sentence and a status, our own faults in a traceback."""
 
 import errno
+import logging
 import os
 import socket
 import sqlite3
@@ -207,7 +208,11 @@ def no_network(tmp_path):
     return os.environ | address | {"HF_HOME": str(tmp_path / "home")}
 
 
-@pytest.mark.parametrize("words", [["push", "FOLDER", "a/b"], ["stats", "a/b"]], ids=lambda w: w[0])
+@pytest.mark.parametrize(
+    "words",
+    [["push", "FOLDER", "a/b"], pytest.param(["stats", "a/b"], marks=pytest.mark.slow)],
+    ids=lambda w: w[0],
+)
 def test_no_network_is_told_soon(dataset, no_network, words, tmp_path):
     if "FOLDER" in words:
         words = ["push", str(dataset), "a/b", "--rights", str(write_release(tmp_path))]
@@ -290,3 +295,27 @@ def test_bad_pictures_for_a_model_are_told(tmp_path, capsys, verb, data, said):
 
 def test_every_noun_is_explained():
     assert set(cli.NOUNS) == set(cli.VERBS)
+
+
+def test_a_failed_upload_is_logged_once_and_without_its_signature():
+    main(["--version"])
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    seen = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())
+    logging.getLogger("huggingface_hub").addHandler(handler)
+    try:
+        logger.warning("HTTP Error 500 thrown while requesting PUT https://h/lfs/e5?signature=abc")
+    finally:
+        logging.getLogger("huggingface_hub").removeHandler(handler)
+    assert seen == ["HTTP Error 500 thrown while requesting PUT https://h/lfs/e5"]
+    assert not logging.getLogger("huggingface_hub").propagate
+
+
+def test_help_tells_no_default_where_there_is_none(capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "check", "--help"])
+    told = capsys.readouterr().out
+    assert "default: 8" in told
+    assert "default: None" not in told
+    assert "default: )" not in told

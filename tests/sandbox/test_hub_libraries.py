@@ -127,7 +127,14 @@ assert AutoencoderKL.from_pretrained("rehearsal/vae").config.latent_channels == 
 """
 
 
-@pytest.mark.parametrize("script", [_DATASETS, _MODELS], ids=["datasets", "models"])
+# Models also pass through the libraries wherever ours are pushed, so their own run is a long one.
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(_DATASETS, id="datasets"),
+        pytest.param(_MODELS, id="models", marks=pytest.mark.slow),
+    ],
+)
 def test_libraries(hub: HubServer, tmp_path: Path, script: str) -> None:
     (tmp_path / "work").mkdir()
     hub.run(script, tmp_path / "home", str(tmp_path / "work"))

@@ -46,7 +46,9 @@ def test_missing_model_is_one_sentence(capsys):
     assert "no folder 'missing-folder', and it is no Hub id" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_opens_without_a_model_and_ends_with_its_command(tmp_path, number):
     with running(tmp_path) as (url, process):
         client = Client(url, verbose=False)
