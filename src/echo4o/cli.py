@@ -139,6 +139,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpx2", "httpcore", "openai", "filelock", "datasets", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for talking in ("huggingface_hub", "datasets"):
+        # They print what they log themselves; through the root it would stand there twice.
+        logging.getLogger(talking).propagate = False
+    logging.getLogger("huggingface_hub.utils._http").addFilter(_unsigned)
     try:
         _dispatch(words)
     except KeyboardInterrupt:
@@ -153,6 +157,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         if debug_asked:
             os.environ.pop("ECHO4O_DEBUG", None)
+
+
+def _unsigned(record: logging.LogRecord) -> bool:
+    """Take signatures out of the addresses that the Hub's client logs when a request fails."""
+    record.msg = shown_address(record.msg)
+    return True
 
 
 def explain(error: BaseException) -> str | None:
@@ -244,12 +254,20 @@ def _run(noun: str, verb: str, words: list[str]) -> None:
         prog=f"echo4o {noun} {verb}".rstrip(),
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog="--debug shows the traceback of an error.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     getattr(module, f"{function}_arguments")(parser)
     args = parser.parse_args(words)
     args.words = words  # as they were typed, for a verb that starts itself several times
     getattr(module, function)(args)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells a default where there is one to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_told = action.default is None or action.default is False or action.default in ("", [])
+        return action.help if is_told else super()._get_help_string(action)
 
 
 def _overview() -> str:

@@ -17,5 +17,8 @@ class MissingExtraError(Echo4oError):
 
 
 def shown_address(url: object) -> str:
-    """A URL as it may be shown or logged: without a name and password before the host."""
-    return re.sub(r"//[^/]*@", "//", str(url))
+    """A URL, alone or in a text, as it may be shown or logged.
+
+    Without name and password before the host, and without the query: that of an upload is signed.
+    """
+    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1", re.sub(r"//[^/]*@", "//", str(url)))

@@ -225,4 +225,7 @@ def test_terminate_is_clean(tmp_path):
         sandbox = start()
         paint(connect(sandbox))
     log = (tmp_path / "server.log").read_text()
-    assert log.splitlines() == [f"openai: {sandbox.openai}", f"hub: {sandbox.hub}"]
+    told = [line for line in log.splitlines() if not line.startswith("  ")]
+    assert told == [f"openai: {sandbox.openai}", f"hub: {sandbox.hub}"]
+    assert f"export OPENAI_BASE_URL={sandbox.openai} OPENAI_API_KEY=" in log
+    assert f"export HF_ENDPOINT={sandbox.hub} HF_TOKEN=" in log

@@ -20,7 +20,19 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
 def serve(args: argparse.Namespace) -> None:
     """Run both servers until SIGTERM or Ctrl-C."""
     from .faults import Faults
+    from .hub.store import ORGANISATION, USER
+    from .keys import API_KEY, HUB_TOKEN
     from .serve import serve_sandbox
+
+    def announce(line: str) -> None:
+        """Tell an address, and the variables that lead every client to it."""
+        name, _, url = line.partition(": ")
+        print(line, flush=True)
+        if name == "openai":
+            print(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY={API_KEY}", flush=True)
+        else:
+            print(f"  export HF_ENDPOINT={url} HF_TOKEN={HUB_TOKEN} HF_HUB_DISABLE_XET=1")
+            print(f"  you may write to {USER}/NAME and {ORGANISATION}/NAME", flush=True)
 
     serve_sandbox(
         args.root,
@@ -28,7 +40,7 @@ def serve(args: argparse.Namespace) -> None:
         hub_port=args.hub_port,
         faults=Faults.parse(args.faults),
         ready_file=args.ready_file,
-        announce=lambda line: print(line, flush=True),
+        announce=announce,
     )
 
 
