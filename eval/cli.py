@@ -38,6 +38,9 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
 def report(args: argparse.Namespace) -> None:
     """Write one self-contained HTML file."""
     from .report import write_report
+    from .runs import each_run
 
-    path = write_report(args.runs, args.out, loss=args.loss, title=args.title, progress=True)
+    path = write_report(
+        each_run(args.runs), args.out, loss=args.loss, title=args.title, progress=True
+    )
     print(f"report  {path} ({path.stat().st_size / 2**20:.1f} MiB)")

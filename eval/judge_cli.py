@@ -50,8 +50,9 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Say which run is better; over the same pictures, how far their judges agree."""
     from .compared import compare_runs
+    from .runs import each_run
 
-    print("\n".join(compare_runs(args.runs)))
+    print("\n".join(compare_runs(each_run(args.runs))))
 
 
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -195,6 +195,15 @@ def panel_folders(out: Path) -> list[Path]:
     return sorted(file.parent for file in out.glob(f"*/{RUN_FILE}"))
 
 
+def each_run(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders, in place of one that several judges filled those of its runs."""
+    return [
+        run
+        for folder in folders
+        for run in ([] if (folder / RUN_FILE).is_file() else panel_folders(folder)) or [folder]
+    ]
+
+
 def load_run(folder: Path) -> Run:
     """Read a run back from its folder (or its run.json).
 

@@ -55,7 +55,9 @@ def test_two_judges_have_a_run_each_and_one_budget(api, tmp_path, capsys):
     assert panel["judges"]["sandbox-text"]["repeats"] == 2
     alone = json.loads((out / "sandbox-judge" / "run.json").read_text())
     assert alone["self_agreement"]["overall"]["items"] == 7
-    main(["eval", "report", *(str(out / one) for one in panel["judges"]), "--out", str(out / "r")])
+    main(["eval", "report", str(out), "--out", str(out / "r")])
+    main(["eval", "compare", str(out)])
+    assert "The same pictures, judged by" in capsys.readouterr().out
     page = (out / "r").read_text()
     assert "Agreement of the judges" in page
     assert 'overall <span class="small soft">7 pictures</span>' in page
