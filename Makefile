@@ -18,7 +18,7 @@ rehearse: $(READY)  ## the whole line on the sandbox: data, training, scores, re
 	$(BIN)/echo4o release rehearse $(ARGS)
 
 test: $(READY)  ## at most 5 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -rs $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -q -rs $(ARGS)
 
 browser: $(READY)  ## drives a real Chromium; looks for it under its usual names
 	$(BIN)/python -m pytest -q -rs -m browser $(ARGS)

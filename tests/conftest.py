@@ -81,6 +81,11 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     process.wait(timeout=20)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest group begins first, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: "tests/release" not in item.nodeid)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Where the recorded data is required, a skipped test is a failure of the whole run."""
     skipped = terminalreporter.stats.get("skipped", [])

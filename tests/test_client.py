@@ -185,7 +185,9 @@ def test_killed_at_random_moments(tmp_path, seed):
     for folder in ("killed", "whole"):
         (tmp_path / folder).mkdir()
     with image_api(tmp_path / "killed", spec) as sandbox:
-        while not run_buyer(sandbox, tmp_path / "killed", draw.uniform(0.05, 0.5)):
+        while not run_buyer(
+            sandbox, tmp_path / "killed", draw.uniform(0.05, 0.5 if kills else 0.1)
+        ):
             kills += 1
             assert kills < 40
         log = bills(sandbox)

@@ -177,7 +177,7 @@ def kill_at(process, folder, count):
     return process.wait(timeout=60)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_runs_end_in_the_same_dataset(whole, use, tmp_path, seed):
     root, record, _ = whole
     draw = random.Random(seed)

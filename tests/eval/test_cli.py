@@ -77,7 +77,7 @@ def test_imagine_bench_is_told_in_points_and_only_the_authors_words_are_explaine
     assert "Attribute shift" in said
     assert "10.000  [" in said
     assert "protocol kit; two runs of so many items are told apart from" in said
-    assert "--explain needs one of: released, paper, strict" in capsys.readouterr().err
+    assert "--explain needs --protocol released, paper, strict" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

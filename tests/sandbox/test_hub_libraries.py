@@ -127,14 +127,9 @@ assert AutoencoderKL.from_pretrained("rehearsal/vae").config.latent_channels == 
 """
 
 
-# Models also pass through the libraries wherever ours are pushed, so their own run is a long one.
-@pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param(_DATASETS, id="datasets"),
-        pytest.param(_MODELS, id="models", marks=pytest.mark.slow),
-    ],
-)
+# What is ours passes through the same libraries wherever it is pushed; these are the long runs.
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [_DATASETS, _MODELS], ids=["datasets", "models"])
 def test_libraries(hub: HubServer, tmp_path: Path, script: str) -> None:
     (tmp_path / "work").mkdir()
     hub.run(script, tmp_path / "home", str(tmp_path / "work"))

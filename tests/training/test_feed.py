@@ -67,7 +67,7 @@ def test_two_processes_then_one_lose_and_repeat_nothing():
     assert epochs >= 3
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_run_with_workers_gives_the_bytes_of_one_without(
     config: TrainConfig, tmp_path_factory, workers, tmp_path
 ):

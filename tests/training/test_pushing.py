@@ -23,6 +23,7 @@ def api(sandbox, monkeypatch, tmp_path) -> HfApi:
     return HfApi(endpoint=sandbox.hub, token=sandbox.token)
 
 
+@pytest.mark.slow
 def test_a_run_is_on_the_hub_while_it_trains_and_at_its_end(
     config: TrainConfig, api: HfApi, tmp_path: Path, caplog
 ):

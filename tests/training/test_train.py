@@ -176,7 +176,7 @@ def test_rows_that_cannot_be_used_are_skipped_and_counted(settings, tmp_path, mo
     assert record.metrics["rows_skipped"] == {
         "a picture is too large": 1,
         "a picture does not decode": 2,
-        "a picture is missing": 1,
+        "a picture is only a path, its bytes are not stored": 1,
         "no instruction": 1,
         "a picture has more than 8 bits per channel": 1,
     }
