@@ -34,6 +34,8 @@ class CardFacts:
     """Who may do what, as RELEASE.toml says."""
     versions: Sequence[str] = ()
     """What changed since the first version."""
+    repo: str | None = None
+    """Hub id that it was last pushed to."""
 
     def to_dict(self) -> dict[str, JsonValue]:
         """JSON for the record; `CardFacts(**...)` reads it back."""
@@ -95,6 +97,7 @@ def _text(facts: CardFacts, statistics: Mapping[str, JsonValue]) -> str:
     subsets = cast(Mapping[str, int], statistics["by_subset"])
     lines = [f"| `{name}` | {count:,} | {ABOUT[name]} |" for name, count in subsets.items()]
     splits = cast(Mapping[str, int], statistics["by_split"])
+    repo = facts.repo or f"ORG/{facts.title}"
     counted = ", ".join(f"{count:,} in `{name}`" for name, count in splits.items())
     return "\n".join(
         [
@@ -111,7 +114,7 @@ def _text(facts: CardFacts, statistics: Mapping[str, JsonValue]) -> str:
             "```python",
             "from datasets import load_dataset",
             "",
-            f'rows = load_dataset("ORG/{facts.title}", "preview", split="train")',
+            f'rows = load_dataset("{repo}", "preview", split="train")',
             "```",
             "",
             "Pictures are stored byte for byte as they were received. `constraints`, `references`",

@@ -191,7 +191,7 @@ def push(args: argparse.Namespace) -> None:
     from .signing_off import check_rights
 
     wanted = check_folder(args.folder)
-    check_rights(args.folder, args.rights, dry_run=args.dry_run)
+    check_rights(args.folder, args.rights, repo=args.repo, dry_run=args.dry_run)
     done = publish_folder(
         args.folder,
         args.repo,

@@ -18,8 +18,12 @@ from echo4o.schema import SUBSETS, json_list
 from .card import CardFacts, render_card
 
 
-def check_rights(folder: Path, file: Path | None, *, dry_run: bool = False) -> Rights:
+def check_rights(
+    folder: Path, file: Path | None, *, repo: str | None = None, dry_run: bool = False
+) -> Rights:
     """Refuse a dataset whose rights are not settled; with `file`, settle them first.
+
+    The card then names `repo`, so that its first lines work when they are copied.
 
     Raises:
         RightsError: an answer is missing, or a reference is in no register.
@@ -36,8 +40,8 @@ def check_rights(folder: Path, file: Path | None, *, dry_run: bool = False) -> R
         )
     for row_id, entry in _references(folder):
         rights.check_reference(entry, row_id)
-    if not dry_run and record.parameters.get("rights") != rights.to_dict():
-        _stamp(folder, record, rights)
+    if not dry_run:
+        _stamp(folder, record, rights, repo)
     return rights
 
 
@@ -53,16 +57,18 @@ def _references(folder: Path) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
                 yield row["id"], entry
 
 
-def _stamp(folder: Path, record: RunRecord, rights: Rights) -> None:
+def _stamp(folder: Path, record: RunRecord, rights: Rights, repo: str | None) -> None:
     """Write the answers into card and record; a kill in between is mended by the next run."""
     told = record.parameters.get("card")
     if told is None:
         raise Echo4oError(f"{folder} was built by an older echo4o; build it again, then push")
     card = CardFacts(**cast(dict[str, object], told))  # type: ignore[arg-type]
-    card = replace(card, rights=tuple(rights.lines()))
+    signed = replace(card, rights=tuple(rights.lines()), repo=repo or card.repo)
+    if signed.to_dict() == card.to_dict() and record.parameters.get("rights") == rights.to_dict():
+        return
     shards = {name: one for name, one in record.files.items() if name.endswith(".parquet")}
     statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
-    write_atomic(folder / "README.md", render_card(card, shards, statistics))
-    parameters = record.parameters | {"card": card.to_dict(), "rights": rights.to_dict()}
+    write_atomic(folder / "README.md", render_card(signed, shards, statistics))
+    parameters = record.parameters | {"card": signed.to_dict(), "rights": rights.to_dict()}
     files = record.files | {"README.md": sha256_file(folder / "README.md")}
     replace(record, parameters=parameters, files=files).save(folder)

@@ -160,8 +160,9 @@ def test_push_wants_signed_rights(dataset, tmp_path):
     file = write_release(tmp_path)
     check_rights(dataset, file, dry_run=True)
     assert "rights" not in RunRecord.load(dataset).parameters
-    check_rights(dataset, file)
+    check_rights(dataset, file, repo="me/mine")
     check_rights(dataset, None)  # it carries them now
+    assert 'load_dataset("me/mine", "preview"' in (dataset / "README.md").read_text()
     assert "removal@example.org" in (dataset / "README.md").read_text()
     record = RunRecord.load(dataset)
     readme = hashlib.sha256((dataset / "README.md").read_bytes()).hexdigest()
