@@ -136,8 +136,13 @@ def _refuse_other_model(run: Run, model_repo: str) -> None:
             "nobody knows what made this run's pictures; submit a run of `echo4o eval run`"
         )
     made_by: str = run.generation["model"]["id"]
-    is_hub = run.generation["model"]["revision"] is not None
-    if (is_hub and made_by != model_repo) or made_by.startswith("api:"):
+    is_bought = made_by.startswith("api:")
+    if run.generation["model"]["revision"] is None and not is_bought:
+        raise Echo4oError(
+            f"the pictures were made by the folder {made_by}, and nobody can tell whether "
+            f"{model_repo} holds the same model; push it and run with --model {model_repo}"
+        )
+    if made_by != model_repo:
         raise Echo4oError(f"the pictures were made by {made_by}, not by {model_repo}")
 
 

@@ -148,7 +148,7 @@ expect("pull request 2", said(*submit, "--merge"))
 assert api.file_exists(model, name)
 expect("nothing had to change", said(*submit))
 made = json.loads((run / "run.json").read_text())
-made["generation"]["model"] = {"id": "folder", "revision": None, "sha256": "0" * 64}
+made["generation"]["model"] = {"id": "rehearsal/nothing", "revision": "0" * 40, "sha256": None}
 (run / "run.json").write_text(json.dumps(made))
 elsewhere = refused("eval", "submit", run, "rehearsal/nothing", *submit[4:])
 expect("there is no model rehearsal/nothing", elsewhere)
@@ -195,10 +195,12 @@ def test_runs_that_nobody_can_check_are_not_submitted(tmp_path):
     made = json.loads((whole_run(tmp_path / "a", pictures) / "run.json").read_text())["generation"]
     facts = {"source": "kit", "sha256": KIT.sha256, "available": 210, "judged": 7}
     bought = {**made, "model": {"id": "api:x", "revision": None, "sha256": None}}
+    local = {**made, "model": {"id": "mine", "revision": None, "sha256": "0" * 64}}
     for changes, complaint in (
         ({"items": facts}, "has 7 of 210 items"),
         ({"generation": None}, "nobody knows what made"),
         ({"generation": bought}, "made by api:x, not by rehearsal/painter"),
+        ({"generation": local}, "made by the folder mine.*run with --model rehearsal/painter"),
     ):
         run = whole_run(tmp_path / "b", pictures, **changes)
         with pytest.raises(Echo4oError, match=complaint):
