@@ -226,6 +226,7 @@ def test_no_network_is_told_soon(dataset, no_network, words, tmp_path):
     assert seconds < 40
 
 
+@pytest.mark.slow
 def test_a_wrong_token_is_told(dataset, sandbox, tmp_path):
     environment = sandbox.environment(tmp_path) | {"HF_TOKEN": "hf_wrong"}
     rights = ["--rights", str(write_release(tmp_path))]

@@ -313,6 +313,7 @@ assert not files.exists(f"datasets/{repo}/no")
     hub.run(script, home, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_large_file_does_not_fill_the_memory(hub: HubServer, home: Path, tmp_path: Path) -> None:
     def peak() -> int:
         assert hub.process is not None

@@ -74,6 +74,7 @@ def cached(config: TrainConfig, tmp_path, monkeypatch) -> TrainConfig:
     return override(config, [f"data={data}", f"latent_store={tmp_path / 'store'}", "steps=6"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "memory", [pytest.param("latent_cache_mb=64", marks=pytest.mark.slow), "latent_cache_mb=0"]
 )

@@ -114,6 +114,7 @@ def test_a_run_streams_from_the_hub_without_a_copy(sandbox, settings, blocks, tm
     assert not kept
 
 
+@pytest.mark.slow
 def test_a_streamed_run_resumes_to_the_same_bytes(config, blocks, tmp_path):
     words = [f"data={blocks}", "streaming=true", "latent_cache_mb=0", "tokens_per_pack=150"]
     words += ["samples_per_pack=none", "checkpoint_every=4", "steps=12", "schedule=constant"]
