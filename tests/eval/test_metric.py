@@ -29,12 +29,17 @@ def api(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
-    """`evaluate.load` of our folders, offline; it imports its copies from one place a process."""
+    """`evaluate.load` of our folders, offline.
+
+    A process imports its copies from the first place it saw, and the parallel runner comes back
+    to this file after others: one folder for the whole session, not one per fixture.
+    """
     import evaluate
 
+    modules = tmp_path_factory.getbasetemp() / "evaluate-modules"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-        patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        patch.setattr(evaluate.config, "HF_MODULES_CACHE", str(modules))
         yield lambda name, **options: evaluate.load(str(METRICS / name), **options)
 
 
