@@ -9,7 +9,7 @@ from pathlib import Path
 from echo4o.client import ChatRequest, Reply
 
 from .items import Item
-from .protocols import Finding, JudgeProtocol, UnreadableReply
+from .protocols import Finding, JudgeProtocol, Question, UnreadableReply
 from .verdicts import Outcome, Verdict
 
 _LONGEST_RAW_REPLY = 20_000
@@ -135,14 +135,21 @@ def chat_request(
 ) -> ChatRequest:
     """Return the request that asks `model` about `picture`, in the `repeat`-th judging of it."""
     question = protocol.question(item, attempt)
+    # The first judging has the numbers of its attempts; each later one has numbers of its own.
+    number = question.repeat + (repeat - 1) * protocol.attempts
+    return request_for(question, picture, model, number)
+
+
+def request_for(question: Question, picture: bytes, model: str, repeat: int) -> ChatRequest:
+    """Return the request that asks `model` a question about `picture`."""
     return ChatRequest(
         model=model,
         system=question.system,
-        user=(question.text, picture),
+        user=(question.text, *question.pictures, picture),
+        temperature=question.temperature,
         max_tokens=question.max_tokens,
         json_schema=question.schema,
         image_mime=question.image_mime,
         system_as_parts=question.system_as_parts,
-        # The first judging has the numbers of its attempts; each later one has numbers of its own.
-        repeat=question.repeat + (repeat - 1) * protocol.attempts,
+        repeat=repeat,
     )

@@ -22,6 +22,7 @@ from echo4o.prices import PriceTable, text_tokens
 
 from .cases import Case
 from .judging import JudgeConfig
+from .series import SeriesCase
 
 _ENOUGH = 5
 """Replies from which the guess for a tag is corrected: long questions get long replies."""
@@ -110,22 +111,25 @@ def _ratios(answered: Sequence[tuple[_Asked, int]]) -> dict[str, float]:
 def _requests(
     cases: Sequence[Case], model: str, progress: bool
 ) -> Iterable[tuple[Case, ChatRequest]]:
-    """Yield each case that would be asked about, with its first request."""
+    """Yield each case that would be asked about, with what it asks if every reply can be read."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        asked = pool.map(lambda case: _request(case, model), cases)
+        asked = pool.map(lambda case: _usual(case, model), cases)
         bar = tqdm(asked, total=len(cases), desc="estimate", disable=not progress)
-        for case, request in zip(cases, bar, strict=True):
-            if request is not None:
+        for case, requests in zip(cases, bar, strict=True):
+            for request in requests:
                 yield case, request
 
 
-def _request(case: Case, model: str) -> ChatRequest | None:
+def _usual(case: Case, model: str) -> list[ChatRequest]:
     if case.path is None:
-        return None
+        return []
     try:
-        return case.request(case.protocol.load(case.path).data, model)
+        picture = case.protocol.load(case.path).data
     except PictureError:
-        return None
+        return []
+    if isinstance(case, SeriesCase):
+        return case.usual_requests(picture, model)
+    return [case.request(picture, model)]
 
 
 def _known(keys: Iterable[str], ledger: Path) -> list[Entry]:

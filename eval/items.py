@@ -97,6 +97,8 @@ class Item:
     """Counts that must not be reached."""
     note: str = ""
     """What the picture should show and keep, in words for the judge; instead of constraints."""
+    references: tuple[str, ...] = ()
+    """Files of the reference pictures, in the order that the prompt means."""
 
     @property
     def objects(self) -> int:

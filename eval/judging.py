@@ -16,15 +16,17 @@ from tqdm import tqdm
 
 from echo4o.client import ApiClient, ChatRequest
 from echo4o.errors import Echo4oError
-from echo4o.ledger import Ledger
+from echo4o.ledger import BudgetExceeded, Ledger
 from echo4o.pictures import PictureError
 from echo4o.prices import PriceTable
 
 from .batched import settle_in_batches
 from .cases import Case
+from .foreseen import Foreseen, spread
 from .items import Item
 from .local_judge import PREFIX, LocalJudge
 from .protocols import JudgeProtocol
+from .series import SeriesCase, SeriesProtocol
 from .verdicts import Verdict
 
 logger = logging.getLogger(__name__)
@@ -157,8 +159,9 @@ def make_cases(
     repeats: int = 1,
 ) -> list[Case]:
     """Return what is to be judged, by item, picture and repeat."""
+    kind = SeriesCase if isinstance(protocol, SeriesProtocol) else Case
     return [
-        Case(item=item, path=found.get(item.number), protocol=protocol, sample=n, repeat=time)
+        kind(item=item, path=found.get(item.number), protocol=protocol, sample=n, repeat=time)
         for item in items
         for n, found in enumerate(samples, start=1)
         for time in range(1, repeats + 1)
@@ -233,12 +236,15 @@ class _Judging:
     async def settle(self, cases: Sequence[Case]) -> list[Verdict]:
         """Return a verdict for every case, in their order.
 
-        An error that needs the user lets calls in flight finish, and is raised then.
+        An error that needs the user lets calls in flight finish, and is raised then. Where the
+        budget ends, what still fits into it is asked before that is said.
         """
         settled: dict[int, Verdict] = {}
         errors: list[Exception] = []
-        source = iter(enumerate(cases))
+        unpaid: list[BudgetExceeded] = []
+        source = iter(spread(cases))
         bar = tqdm(total=len(cases), desc="judge", disable=not self._progress, mininterval=0.5)
+        foreseen = Foreseen(cases)
 
         async def work() -> None:
             for place, case in source:
@@ -246,16 +252,25 @@ class _Judging:
                     return
                 try:
                     settled[place] = await self._settle(case, pool)
+                except BudgetExceeded as error:
+                    unpaid.append(error)  # others may cost less, or be known already
+                    continue
                 except Exception as error:
                     errors.append(error)
                     return
-                bar.set_postfix_str(f"{self._ledger.spent_usd:.2f} USD", refresh=False)
+                foreseen.learn(case)
+                bar.set_postfix_str(foreseen.words(self._ledger), refresh=False)
                 bar.update()
 
         with bar, ThreadPoolExecutor(max_workers=_READERS) as pool:
             await asyncio.gather(*(work() for _ in range(min(self._workers, len(cases)))))
         if errors:
             raise errors[0]
+        if unpaid:
+            raise BudgetExceeded(
+                f"{len(unpaid)} of {len(cases)} questions were not asked, the replies to the "
+                f"others are kept: {unpaid[-1]}"
+            )
         return [settled[place] for place in range(len(cases))]
 
     async def _settle(self, case: Case, pool: ThreadPoolExecutor) -> Verdict:

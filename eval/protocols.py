@@ -39,14 +39,20 @@ class Finding:
     """What the judge says it saw."""
     points: float | None = None
     """Points from 0 to 10 where a task gives them, -1 where the reply gave none that was read."""
+    kind: str = ""
+    """Category of the line, where a task has such."""
+    number: int = 0
+    """Of the line within its item, where other lines depend on it."""
+    needs: tuple[int, ...] = ()
+    """Numbers of the lines without which this one cannot hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
     """What is sent besides the picture."""
 
-    system: str
-    """The judge's task."""
+    system: str | None
+    """The judge's task; None where everything stands in the question."""
     text: str
     """This item's question."""
     max_tokens: int
@@ -59,6 +65,10 @@ class Question:
     """Media type to declare for the picture; None declares the true one."""
     system_as_parts: bool = False
     """Send the task as a list of one text part."""
+    pictures: tuple[bytes, ...] = ()
+    """Encoded pictures that are shown before the one that is judged."""
+    temperature: float | None = 0.0
+    """None leaves it to the server."""
 
 
 class JudgeProtocol(ABC):
