@@ -55,8 +55,16 @@ class Watch:
         self._bands = bands or {}
         self._windows: dict[str, deque[tuple[str, float | None]]] = {}
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether there is a band that could be left."""
+        return bool(self._bands)
+
     def observe(self, entry: Entry, outcome: str, cost_usd: float | None) -> None:
-        """Take a reply into account; `cost_usd` is None when it was bought earlier."""
+        """Take a reply into account.
+
+        `cost_usd` is the ordinary price, also of a batch; None when it was bought earlier.
+        """
         band = self._bands.get(name := stratum(entry))
         if band is None or self.alarm is not None or cost_usd is None:
             return

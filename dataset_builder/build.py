@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from echo4o.ledger import Entry as LedgerEntry
-from echo4o.ledger import Ledger
+from echo4o.ledger import Ledger, LostPictureError
 from echo4o.pictures import PictureError, PictureFacts
 from echo4o.records import Input, JsonValue, RunRecord, sha256_bytes
 from echo4o.schema import DATASET_NAME, Picture, Row, Split, constraint_key
@@ -17,7 +17,7 @@ from .folder import PREVIEW_ROWS, FolderWriter, LeftOut, Result, check_target
 from .generate import LEDGER_NAME, Given, Purchases, Settings
 from .marking import Counted
 from .plan import Entry, read_plan
-from .splits import Candidate, choose_validation, ranked
+from .splits import Candidate, choose_validation, ranked, usual_validation
 from .stripping import without_camera_data
 from .thumbnails import check_picture
 from .verdicts import Verdict, Verdicts, applied, paired
@@ -49,9 +49,9 @@ class Harvest:
         self.settings = Settings.load(folder)
         self.verdicts = Verdicts.load(folder)
         self.left_out: list[LeftOut] = []
+        self.purchases = Purchases(self.plan, self.settings, ledger)
         self._license = license_id
         self._subset = subset
-        self._purchases = Purchases(self.plan, self.settings, ledger)
 
     def ready(self) -> list["_Ready"]:
         """Rows that were bought, in plan order."""
@@ -59,12 +59,14 @@ class Harvest:
         for entry in self.plan.rows:
             if self._subset not in (None, entry.subset):
                 continue
-            request = self._purchases.request(entry)
+            request = self.purchases.request(entry)
             if request is None:
-                self.left_out.append(LeftOut("no reference", entry.id))
+                lost = self.purchases.lost_reference(entry)
+                reason = "no reference" if lost is None else "lost reference"
+                self.left_out.append(LeftOut(reason, entry.id, lost or ""))
                 continue
-            entry = self._purchases.worded(entry, request)
-            bought = self._purchases.ledger.find(request.key)
+            entry = self.purchases.worded(entry, request)
+            bought = self.purchases.ledger.find(request.key)
             if bought is None or bought.state != "done":
                 state = "not generated" if bought is None else bought.state
                 self.left_out.append(LeftOut(state, entry.id, (bought and bought.reason) or ""))
@@ -74,19 +76,21 @@ class Harvest:
                 reason, _, detail = verdict.reason.partition(": ")
                 self.left_out.append(LeftOut(reason, entry.id, detail))
                 continue
-            given = (self._purchases.reference(name) for name in entry.references)
+            given = (self.purchases.reference(name) for name in entry.references)
             references = tuple(one for one in given if one)
             found.append(_Ready(applied(entry, verdict), bought, references, verdict))
         return found
 
     def rows(self, ready: list["_Ready"], validation: frozenset[str]) -> Iterator[Row]:
-        """Dataset rows; one whose picture does not decode is left out."""
+        """Dataset rows; one whose picture is lost or does not decode is left out."""
         for one in ready:
             split: Split = "validation" if one.entry.id in validation else "train"
             try:
                 yield self._row(one, split)
             except PictureError as error:
                 self.left_out.append(LeftOut("bad picture", one.entry.id, str(error)))
+            except LostPictureError as error:
+                self.left_out.append(LeftOut("lost picture", one.entry.id, str(error)))
 
     def checked(self, ready: list["_Ready"]) -> dict[str, JsonValue]:
         """What `data check` counted, and how many rows of the dataset it never saw."""
@@ -121,7 +125,7 @@ class Harvest:
         )
 
     def _picture(self, bought: LedgerEntry | Given) -> tuple[Picture, PictureFacts]:
-        data = self._purchases.picture(bought)
+        data = self.purchases.picture(bought)
         facts = check_picture(data, decode=True)
         if isinstance(bought, Given):
             data = without_camera_data(data)
@@ -176,13 +180,14 @@ def build(
     folder: Path,
     out: Path,
     *,
-    validation: int = 0,
+    validation: int | None = None,
     license_id: str | None = None,
     progress: bool = False,
 ) -> Result:
     """Write the dataset folder `out` from the plan and ledger in `folder`.
 
-    The Parquet files follow from plan, ledger and `validation` alone.
+    The Parquet files follow from plan, ledger and `validation` alone. None takes the usual number
+    of validation rows: 2,000, but at most a tenth.
 
     Raises:
         Echo4oError: there is no plan or ledger, nothing was bought, or `out` holds other files.
@@ -196,18 +201,20 @@ def build(
     with Ledger(folder / LEDGER_NAME, read_only=True) as ledger:
         harvest = Harvest(folder, ledger, license_id=license_id)
         ready = harvest.ready()
-        chosen = choose_validation([_candidate(one) for one in ready], validation)
+        wanted = usual_validation(len(ready)) if validation is None else validation
+        chosen = choose_validation([_candidate(one) for one in ready], wanted)
         preview = ranked([one.entry.id for one in ready], PREVIEW_ROWS)
         with FolderWriter(out, preview=preview) as writer:
-            rows = harvest.rows(ready, chosen)
-            for row in tqdm(rows, desc="build", total=len(ready), disable=not progress):
-                writer.add(row)
+            with tqdm(desc="build", total=len(ready), disable=not progress) as bar:
+                for row in harvest.rows(ready, chosen):
+                    writer.add(row)
+                    bar.update()
             record = RunRecord(
                 name=DATASET_NAME,
                 command="echo4o data build",
                 inputs=(Input(kind="plan", id=harvest.plan.recipe, sha256=harvest.plan_sha256),),
                 parameters={
-                    "validation": validation,
+                    "validation": wanted,
                     "license": license_id,
                     "model": harvest.settings.model,
                     "size": harvest.settings.size,
@@ -219,7 +226,9 @@ def build(
                 seconds=round(time.monotonic() - clock, 3),
             )
             card = _card(harvest, license_id, harvest.checked(ready))
-            return writer.finish(record, card, harvest.left_out)
+            result = writer.finish(record, card, harvest.left_out)
+        harvest.purchases.tell_lost()
+        return result
 
 
 def _card(harvest: Harvest, license_id: str | None, checked: dict[str, JsonValue]) -> CardFacts:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from echo4o.client import ApiClient, PriceTable
-from echo4o.ledger import Ledger
+from echo4o.ledger import Ledger, LostPictureError
+from echo4o.pictures import PictureError
 from echo4o.records import JsonValue, sha256_file
 
 from .check_question import expected_tokens, question
 from .deciding import Rules
-from .examining import Examined, Item, items
+from .examining import Examined, Item, items, rows_bought
 from .generate import LEDGER_NAME, Purchases, Settings
 from .judge import Judge
 from .marking import Counted, finish_check
@@ -53,13 +54,17 @@ def estimate(folder: Path, rules: Rules, prices: PriceTable) -> Estimate:
     with _purchases(folder) as purchases:
         rows, usd = 0, 0.0
         for item in items(purchases):
-            references = tuple(purchases.picture(one) for one in item.references)
-            picture = purchases.picture(item.bought)
-            seen = Examined(item=item, picture=picture, references=references)
-            asked = question(seen.asked, picture, references, model=rules.model)
+            try:
+                references = tuple(purchases.picture(one) for one in item.references)
+                picture = purchases.picture(item.bought)
+                seen = Examined(item=item, picture=picture, references=references)
+                asked = question(seen.asked, picture, references, model=rules.model)
+                tokens = expected_tokens(seen.asked)
+                usd += asked.estimate(prices, output_tokens=tokens).cost_usd
+            except (LostPictureError, PictureError):
+                continue  # nobody will be asked about it
             rows += 1
-            tokens = expected_tokens(seen.asked)
-            usd += asked.estimate(prices, output_tokens=tokens).cost_usd
+        purchases.tell_lost()
         return Estimate(rows, usd)
 
 
@@ -91,6 +96,7 @@ def check(
         run = _Run(folder, purchases, rules, client)
         asyncio.run(run.write(chunk, progress))
         counted = finish_check(folder, PARTIAL_NAME, purchases.plan, rules, started)
+        purchases.tell_lost()
         return Checked(counted, client.calls_made, ledger.spent_usd)
 
 
@@ -119,11 +125,14 @@ class _Run:
         """Append the verdicts that the partial file lacks, in plan order."""
         from tqdm import tqdm
 
-        rows = len(self._purchases.plan.rows)
         earlier = _Earlier(self._folder / CHECK_NAME, self._header, self._purchases)
         judge = Judge(self._client, self._purchases, self._rules)
-        with self._open() as (file, done, left), judge:
-            bar = tqdm(desc="check", total=rows, initial=done, disable=not progress)
+        total = rows_bought(self._purchases)
+        with (
+            self._open() as (file, done, left),
+            judge,
+            tqdm(desc="check", total=total, initial=done, disable=not progress) as bar,
+        ):
             async with self._client:
                 for part in _chunks(left, chunk):
                     known = {item.entry.id: earlier.take(item) for item in part}
@@ -135,7 +144,6 @@ class _Run:
                     file.flush()
                     bar.set_postfix_str(f"{self._client.ledger.spent_usd:.2f} USD")
                     bar.update(len(part))
-            bar.close()
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[tuple[BinaryIO, int, Iterator[Item]]]:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from echo4o.manifest import Release, release_argument, seal
 from echo4o.records import RunRecord
 
 if TYPE_CHECKING:
@@ -116,7 +117,13 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `data build`."""
     parser.add_argument("folder", type=Path, help="folder of the plan and its pictures")
     parser.add_argument("--out", type=Path, required=True, help="dataset folder: .../echo-4o-image")
-    parser.add_argument("--validation", type=int, default=0, metavar="N", help="validation rows")
+    parser.add_argument(
+        "--validation",
+        type=int,
+        metavar="N",
+        help="rows of the split validation, which shares no combination of objects and no "
+        "reference with train; 0 for none (default: 2000, but at most a tenth of all rows)",
+    )
     parser.add_argument("--license", help="licence of the pictures, as the Hub names it")
 
 
@@ -139,7 +146,13 @@ def import__arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="folder in the authors' layout, or its Hub id")
     parser.add_argument("--out", type=Path, required=True, help="dataset folder: .../echo-4o-image")
     parser.add_argument("--revision", help="commit, branch or tag of a Hub id")
-    parser.add_argument("--validation", type=int, default=0, metavar="N", help="validation rows")
+    parser.add_argument(
+        "--validation",
+        type=int,
+        default=0,
+        metavar="N",
+        help="rows of a split validation, which the authors do not have",
+    )
     parser.add_argument("--verify", action="store_true", help="decode every picture")
     parser.add_argument(
         "--download", action="store_true", help="fetch a Hub id into the cache first: resumes"
@@ -164,6 +177,7 @@ def import_(args: argparse.Namespace) -> None:
 
 def _print_result(record: RunRecord, out: Path) -> None:
     print(f"{record.metrics['rows']} rows in {out}: {json.dumps(record.metrics['by_subset'])}")
+    print(f"by split: {json.dumps(record.metrics['by_split'])}")
     if record.metrics["left_out"]:
         print(f"left out: {json.dumps(record.metrics['left_out'])}; see {out / 'left_out.jsonl'}")
 
@@ -181,6 +195,7 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tag", help="immutable name of this version, for example v1")
     parser.add_argument("--private", action="store_true", help="create the repository as private")
     parser.add_argument("--dry-run", action="store_true", help="check and compare, write nothing")
+    release_argument(parser)
 
 
 def push(args: argparse.Namespace) -> None:
@@ -192,6 +207,8 @@ def push(args: argparse.Namespace) -> None:
 
     wanted = check_folder(args.folder)
     check_rights(args.folder, args.rights, repo=args.repo, dry_run=args.dry_run)
+    if args.release is not None and not args.dry_run:
+        seal(args.folder, args.repo, "dataset", Release.load(args.release))
     done = publish_folder(
         args.folder,
         args.repo,

@@ -8,7 +8,7 @@ from echo4o.records import JsonValue
 from echo4o.schema import SUBSETS
 
 from .check_question import Findings
-from .examining import Examined
+from .examining import Examined, Item
 from .rewriting import rewrite
 from .verdicts import Verdict
 
@@ -68,6 +68,13 @@ def parse_policy(text: str) -> dict[str, str]:
 def undecided(seen: Examined, reason: str, reply: Reply | None = None) -> Verdict:
     """Nobody could say anything, or nothing that can be used."""
     return replace(_blank(seen, reply), decision="undecided", reason=reason)
+
+
+def unseen(item: Item, reason: str) -> Verdict:
+    """A picture that cannot be read now; a build leaves such a row out."""
+    return Verdict(
+        id=item.entry.id, sha256=str(item.bought.picture), decision="undecided", reason=reason
+    )
 
 
 def decided_alone(seen: Examined) -> Verdict:

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from echo4o.client import ApiClient, BatchOptions, ImageRequest, PriceTable, Reply, Request
 from echo4o.errors import Echo4oError
-from echo4o.ledger import Ledger
+from echo4o.ledger import Ledger, LostPictureError
 
 from .band import Watch
 from .plan import Entry, read_plan
@@ -41,6 +42,8 @@ class Api:
     prices: PriceTable | None = None
     batch: BatchOptions | None = None
     """Buy by the Batch API."""
+    rebuy_lost: bool = False
+    """Buy pictures again whose files are missing or damaged."""
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
@@ -83,10 +86,31 @@ class Buyer:
         made = [entry for entry in references if entry.source is None]
         if made:
             await self._settle(made, "references", Watch())
-        # What is in a batch is bought: there is nothing left to stop.
-        watch = watch if self._batch is None else Watch()
-        outcomes, reasons = await self._settle(rows, "rows", watch)
-        self.outcomes, self.reasons = outcomes, reasons
+        for name, part in self._portions(rows, watch):
+            outcomes, reasons = await self._settle(part, name, watch)
+            self.outcomes += outcomes
+            self.reasons += reasons
+            if watch.alarm:
+                break
+
+    def _portions(
+        self, rows: Collection[Entry], watch: Watch
+    ) -> Iterator[tuple[str, Collection[Entry]]]:
+        """All rows; or as many at a time as go into a batch, when somebody watches.
+
+        What is in a batch is bought, so the next one waits for what is said of it.
+        """
+        if self._batch is None or not watch.is_watching:
+            yield "rows", rows
+            return
+        size = self._batch.max_lines
+        for start in range(0, len(rows), size):
+            yield f"rows from {start + 1}", _Portion(rows, start, min(len(rows), start + size))
+
+    @property
+    def batch_factor(self) -> float:
+        """Share of the price that a batch pays."""
+        return self.client.prices.price(self.purchases.settings.model).batch_factor
 
     def summary(self, watch: Watch) -> Summary:
         """What became of the rows."""
@@ -127,11 +151,13 @@ class Buyer:
         self, entries: Collection[Entry], name: str, outcomes: Counter[str], watch: Watch
     ) -> list[tuple[Entry, str]]:
         """Ask once for each entry; counts all outcomes but refusals, which are returned."""
-        rows = _Rows(entries, self.purchases, watch)
+        rows = _Rows(entries, self.purchases, watch if self._batch is None else Watch())
+        # The band is in ordinary prices.
+        share = 1.0 if self._batch is None else self.batch_factor
         refused: list[tuple[Entry, str]] = []
         async for request, reply in self._run(rows, name):
             entry = rows.take(request.key)
-            watch.observe(entry, reply.outcome, None if reply.cached else reply.cost_usd)
+            watch.observe(entry, reply.outcome, None if reply.cached else reply.cost_usd / share)
             if reply.outcome == "refused":
                 refused.append((entry, reply.reason or "no reason given"))
             else:
@@ -153,6 +179,23 @@ class Buyer:
                 requests, options=self._batch, progress=title, known_images=False
             )
         return self.client.run(requests, progress=title, known_images=False)
+
+
+class _Portion(Collection[Entry]):
+    """Some rows of a plan that follow each other."""
+
+    def __init__(self, rows: Collection[Entry], start: int, end: int) -> None:
+        self._rows = rows
+        self._start, self._end = start, end
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def __contains__(self, entry: object) -> bool:
+        return any(entry == row for row in self)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return islice(self._rows, self._start, self._end)
 
 
 class _Rows(Collection[ImageRequest]):
@@ -204,6 +247,8 @@ def opened(
     with Ledger(folder / LEDGER_NAME, budget_usd=api.budget_usd) as ledger:
         counts = ledger.counts()
         settings = settings.save(folder, is_begun=counts["done"] + counts["refused"] > 0)
+        if api.rebuy_lost:
+            _forget_lost(ledger, progress)
         client = ApiClient(
             ledger=ledger,
             base_url=api.base_url,
@@ -216,7 +261,24 @@ def opened(
                 f"{open_} batches are under way; add --batch-api to collect them, or end them "
                 "with --cancel-batches"
             )
-        yield Buyer(client, Purchases(plan, settings, ledger), api, progress)
+        buyer = Buyer(client, Purchases(plan, settings, ledger), api, progress)
+        yield buyer
+        buyer.purchases.tell_lost()
+
+
+def _forget_lost(ledger: Ledger, progress: bool) -> None:
+    """Free the calls whose picture is lost, and put damaged files out of the way."""
+    from tqdm import tqdm
+
+    known = tqdm(ledger.entries("done"), desc="look at bought pictures", disable=not progress)
+    for entry in known:
+        if entry.picture is None or entry.extension is None:
+            continue
+        try:
+            ledger.read_picture(entry.picture, entry.extension)
+        except LostPictureError as error:
+            ledger.forget_picture(entry.key, str(error))
+            ledger.picture_path(entry.picture, entry.extension).unlink(missing_ok=True)
 
 
 def generate(

@@ -24,6 +24,12 @@ def generate_arguments(parser: argparse.ArgumentParser) -> None:
         "--rewrite", metavar="MODEL", help="chat model that words refused prompts anew"
     )
     parser.add_argument("--rewrites", type=int, default=2, help="how often, with --rewrite")
+    parser.add_argument(
+        "--rebuy-lost",
+        action="store_true",
+        help="pay again for pictures whose files are missing or damaged (and for rows that used "
+        "such a reference, unless it comes back the same)",
+    )
     pilot = parser.add_argument_group("pilot")
     pilot.add_argument(
         "--pilot", type=int, metavar="N", help="buy N rows of all categories and report, no more"
@@ -37,7 +43,13 @@ def generate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     batch = parser.add_argument_group("Batch API")
     batch.add_argument("--batch-api", action="store_true", help="cheaper, within a day")
-    batch.add_argument("--batch-lines", type=int, default=50_000, help="most rows in a batch")
+    batch.add_argument(
+        "--batch-lines",
+        type=int,
+        default=50_000,
+        help="most rows in a batch; after a --pilot a batch waits for the one before, and the run "
+        "pauses between them",
+    )
     batch.add_argument(
         "--batch-poll", type=float, default=30.0, metavar="SECONDS", help="between looks"
     )
@@ -83,6 +95,7 @@ def _api(args: argparse.Namespace) -> "Api":
         requests_per_minute=args.requests_per_minute,
         prices=PriceTable.load(args.prices),
         batch=batch if args.batch_api or args.cancel_batches else None,
+        rebuy_lost=args.rebuy_lost,
     )
 
 

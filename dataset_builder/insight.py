@@ -6,11 +6,11 @@ backgrounds are there in numbers.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from echo4o.hub_errors import patiently
 from echo4o.ledger import Ledger
@@ -22,6 +22,9 @@ from .generate import LEDGER_NAME
 from .look import pinned, stream, text_columns
 from .sampling import is_plain_or_none, sample
 from .tally import Tally
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @dataclass(slots=True)
@@ -83,6 +86,7 @@ def stats(
     pictures: int = 0,
     captions: Path | None = None,
     plan: Path | None = None,
+    progress: bool = False,
 ) -> dict[str, JsonValue]:
     """Everything that can be said of one config; `pictures` of each subset are looked at.
 
@@ -93,14 +97,16 @@ def stats(
         pictures: How many pictures of each subset are held against "plain background".
         captions: File of real captions to compare combinations with.
         plan: Folder with the ledger that paid for the pictures.
+        progress: Whether bars are drawn on stderr.
 
     Raises:
         Echo4oError: the dataset, the captions or the ledger cannot be read.
     """
     revision = pinned(dataset, revision)
-    told = patiently(f"read {dataset}", partial(_count, dataset, config, revision, captions))
+    count = partial(_count, dataset, config, revision, captions, progress)
+    told = patiently(f"read {dataset}", count)
     if pictures:
-        look = partial(_plain, dataset, config, pictures, revision)
+        look = partial(_plain, dataset, config, pictures, revision, progress)
         told["plain_backgrounds"] = patiently(f"read pictures of {dataset}", look)
     if plan is not None:
         told["bought"] = bought(plan)
@@ -108,21 +114,38 @@ def stats(
 
 
 def _count(
-    dataset: str, config: str, revision: str | None, captions: Path | None
+    dataset: str, config: str, revision: str | None, captions: Path | None, progress: bool
 ) -> dict[str, JsonValue]:
     tally, quality = Tally(), Quality()
-    for rows in stream(dataset, config, revision, text_columns()).values():
-        for row in rows:
-            tally.add(row)
-            quality.add(row)
+    with _bar("count", progress) as bar:
+        for rows in stream(dataset, config, revision, text_columns()).values():
+            for row in rows:
+                tally.add(row)
+                quality.add(row)
+                bar.update()
     told = tally.to_dict() | {"quality": quality.to_dict()}
     if captions is not None:
         told["captions"] = quality.combinations.against(read_captions(captions))
     return told
 
 
-def _plain(dataset: str, config: str, count: int, revision: str | None) -> dict[str, JsonValue]:
-    return plain_shares(sample(dataset, config, count, revision))
+def _plain(
+    dataset: str, config: str, count: int, revision: str | None, progress: bool
+) -> dict[str, JsonValue]:
+    with _bar("look at pictures", progress) as bar:
+        return plain_shares(_told(sample(dataset, config, count, revision), bar))
+
+
+def _bar(name: str, progress: bool) -> "tqdm[NoReturn]":
+    from tqdm import tqdm
+
+    return tqdm(desc=name, unit=" rows", disable=not progress)
+
+
+def _told(rows: Iterable[Row], bar: "tqdm[NoReturn]") -> Iterator[Row]:
+    for row in rows:
+        yield row
+        bar.update()
 
 
 def plain_shares(rows: Iterable[Row]) -> dict[str, JsonValue]:

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Self
 
 from echo4o.client import ApiClient, ChatRequest, Reply
+from echo4o.ledger import LostPictureError
 from echo4o.moderation import ModerationRequest
 
 from .check_question import Asked, Findings, ReplyError, question, read_reply
-from .deciding import Rules, decide, decide_again, decided_alone, moderated, undecided
+from .deciding import Rules, decide, decide_again, decided_alone, moderated, undecided, unseen
 from .examining import Examined, Item, examine
 from .generate import Purchases
 from .verdicts import Verdict
@@ -46,8 +47,10 @@ class Judge:
             BudgetExceeded: the next call could cost more than is left; paid answers are kept.
             Echo4oError: a picture, the key, the model or the address needs the user.
         """
-        seen = list(self._pool.map(lambda item: examine(item, self._purchases), items))
-        verdicts = {one.item.entry.id: decided_alone(one) for one in seen if one.fault}
+        looked = list(self._pool.map(self._examine, items))
+        seen = [one for one in looked if isinstance(one, Examined)]
+        verdicts = {one.id: one for one in looked if isinstance(one, Verdict)}
+        verdicts |= {one.item.entry.id: decided_alone(one) for one in seen if one.fault}
         whole = [one for one in seen if not one.fault]
         answers = await self._look([(one, one.asked) for one in whole])
         for one, (found, reply) in zip(whole, answers, strict=True):
@@ -65,6 +68,13 @@ class Judge:
         if self._rules.moderation is not None:
             verdicts |= await self._moderated(whole, verdicts, self._rules.moderation)
         return verdicts
+
+    def _examine(self, item: Item) -> Examined | Verdict:
+        """The pictures of a row, or that one of them is lost, which may be mended."""
+        try:
+            return examine(item, self._purchases)
+        except LostPictureError as error:
+            return unseen(item, str(error))
 
     async def _moderated(
         self, seen: Sequence[Examined], verdicts: Mapping[str, Verdict], model: str

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from echo4o.errors import Echo4oError
 from echo4o.hub_errors import patiently
-from echo4o.records import sha256_bytes
+from echo4o.records import RunRecord, sha256_bytes, sha256_file
 from echo4o.schema import CONFIGS, features
 
 from .shards import MAX_SHARD_BYTES
@@ -114,7 +114,8 @@ def check_folder(folder: Path) -> dict[str, dict[str, Glimpse]]:
     """Refuse a folder that would not load from the Hub; the glimpses of its configs otherwise.
 
     Raises:
-        Echo4oError: no dataset, a script that breaks loading, or a shard that is too large.
+        Echo4oError: no dataset, a script that breaks loading, a shard that is too large, or files
+            that are not those of the record.
     """
     if not (folder / "README.md").is_file() or not (folder / "data").is_dir():
         raise Echo4oError(f"{folder} is no built dataset; run `echo4o data build` or `data import`")
@@ -125,7 +126,33 @@ def check_folder(folder: Path) -> dict[str, dict[str, Glimpse]]:
     for path in sorted(folder.rglob("*.parquet")):
         if path.stat().st_size > MAX_SHARD_BYTES * 10 // 9:
             raise Echo4oError(f"{path} has more than 500 MB; build the dataset again")
+    check_hashes(folder)
     return {config: glimpse(str(folder), config) for config in configs_of(str(folder))}
+
+
+def check_hashes(folder: Path) -> None:
+    """Hold every file of a built dataset against its record.
+
+    Not the card, which may be worded anew after the build (`echo4o card render`).
+
+    Raises:
+        Echo4oError: a file was changed or lost since, or a Parquet file joined.
+    """
+    from tqdm import tqdm
+
+    recorded = {n: one for n, one in RunRecord.load(folder).files.items() if n != "README.md"}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")}
+    again = "build or import the dataset again, or restore the file from a copy"
+    if strange := sorted(found - recorded.keys()):
+        raise Echo4oError(f"{folder} holds {strange[0]}, which its record does not name; {again}")
+    with tqdm(desc="compare with the record", total=len(recorded), delay=1.0) as bar:
+        for name, digest in recorded.items():
+            path = folder / name
+            if not path.is_file():
+                raise Echo4oError(f"{folder} lacks {name}, which its record names; {again}")
+            if sha256_file(path) != digest:
+                raise Echo4oError(f"{path} was changed after the dataset was built; {again}")
+            bar.update()
 
 
 def compare(wanted: Mapping[str, Mapping[str, Glimpse]], repo_id: str, revision: str) -> None:

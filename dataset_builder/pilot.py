@@ -74,6 +74,8 @@ class Stratum:
     reworded: int = 0
     costs: list[float] = field(default_factory=list)
     """Of each row that was asked, all attempts together."""
+    prices: list[float] = field(default_factory=list)
+    """Of each picture alone, without the discount of the Batch API."""
     judged: int = 0
     """Rows that a check model could judge; 0 without one."""
     misaligned: int = 0
@@ -87,7 +89,7 @@ class Stratum:
 
     def bands(self) -> dict[str, Range]:
         """What the full run may do in this stratum."""
-        done = [cost for cost in self.costs if cost > 0] or [0.0, _UNKNOWN_USD]
+        done = [price for price in self.prices if price > 0] or [0.0, _UNKNOWN_USD]
         rates = {name: wilson(self.outcomes[name], self.asked) for name in WATCHED}
         return {**rates, "usd": Range(min(done), max(done))}
 
@@ -187,9 +189,11 @@ def examine(
     *,
     judged: Mapping[str, tuple[bool | None, bool]] | None = None,
     check_usd: float = 0.0,
+    batch_factor: float = 1.0,
 ) -> Report:
     """Count what became of the chosen rows.
 
+    `batch_factor` is the share of the price that a batch pays.
     `judged` is, by row, whether the picture follows its text (None: unknown) and whether the text
     was rewritten.
     """
@@ -204,6 +208,9 @@ def examine(
             continue
         one.outcomes[story.bought.state] += 1
         one.costs.append(story.cost_usd)
+        if story.bought.state == "done":
+            share = batch_factor if story.bought.batch is not None else 1.0
+            one.prices.append(story.bought.cost_usd / share)
         one.reworded += bool(story.before) and story.bought.state == "done"
         is_aligned, is_rewritten = (judged or {}).get(row.id, (None, False))
         if is_aligned is not None:

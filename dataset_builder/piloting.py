@@ -41,7 +41,13 @@ def run_pilot(
     verdicts = Verdicts.load(folder).by_id
     judged = {name: (one.aligned, one.decision == "rewrite") for name, one in verdicts.items()}
     with opened(folder, settings, api) as buyer:
-        report = examine(buyer.purchases, chosen, judged=judged, check_usd=check_usd)
+        report = examine(
+            buyer.purchases,
+            chosen,
+            judged=judged,
+            check_usd=check_usd,
+            batch_factor=buyer.batch_factor,
+        )
     pauses.save(folder, report)
     return summary, report
 

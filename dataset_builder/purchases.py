@@ -1,6 +1,7 @@
 """What is asked for a plan's entries, and what the ledger holds for them; calls nobody."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import NamedTuple, cast
 from echo4o.client import ChatRequest, ImageRequest
 from echo4o.errors import Echo4oError
 from echo4o.ledger import Entry as LedgerEntry
-from echo4o.ledger import Ledger
-from echo4o.records import JsonValue, sha256_bytes, write_atomic
+from echo4o.ledger import Ledger, LostPictureError, read_kept
+from echo4o.records import JsonValue, write_atomic
 
 from .plan import Entry, Plan
 from .reference_pool import FOLDER_NAME
 from .refusals import reworded, rewording
 
+logger = logging.getLogger(__name__)
+
 LEDGER_NAME = "ledger.sqlite"
 SETTINGS_NAME = "generate.json"
+_SHOWN = 5
 
 
 class SettingsError(Echo4oError):
@@ -146,19 +150,20 @@ class Purchases:
         self.plan = plan
         self.settings = settings
         self.ledger = ledger
+        self.lost: dict[str, str] = {}
+        """SHA-256 of pictures that could not be read so far, and why."""
         self._references = {entry.id: entry for entry in plan.references}
 
     def reference(self, name: str) -> LedgerEntry | Given | None:
-        """A reference that was bought or given, None when it is not there."""
+        """A reference that was given, or bought; None when nothing was bought."""
         entry = self._references[name]
         if entry.source is None:
             return self.finished(self._story(entry, ()).request)
-        given = Given(
+        return Given(
             str(entry.source["sha256"]),
             str(entry.source["extension"]),
             cast(Mapping[str, JsonValue], entry.source["register"]),
         )
-        return given if self._given_path(given).is_file() else None
 
     def finished(self, request: ImageRequest) -> LedgerEntry | None:
         """The finished purchase of a request, None when it failed, was refused or not made."""
@@ -166,12 +171,41 @@ class Purchases:
         return found if found is not None and found.state == "done" else None
 
     def picture(self, bought: LedgerEntry | Given) -> bytes:
-        """Bytes of a finished purchase or of a given reference, checked against their hash."""
-        if isinstance(bought, Given):
-            return self._read_given(bought)
+        """Bytes of a finished purchase or of a given reference, checked against their hash.
+
+        Raises:
+            LostPictureError: the file is missing or damaged; `lost` keeps it.
+        """
         if bought.picture is None or bought.extension is None:
             raise Echo4oError(f"call {bought.key[:12]} is done but has no picture; restore a copy")
-        return self.ledger.read_picture(bought.picture, bought.extension)
+        try:
+            if isinstance(bought, Given):
+                return read_kept(self._given_path(bought), bought.picture)
+            return self.ledger.read_picture(bought.picture, bought.extension)
+        except LostPictureError as error:
+            self.lost[bought.picture] = str(error)
+            raise
+
+    def lost_reference(self, entry: Entry) -> str | None:
+        """What is wrong with the first reference of an entry that could not be read."""
+        found = (self.reference(name) for name in entry.references)
+        return next(
+            (self.lost[str(o.picture)] for o in found if o and o.picture in self.lost), None
+        )
+
+    def tell_lost(self) -> None:
+        """Log which pictures could not be read, and what to do; nothing when all is well."""
+        if not self.lost:
+            return
+        shown = "; ".join(list(self.lost.values())[:_SHOWN])
+        more = f"; and {len(self.lost) - _SHOWN} more" if len(self.lost) > _SHOWN else ""
+        logger.warning(
+            "%d pictures cannot be read, and rows that need them are left out (%s%s): put the "
+            "files back from a copy, or run `echo4o data generate` with --rebuy-lost",
+            len(self.lost),
+            shown,
+            more,
+        )
 
     def request(self, entry: Entry) -> ImageRequest | None:
         """The last call for an entry, None while one of its references is missing."""
@@ -185,13 +219,16 @@ class Purchases:
         return replace(entry, prompt=request.prompt, instruction=request.prompt)
 
     def story(self, entry: Entry) -> Story | None:
-        """What happened to an entry, None while one of its references is missing."""
+        """What happened to an entry, None while one of its references is not there."""
         pictures = []
         for name in entry.references:
             bought = self.reference(name)
             if bought is None:
                 return None
-            pictures.append(self.picture(bought))
+            try:
+                pictures.append(self.picture(bought))
+            except LostPictureError:
+                return None
         return self._story(entry, pictures)
 
     def _story(self, entry: Entry, pictures: Sequence[bytes]) -> Story:
@@ -220,10 +257,3 @@ class Purchases:
 
     def _given_path(self, given: Given) -> Path:
         return self.ledger.path.parent / FOLDER_NAME / f"{given.picture}.{given.extension}"
-
-    def _read_given(self, given: Given) -> bytes:
-        path = self._given_path(given)
-        data = path.read_bytes()
-        if sha256_bytes(data) != given.picture:
-            raise Echo4oError(f"reference {path} does not match its hash; plan again to restore it")
-        return data

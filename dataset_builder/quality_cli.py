@@ -157,6 +157,7 @@ def _told(args: argparse.Namespace) -> dict[str, JsonValue]:
         pictures=args.pictures,
         captions=args.captions,
         plan=args.plan,
+        progress=True,
     )
     return told if args.marks is None else told | {"every_picture": _inspected(args)}
 

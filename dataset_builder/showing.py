@@ -91,7 +91,10 @@ def tables(told: Mapping[str, Any]) -> Iterator[Table]:
         ("what", "rows"),
         [
             ("near-duplicates", f"{quality['near_duplicates']:,}"),
-            ("rewritten texts", f"{told['instructions']['rewritten']:,}"),
+            (
+                "text differs from what the generator was asked",
+                f"{told['instructions']['rewritten']:,}",
+            ),
             *((f"credentials: {k}", f"{n:,}") for k, n in quality["content_credentials"].items()),
         ],
     )

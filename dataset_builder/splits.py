@@ -7,6 +7,11 @@ from typing import NamedTuple
 
 from echo4o.errors import Echo4oError
 
+USUAL_ROWS = 2_000
+"""Validation rows of a dataset as large as the paper's."""
+_LARGEST_SHARE = 10
+"""A small dataset gives a tenth at most: it is there to be trained on."""
+
 
 class Candidate(NamedTuple):
     """A row and everything it may share with another: constraint key, reference hashes."""
@@ -35,6 +40,11 @@ def choose_validation(rows: Sequence[Candidate], count: int, seed: int = 0) -> f
         if len(group) <= max(1, count // 4) and len(chosen) + len(group) <= count:
             chosen += group
     return frozenset(chosen)
+
+
+def usual_validation(rows: int) -> int:
+    """How many of `rows` rows are for validation when nobody says."""
+    return min(USUAL_ROWS, rows // _LARGEST_SHARE)
 
 
 def ranked(ids: Sequence[str], count: int, seed: int = 0) -> frozenset[str]:

@@ -141,7 +141,7 @@ def test_pictures_are_kept_as_received(tmp_path):
         with pytest.raises(LedgerError, match="does not match its hash"):
             ledger.read_picture(digest, "png")
         ledger.picture_path(digest, "png").unlink()
-        with pytest.raises(LedgerError, match="not on the disk"):
+        with pytest.raises(LedgerError, match="png is missing"):
             ledger.read_picture(digest, "png")
 
 

@@ -38,6 +38,10 @@ class BudgetExceeded(Echo4oError):
     """The next call could cost more than what is left of the budget; it was not made."""
 
 
+class LostPictureError(LedgerError):
+    """A picture that was bought, and whose file is missing, damaged or cannot be read."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One call as the ledger knows it."""
@@ -267,7 +271,7 @@ class Ledger:
         """Write received bytes under their SHA-256, flushed to the disk; returns the hash."""
         digest = hashlib.sha256(data).hexdigest()
         path = self.picture_path(digest, extension)
-        if path.exists():
+        if path.exists() and path.stat().st_size == len(data):
             return digest
         partial = path.with_name(f".{digest}.{os.getpid()}.{threading.get_ident()}.part")
         with partial.open("wb") as file:
@@ -299,15 +303,18 @@ class Ledger:
         """Bytes of a stored picture, checked against their hash.
 
         Raises:
-            LedgerError: the file is missing or damaged.
+            LostPictureError: the file is missing, damaged or cannot be read.
         """
-        path = self.picture_path(sha256, extension)
-        if not path.is_file():
-            raise LedgerError(f"picture {path} is in the ledger but not on the disk; restore it")
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise LedgerError(f"picture {path} does not match its hash; restore it")
-        return data
+        return read_kept(self.picture_path(sha256, extension), sha256)
+
+    def forget_picture(self, key: str, reason: str) -> None:
+        """Let a finished call be made again since its picture is lost; its cost stays counted."""
+        with self._lock, sqlite_errors(self.path):
+            self._database.execute(
+                "UPDATE calls SET state = 'failed', reason = ?, picture = NULL, extension = NULL "
+                "WHERE key = ? AND state = 'done'",
+                (reason, key),
+            )
 
     def close(self) -> None:
         """Close the file and let other processes write; calling it twice is harmless."""
@@ -334,6 +341,25 @@ class Ledger:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+
+
+def read_kept(path: Path, sha256: str) -> bytes:
+    """Bytes of a file that is named by their hash.
+
+    Raises:
+        LostPictureError: the file is missing, damaged or cannot be read.
+    """
+    # Without the folders above: what is said of a row is published with the dataset.
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise LostPictureError(f"{name} is missing") from None
+    except OSError as error:
+        raise LostPictureError(f"{name} cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise LostPictureError(f"{name} does not match its hash")
+    return data
 
 
 def _entry(row: tuple[object, ...]) -> Entry:

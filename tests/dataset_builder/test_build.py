@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from echo4o.dataset_builder import Echo4oImage
 from echo4o.dataset_builder.estimate import Estimator
 from echo4o.dataset_builder.generate import Settings
 from echo4o.dataset_builder.plan import iterate_plan, read_plan
+from echo4o.dataset_builder.purchases import Purchases
+from echo4o.dataset_builder.splits import usual_validation
 from echo4o.errors import Echo4oError
 from echo4o.ledger import Ledger
 from echo4o.records import RunRecord, sha256_bytes
@@ -137,6 +140,13 @@ def test_the_builder_reads_the_plan_folder(whole, tmp_path):
     assert sorted((row["id"], row["output_image"]["bytes"]) for row in streamed) == ids
 
 
+def test_validation_is_a_tenth_at_most_unless_told(whole, tmp_path):
+    root, _, _ = whole
+    splits = build(root / "work", tmp_path / "out").metrics["by_split"]
+    assert 1 <= splits["validation"] <= 6
+    assert [usual_validation(rows) for rows in (9, 60, 20_000, 178_228)] == [0, 6, 2_000, 2_000]
+
+
 def test_contact_sheet_and_statistics(whole):
     from PIL import Image
 
@@ -251,6 +261,43 @@ def test_bad_pictures_are_left_out(tmp_path):
     record = build(tmp_path / "work", tmp_path / "out")
     assert record.metrics["rows"] == 1
     assert record.metrics["left_out"] == {"bad picture": 3}
+
+
+def test_lost_pictures_leave_rows_out_until_they_are_bought_again(whole, use, tmp_path, caplog):
+    root, record, api = whole
+    work, out = tmp_path / "work", tmp_path / "echo-4o-image"
+    shutil.copytree(root / "work", work)
+    use(api)
+    planned, settings = read_plan(work)[0], Settings.load(work)
+    row = next(one for one in planned.rows if not one.references)
+    used = next(one for one in planned.rows if one.references).references[0]
+    needing = [one.id for one in planned.rows if used in one.references]
+    with Ledger(work / "ledger.sqlite", read_only=True) as ledger:
+        purchases = Purchases(planned, settings, ledger)
+        row_name = f"{purchases.story(row).bought.picture}.png"
+        reference_name = f"{purchases.reference(used).picture}.png"
+    damaged = work / "pictures" / row_name
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    (work / "pictures" / reference_name).unlink()
+    assert build(work, out).metrics["rows"] == 60 - 1 - len(needing)
+    lines = [json.loads(line) for line in (out / "left_out.jsonl").read_text().splitlines()]
+    assert {line["where"]: (line["reason"], line["detail"]) for line in lines} == {
+        row.id: ("lost picture", f"pictures/{row_name} does not match its hash"),
+        **dict.fromkeys(needing, ("lost reference", f"pictures/{reference_name} is missing")),
+    }
+    assert f"pictures/{reference_name} is missing" in caplog.text
+    assert "--rebuy-lost" in caplog.text
+    main(["data", "check", str(work), "--model", "sandbox-judge", "--concurrency", "16"])
+    judged = RunRecord.load(work / "check.json").metrics
+    assert judged["rows"] == 60 - len(needing)
+    assert judged["decisions"]["undecided"] == 1
+    before = calls(api)
+    generate(work)
+    assert calls(api) == before, "nothing is bought again unless it is asked for"
+    generate(work, "--rebuy-lost")
+    (work / "check.jsonl").unlink()
+    assert build(work, out, "--validation", "8").files == record.files
+    assert sum((calls(api) - before).values()) == 2
 
 
 def test_other_settings_and_other_plans_are_refused(whole, use, tmp_path, capsys):

@@ -84,7 +84,17 @@ def test_refused_prompts_are_reworded_and_tried_again(tmp_path, use, capsys):
         with pytest.raises(SystemExit):
             generate(work, "--rewrite", "sandbox-judge")
         assert "rewriter sandbox-text; use the same again" in capsys.readouterr().err
-        main(["data", "build", str(work), "--out", str(tmp_path / "echo-4o-image")])
+        main(
+            [
+                "data",
+                "build",
+                str(work),
+                "--out",
+                str(tmp_path / "echo-4o-image"),
+                "--validation",
+                "0",
+            ]
+        )
     mended = {name for name in refused if after[name].bought.state == "done"}
     assert mended
     assert f"{len(mended)} were made with other words" in told
@@ -216,6 +226,30 @@ def test_batches_buy_the_whole_plan_at_half_the_price(tmp_path, use, capsys):
         generate(work, "--cancel-batches")
         assert "1 batches ended" in capsys.readouterr().out
         generate(work)
+
+
+def test_batches_wait_for_each_other_and_pause_outside_of_the_band(
+    tmp_path, use, capsys, monkeypatch
+):
+    work = tmp_path / "work"
+    monkeypatch.setattr(band, "_WINDOW", 10)
+    batch = ["--batch-api", "--batch-poll", "0.05", "--batch-lines", "30"]
+    with image_api(tmp_path / "api") as api:
+        use(api)
+        plan(work, rows=90, mix="instruction_following=1")
+        generate(work, "--pilot", "12")
+        capsys.readouterr()
+    with image_api(tmp_path / "worse", "refuse=0.8,seed=1") as api:
+        use(api)
+        assert "paused: " in failure(capsys, "data", "generate", work, *SETTINGS, *batch)
+        assert 0 < len(bills(api)) <= 30, "the next batch was not sent"
+    with image_api(tmp_path / "cheap") as api:
+        use(api)
+        sentence = failure(capsys, "data", "generate", work, *SETTINGS, *batch)
+        assert "--continue" in sentence
+        assert not bills(api)
+        generate(work, *batch, "--continue")
+        assert len(bills(api)) > 40, "half the price is no alarm"
 
 
 def test_what_is_wrong_is_one_sentence(tmp_path, use, capsys):

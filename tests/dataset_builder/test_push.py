@@ -1,6 +1,7 @@
 """Publishing a dataset folder on the sandbox Hub and loading it back by id."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -109,6 +110,25 @@ def test_published_dataset_loads_by_id(sandbox, dataset, tmp_path):
     # The repo's own first commit and two publications (the parts of each are one merge); pushing
     # the same again makes none.
     assert found["commits"] <= 4
+
+
+def test_a_file_that_was_changed_after_the_build_is_not_pushed(dataset, tmp_path):
+    copy = shutil.copytree(dataset, tmp_path / "echo-4o-image")
+    shard = min(copy.glob("data/*/*.parquet"))
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-20] + bytes(20))
+    with pytest.raises(Echo4oError, match=f"{shard.name} was changed after the dataset was built"):
+        check_folder(copy)
+    shard.write_bytes(data)
+    (copy / "README.md").write_text((copy / "README.md").read_text() + "More.\n")
+    check_folder(copy)
+    shutil.copy(shard, shard.with_name("other.parquet"))
+    with pytest.raises(Echo4oError, match=r"other.parquet, which its record does not name"):
+        check_folder(copy)
+    shard.with_name("other.parquet").unlink()
+    shard.unlink()
+    with pytest.raises(Echo4oError, match=f"lacks data/.*{shard.name}"):
+        check_folder(copy)
 
 
 def test_a_root_script_is_refused(dataset, tmp_path):

@@ -14,7 +14,6 @@ from tests_sandbox import image_api
 
 from echo4o.cli import main
 from echo4o.client import Reply
-from echo4o.dataset_builder.generate import SettingsError
 from echo4o.dataset_builder.plan import read_plan
 from echo4o.dataset_builder.pool_candidates import candidates_of
 from echo4o.dataset_builder.pool_vision import _told, described
@@ -314,21 +313,24 @@ def test_given_references_reach_the_rows_without_their_camera_data(tmp_path, api
         assert all(one["licence"] == "cc-by-4.0" for one in registers)
         assert row["requested_instruction"] == planned[row["id"]].prompt
     left_out = [json.loads(line) for line in (out / "left_out.jsonl").open()]
-    assert {one["reason"] for one in left_out} == {"no reference"}
+    assert {one["reason"] for one in left_out} == {"lost reference"}
+    assert {one["detail"] for one in left_out} == {
+        f"references/{gone.source['sha256']}.png is missing"
+    }
     main([*words, "--references", str(root)])
     assert (folder / "references" / f"{gone.source['sha256']}.png").is_file()
 
 
-def test_a_changed_reference_is_an_error(tmp_path, api):
+def test_a_changed_reference_keeps_its_rows_from_being_bought(tmp_path, api, caplog):
     folder, root = tmp_path / "plan", write_folder(tmp_path / "pool")
     words = ["data", "plan", "ablation_multi_reference", "--rows", "6", "--out", str(folder)]
     main([*words, "--references", str(root)])
-    path = next((folder / "references").iterdir())
     for path in (folder / "references").iterdir():
         path.unlink()
         path.write_bytes(picture(255))
     from echo4o.dataset_builder.generate import Settings, generate
 
-    with pytest.raises(Echo4oError, match="does not match its hash") as caught:
-        generate(folder, Settings(model="sandbox-image", size="64x64"))
-    assert not isinstance(caught.value, SettingsError)
+    summary = generate(folder, Settings(model="sandbox-image", size="64x64"))
+    assert summary.outcomes == {"no reference": 6}
+    assert summary.calls == 0
+    assert "does not match its hash" in caplog.text

@@ -102,7 +102,10 @@ class Rehearsal:
                 "generate", environment, "data", "generate", work, "--model", "sandbox-image",
                 "--size", "64x64", "--concurrency", 16,
             )  # fmt: skip
-            self._stage("build", environment, "data", "build", work, "--out", dataset)
+            # No validation split: held out are the items that the models are judged by.
+            self._stage(
+                "build", environment, "data", "build", work, "--out", dataset, "--validation", 0,
+            )  # fmt: skip
         else:
             self._stage("import", environment, "data", "import", self.data, "--out", dataset)
         rights = self.out / "RELEASE.toml"

@@ -138,6 +138,8 @@ def make_server(app: Any, faults: Faults, style: Style) -> Any:
     wrapped = FaultMiddleware(app, faults, style=style, abort=abort)
     settings = uvicorn.Config(
         wrapped,
+        # Its own configuration would close every handler of the process, and some close stderr.
+        log_config=None,
         log_level="warning",
         access_log=False,
         lifespan="on",
