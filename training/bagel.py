@@ -1,60 +1,38 @@
-"""The BAGEL family: rows become packed samples, the loss is flow matching (spec 4, 5 and 9).
+"""The BAGEL family: rows become packs, the loss is flow matching, the pipeline is what is saved."""
 
-A sample is, for every reference, its clean latent and its vision part, then the instruction, then
-the noised target, in one copy or several that do not see each other. A row with an answer has it
-after the instruction, and where it draws nothing, its references are vision parts only. Every
-random number is keyed by (seed, row, visit, purpose).
-"""
-
-import dataclasses
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import Parameter
 
-from echo4o.errors import Echo4oError
-from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
-from echo4o.models.bagel.packing import (
-    PackedBatch,
-    Sample,
-    Segment,
-    TextSegment,
-    VaeSegment,
-    VitSegment,
-    pack,
-)
+from echo4o.models.bagel.packing import PackedBatch, pack
 from echo4o.models.bagel.pipeline import Echo4oPipeline, Echo4oPipelineOutput
-from echo4o.models.bagel.processor import ResizeRule
-from echo4o.sampler import shift_times
 
-from . import draws
 from .adapters import ADAPTER, adapter_parameters, add_adapters, quantization
 from .config import TrainConfig
 from .data import Rows, UnusableRowError
-from .examples import Example, Examples, Latent, Reference, Sizes
+from .examples import Example, Examples
 from .feed import Loaded
+from .groups import is_frozen, parameter_group
 from .latents import Encoder
 from .loss import Counts, LossSums, Subsets, sums
 from .opening import Where, attention_for, open_pipeline, use_attention
 from .order import Visit
 from .processes import computes_in_bf16
+from .samples import Samples
 from .saving import check_layout, save_pipeline
-from .store import DiskShelf, open_store, store_folder
+from .sizes import sizes_of
+from .store import open_store
 from .tiny import make_base
 from .work import step_flops
-
-_UNDERSTANDING_PIXELS = 2_007_040
-"""Pixels that the pictures of one question share, as the authors train (spec 9.5)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,16 +89,17 @@ class BagelFamily:
     ) -> None:
         self.model = pipeline.model
         self._pipeline, self._rows, self._config, self._device = pipeline, rows, config, device
-        self._encoder = Encoder(pipeline.vae, device)
+        encoder = Encoder(pipeline.vae, device)
         self._examples = Examples(
             rows,
             pipeline.tokenizer,
-            self._encoder,
-            _sizes(config, self.model.config),
+            encoder,
+            sizes_of(config, self.model.config),
             memory=config.latent_cache_mb * 2**20,
             shelf=open_store(config, pipeline.vae),
             padded=config.pad_pictures,
         )
+        self._samples = Samples(self._examples, encoder, config)
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -135,11 +114,6 @@ class BagelFamily:
     def all_ready(self) -> bool:
         """Whether all rows are in memory."""
         return self._examples.all_ready
-
-    def fill_store(self) -> tuple[int, Path]:
-        """Encode the pictures of this process's rows for all later runs; rows and folder."""
-        folder = store_folder(self._config, self._pipeline.vae)
-        return self._examples.fill(DiskShelf(folder)), folder
 
     def length(self, row: int) -> int | None:
         """Tokens of a row with markers and nothing dropped, None when the row cannot be used."""
@@ -166,37 +140,28 @@ class BagelFamily:
             self._rows.refuse_if_none(len(self._rows) - self._rows.skipped.total())
             return None
         examples = self._examples.finish(examples)
-        samples = [self._sample(*one) for one in zip(visits, examples, strict=True)]
-        packed = pack(samples, self.model.config)
-        drawn = [v for v, example in zip(visits, examples, strict=True) if example.target]
-        copies = self._config.noise_draws
-        times = [
-            time for v in drawn for time in draws.spread_normals(copies, *self._key(v, "time"))
-        ]
+        uses = list(zip(visits, examples, strict=True))
+        packed = pack([self._samples.sample(*use) for use in uses], self.model.config)
+        drawn = [visit for visit, example in uses if example.target]
         return BagelBatch(
             model=self.model,
             packed=packed.to(self._device),
-            timesteps=self._shifted(times).to(self._device),
-            noise=self._noise(packed, drawn).to(self._device),
+            timesteps=self._samples.times(drawn).to(self._device),
+            noise=self._samples.noise(packed, drawn).to(self._device),
             ids=tuple(example.id for example in examples),
-            subsets=self._subsets_of(packed, visits, examples, drawn),
+            subsets=self._subsets_of(packed, uses),
             frozen=self._frozen,
         )
 
-    def _subsets_of(
-        self,
-        packed: PackedBatch,
-        visits: Sequence[Visit],
-        examples: Sequence[Example],
-        drawn: Sequence[Visit],
-    ) -> Subsets:
+    def _subsets_of(self, packed: PackedBatch, uses: Sequence[tuple[Visit, Example]]) -> Subsets:
         copies = self._config.noise_draws
-        targets = [place for v in drawn for place in [self._rows.subset_of(v.row)] * copies]
+        places = [(self._rows.subset_of(visit.row), example) for visit, example in uses]
+        targets = [place for place, example in places if example.target for _ in range(copies)]
         pairs = zip(packed.latent_lens, packed.latent_noised, strict=True)
         lens = [length for length, is_target in pairs if is_target]
         answers = [
-            self._rows.subset_of(visit.row)
-            for visit, example in zip(visits, examples, strict=True)
+            place
+            for place, example in places
             for _ in range(0 if example.answer_ids is None else len(example.answer_ids) + 1)
         ]
         mse = torch.tensor(targets, dtype=torch.long).repeat_interleave(torch.tensor(lens).long())
@@ -253,69 +218,6 @@ class BagelFamily:
         dtype = torch.bfloat16 if config.save_dtype == "bf16" else torch.float32
         save_pipeline(folder, self._pipeline, layout=config.layout, dtype=dtype)
 
-    def _key(self, visit: Visit, purpose: str) -> tuple[int | str, ...]:
-        return (self._config.seed, visit.row, visit.visit, purpose)
-
-    def _sample(self, visit: Visit, example: Example) -> Sample:
-        """References, text, answer, target; nothing of a row that is only looked at is dropped."""
-        example, config = self._in_drawn_order(visit, example), self._config
-        target = example.target
-        segments: list[Segment] = []
-        if not (target and self._falls(visit, "drop references", config.drop_references)):
-            for place, reference in enumerate(example.references):
-                segments += self._reference(visit, place, reference)
-        dropped = target is not None and self._falls(visit, "drop text", config.drop_text)
-        segments.append(TextSegment(example.token_ids, dropped=dropped))
-        if example.answer_ids is not None:
-            segments.append(TextSegment(example.answer_ids, loss=True))
-        if target is not None:
-            latent = VaeSegment(self._latent(visit, target, "latent"), noised=True)
-            segments += [latent] * config.noise_draws
-        return segments
-
-    def _in_drawn_order(self, visit: Visit, example: Example) -> Example:
-        count = len(example.references)
-        if not self._config.shuffle_references or count < 2:
-            return example
-        order = draws.generator(*self._key(visit, "order")).permutation(count)
-        return self._examples.reordered(example, order.tolist())
-
-    def _reference(self, visit: Visit, place: int, reference: Reference) -> list[Segment]:
-        pixels = torch.from_numpy(reference.pixels_HWC).permute(2, 0, 1)
-        vision = VitSegment((pixels.float() / 255 - 0.5) / 0.5)
-        if reference.latent is None:
-            return [vision]
-        drop_vae = self._falls(visit, f"drop vae {place}", self._config.drop_vae)
-        drop_vit = self._falls(visit, f"drop vit {place}", self._config.drop_vit)
-        latent = self._latent(visit, reference.latent, f"latent {place}")
-        return [
-            VaeSegment(latent, noised=False, dropped=drop_vae),
-            dataclasses.replace(vision, dropped=drop_vit),
-        ]
-
-    def _falls(self, visit: Visit, purpose: str, probability: float) -> bool:
-        return draws.uniform(*self._key(visit, purpose)) < probability
-
-    def _latent(self, visit: Visit, latent: Latent, purpose: str) -> Tensor:
-        assert latent.moments is not None, "finish() has encoded it"
-        return self._encoder.sample(latent.moments, *self._key(visit, purpose))
-
-    def _shifted(self, normals: Sequence[float]) -> Tensor:
-        return shift_times(torch.tensor(normals).sigmoid(), self._config.timestep_shift)
-
-    def _noise(self, packed: PackedBatch, visits: Sequence[Visit]) -> Tensor:
-        """Noise of every latent token; the targets come in order of visits and copies."""
-        width = packed.latents.shape[1]
-        noise = np.zeros((len(packed.latents), width), dtype=np.float32)
-        copies = ["noise", *(f"noise {copy}" for copy in range(1, self._config.noise_draws))]
-        start, targets = 0, itertools.product(visits, copies)
-        for length, is_target in zip(packed.latent_lens, packed.latent_noised, strict=True):
-            if is_target:
-                key = self._key(*next(targets))
-                noise[start : start + length] = draws.normals((length, width), *key)
-            start += length
-        return torch.from_numpy(noise)
-
 
 def open_family(
     config: TrainConfig,
@@ -335,7 +237,7 @@ def open_family(
     if config.lora is None:
         where = Where(device, mesh, bf16)
         pipeline = open_pipeline(
-            source, config.base_revision, where, lambda name: _is_frozen(name, config)
+            source, config.base_revision, where, lambda name: is_frozen(name, config)
         )
     else:
         pipeline = Echo4oPipeline.from_pretrained(
@@ -354,41 +256,3 @@ def open_family(
     if config.gradient_checkpointing:
         pipeline.model.gradient_checkpointing_enable()
     return BagelFamily(pipeline, rows, config, device)
-
-
-def _is_frozen(name: str, config: TrainConfig) -> bool:
-    group = parameter_group(name)
-    return group is None or group in config.freeze
-
-
-def _sizes(config: TrainConfig, model: BagelConfig) -> Sizes:
-    vae = config.vae_sizes or model.vae_transform
-    vit = config.vit_sizes or model.vit_transform
-    understanding = config.understanding_sizes or vit
-    for name, rule in (("vit_sizes", vit), ("understanding_sizes", understanding)):
-        if rule[2] != model.vit_patch_size:
-            raise Echo4oError(
-                f"the stride of `{name}` {rule} must be the model's patch, "
-                f"{model.vit_patch_size} pixels"
-            )
-    return Sizes(
-        vae=ResizeRule(*vae),
-        vit=ResizeRule(*vit),
-        und=dataclasses.replace(ResizeRule(*understanding), max_pixels=_UNDERSTANDING_PIXELS),
-        cell=model.latent_stride,
-        copies=config.noise_draws,
-        shuffled=config.shuffle_references,
-    )
-
-
-def parameter_group(name: str) -> str | None:
-    """The group (config.GROUPS) of a parameter of the model; None for the fixed position tables."""
-    if name.endswith("pos_embed.pos_embed"):
-        return None
-    if "_moe_gen" in name:
-        return "gen"
-    if name.startswith(("vit_model.", "connector.")):
-        return "vit"
-    if "embed_tokens" in name:
-        return "embeddings"
-    return "und" if name.startswith("language_model.model.") else "heads"

@@ -1,4 +1,7 @@
-"""`echo4o train cache`: encodes the pictures of a recipe's dataset once, for all later runs."""
+"""`echo4o train cache`: encodes the pictures of a recipe's dataset once, for all later runs.
+
+Of the base model it needs the autoencoder and the sizes; the weights are not read.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,10 +9,18 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
-from .bagel import open_family
+from echo4o.models.bagel.assembly import load_rest
+from echo4o.models.bagel.checkpoint import locate
+
 from .config import TrainConfig
 from .data import load_rows
+from .examples import Examples
+from .latents import Encoder
+from .opening import read_main
 from .processes import gather_objects
+from .sizes import sizes_of
+from .store import DiskShelf, store_folder
+from .tiny import make_base
 
 
 class Filled(NamedTuple):
@@ -33,8 +44,20 @@ def fill_store(config: TrainConfig, out: Path) -> Filled:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     rows = load_rows(config)
     with accelerator.main_process_first():
-        family = open_family(config, rows, out, device=accelerator.device)
-    done, folder = family.fill_store()
-    total = sum(gather_objects(done))
+        source = config.base_model or make_base(config, rows, out / "base")
+        located = locate(source, revision=config.base_revision)
+    vae, _, tokenizer = load_rest(located)
+    _, model, _ = read_main(located, tokenizer)
+    folder = store_folder(config, vae)
+    examples = Examples(
+        rows,
+        tokenizer,
+        Encoder(vae.to(accelerator.device), accelerator.device),
+        sizes_of(config, model),
+        memory=0,
+        shelf=None,
+        padded=False,
+    )
+    total = sum(gather_objects(examples.fill(DiskShelf(folder))))
     rows.refuse_if_none(total)
     return Filled(total, len(rows) - total, folder)

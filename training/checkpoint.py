@@ -58,6 +58,8 @@ class Progress:
     """When the run began, ISO 8601, UTC."""
     seconds: float
     """Time trained so far, over all calls."""
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Rows that cannot be used, as far as they came up: number and reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +91,8 @@ def save(folder: Path, progress: Progress, trained: Trained, *, keep: int) -> Pa
 
     def make() -> None:
         if rank == 0:
-            shutil.rmtree(aside, ignore_errors=True)
+            for left in folder.glob(".step-*.tmp"):  # by a kill
+                shutil.rmtree(left)
             aside.mkdir(parents=True)
             for file, tensors in files.items():
                 streaming.create(aside / file, tensors)

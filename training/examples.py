@@ -2,7 +2,7 @@
 
 Reading and resizing need no model and may happen in other processes (`load`); the autoencoder works
 here (`finish`). Ready rows are kept in memory when all of them fit, and every distinct picture is
-then encoded once. Random draws happen later, at every use (bagel.py).
+then encoded once. Random draws happen later, at every use (samples.py).
 """
 
 import hashlib
@@ -10,7 +10,6 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from .data import Rows, TrainRow, UnusableRowError, decode_picture, picture_size
 from .latents import Encoder, Moments
 from .processes import gather_objects, rank_and_world
 from .references import renumber
+from .sizes import Sizes
 from .store import DiskShelf, Key, MemoryShelf, Shelf
 
 logger = logging.getLogger(__name__)
@@ -64,24 +64,6 @@ class Example(NamedTuple):
     """The picture to draw."""
     answer_ids: list[int] | None
     """The text to write."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sizes:
-    """How pictures are resized, and what that makes of them in tokens."""
-
-    vae: ResizeRule
-    """For the autoencoder."""
-    vit: ResizeRule
-    """References, for the vision tower."""
-    und: ResizeRule
-    """Pictures that are only looked at, for the vision tower; they share its limit of pixels."""
-    cell: int
-    """Pixels per latent token and side."""
-    copies: int
-    """Noised copies of a target."""
-    shuffled: bool
-    """References may come in any order."""
 
 
 class Examples:
@@ -178,7 +160,7 @@ class Examples:
         sizes, rule = self._sizes, self._vit_rule(row)
         total = self._text_tokens(row)
         shared = 1 if row.target else len(row.references)
-        total += sum(tokens(data, rule, rule.stride, shared) for data in row.references)
+        total += sum(tokens(data, rule, sizes.patch, shared) for data in row.references)
         if row.target is not None:
             latents = (*row.references, *[row.target] * sizes.copies)
             total += sum(tokens(data, sizes.vae, sizes.cell) for data in latents)

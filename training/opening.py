@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
+from transformers import Qwen2Tokenizer
 
 from echo4o.models.bagel import weights
 from echo4o.models.bagel.assembly import load_rest, read_own_config
-from echo4o.models.bagel.checkpoint import TensorFacts, locate, read_headers
+from echo4o.models.bagel.checkpoint import Located, TensorFacts, locate, read_headers
 from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.pipeline import Echo4oPipeline
@@ -58,14 +59,7 @@ def open_pipeline(
     """
     located = locate(source, revision=revision)
     vae, scheduler, tokenizer = load_rest(located)
-    if located.layout == "bagel":
-        tensors = weights.read_main_headers(located.folder)
-        config = weights.read_config(located.folder, tensors, tokenizer)
-        folder = located.folder
-    else:
-        folder = located.folder / "model"
-        tensors = read_headers(folder)
-        config = read_own_config(folder, tensors)
+    folder, config, tensors = read_main(located, tokenizer)
     weights.check_model_tensors(tensors, config, folder)
     weights.say_what_is_missing(config, folder)
     model = empty_model(config, where, is_frozen)
@@ -73,6 +67,23 @@ def open_pipeline(
     pipeline = Echo4oPipeline(model, vae.to(where.device), scheduler, tokenizer)
     pipeline.source_id, pipeline.source_revision = str(source), located.revision
     return pipeline
+
+
+def read_main(
+    located: Located, tokenizer: Qwen2Tokenizer
+) -> tuple[Path, BagelConfig, dict[str, TensorFacts]]:
+    """Folder, configuration and tensors of the main model, without the tensors' values.
+
+    Raises:
+        CheckpointError: files are missing or damaged.
+    """
+    if located.layout == "bagel":
+        tensors = weights.read_main_headers(located.folder)
+        config = weights.read_config(located.folder, tensors, tokenizer)
+        return located.folder, config, tensors
+    folder = located.folder / "model"
+    tensors = read_headers(folder)
+    return folder, read_own_config(folder, tensors), tensors
 
 
 def empty_model(

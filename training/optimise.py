@@ -196,6 +196,8 @@ def _sum_gradients(parameters: Mapping[str, Parameter]) -> None:
     used = used.int()
     dist.all_reduce(used, op=dist.ReduceOp.MAX)
     shared = [p for p, is_used in zip(everything, used.tolist(), strict=True) if is_used]
+    if not shared:
+        return
     flat = torch.cat([_gradient(p).flatten() for p in shared])
     dist.all_reduce(flat)
     for parameter, part in zip(shared, torch.split(flat, [p.numel() for p in shared]), strict=True):

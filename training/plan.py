@@ -14,8 +14,8 @@ from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 
 from .adapters import add_adapters
-from .bagel import parameter_group
 from .config import TrainConfig
+from .groups import parameter_group
 from .tiny import model_config
 
 DEVICES = (1, 8, 16)

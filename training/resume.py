@@ -16,6 +16,7 @@ from .data import Rows
 from .family import Batch, Family
 from .feed import Feed
 from .optimise import Trained
+from .processes import gather_objects
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ def resume(state: State, config: TrainConfig, rows: Rows, out: Path) -> None:
     _refuse_others(saved.progress, config, rows)
     checkpoint.load(saved, state.trained)
     state.feed.position = saved.progress.position
+    for number, reason in saved.progress.refused.items():
+        rows.skip(int(number), reason)
     state.step = state.saved_step = saved.progress.step
     state.started, state.earlier_seconds = saved.progress.started, saved.progress.seconds
     logger.info("going on after step %d of %d", state.step, config.steps)
@@ -65,6 +68,7 @@ def resume(state: State, config: TrainConfig, rows: Rows, out: Path) -> None:
 
 def save_state(state: State, config: TrainConfig, rows: Rows, out: Path) -> None:
     """Write a checkpoint; every process calls this."""
+    share_refused(rows)
     progress = Progress(
         step=state.step,
         position=state.feed.position,
@@ -72,9 +76,17 @@ def save_state(state: State, config: TrainConfig, rows: Rows, out: Path) -> None
         data=rows.digest,
         started=state.started,
         seconds=state.seconds,
+        refused={str(number): reason for number, reason in rows.refused.items()},
     )
     checkpoint.save(out / "checkpoints", progress, state.trained, keep=config.keep_checkpoints)
     state.saved_step = state.step
+
+
+def share_refused(rows: Rows) -> None:
+    """Let every process know of all rows that any of them could not use."""
+    for refused in gather_objects(rows.refused):
+        for number, reason in refused.items():
+            rows.skip(number, reason)
 
 
 def _refuse_others(progress: Progress, config: TrainConfig, rows: Rows) -> None:

@@ -21,7 +21,7 @@ from echo4o.models.bagel.packing import (
 )
 from echo4o.models.bagel.processor import ResizeRule, to_pixels, to_rgb
 from echo4o.sampler import shift_times
-from echo4o.training.bagel import parameter_group
+from echo4o.training.groups import parameter_group
 from echo4o.training.loss import Counts, Subsets, sums, weighted
 from echo4o.training.optimise import Trained, learning_rate
 from echo4o.training.overrides import override

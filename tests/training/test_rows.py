@@ -52,7 +52,7 @@ def segments(family: BagelFamily, row: int, visit: int = 0) -> list[object]:
     loaded = family.load(Visit(row, visit))
     assert loaded.example is not None
     (example,) = family._examples.finish([loaded.example])
-    return list(family._sample(loaded.visit, example))
+    return list(family._samples.sample(loaded.visit, example))
 
 
 @pytest.mark.parametrize("memory", ["latent_cache_mb=64", "latent_cache_mb=0"])

@@ -19,9 +19,10 @@ from echo4o import Echo4oPipeline
 from echo4o.errors import Echo4oError
 from echo4o.records import RunRecord, sha256_file
 from echo4o.training import draws
-from echo4o.training.bagel import open_family, parameter_group
+from echo4o.training.bagel import open_family
 from echo4o.training.config import GROUPS, TrainConfig
 from echo4o.training.data import UnusableRowError, decode_picture, load_rows
+from echo4o.training.groups import parameter_group
 from echo4o.training.order import Visit
 from echo4o.training.overrides import override
 from echo4o.training.plan import needs, plan_lines
@@ -76,7 +77,7 @@ def test_what_a_run_leaves(config: TrainConfig, tmp_path):
     # All groups were trained.
     base = load_file(out / "base/model/model.safetensors")
     moved = {name for name, tensor in weights(out).items() if not tensor.equal(base[name])}
-    assert {parameter_group(name) for name in moved} == set(GROUPS)
+    assert {parameter_group(name) for name in moved} == set(GROUPS["bagel"])
 
 
 def test_no_steps_give_the_untrained_model(config: TrainConfig, tmp_path):
