@@ -1,6 +1,7 @@
 """How many calls are in flight and who goes first: the limit alone, without a server."""
 
 import asyncio
+import time
 
 from echo4o.limits import AdaptiveLimit, duration, retry_after
 
@@ -45,6 +46,24 @@ def test_limits_of_tokens_and_of_others_are_kept():
     assert asyncio.run(waits(spare | short))
 
 
+def test_the_pace_is_not_kept_while_the_service_promises_plenty():
+    async def seconds(remaining, **limits):
+        limit = AdaptiveLimit(8, **limits)
+        headers = {"x-ratelimit-limit-requests": "600"}
+        async with limit.turn():
+            limit.learn(headers | {"x-ratelimit-remaining-requests": str(remaining)})
+            limit.observe(limited=False)
+        begun = time.monotonic()
+        for _ in range(4):
+            async with limit.turn():
+                pass
+        return time.monotonic() - begun
+
+    assert asyncio.run(seconds(500)) < 0.1
+    assert asyncio.run(seconds(9)) > 0.25, "as many as there are places: at the pace"
+    assert asyncio.run(seconds(500, per_minute=600)) > 0.25, "the user's own limit is kept"
+
+
 def test_header_times():
     assert retry_after({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
     assert retry_after({"retry-after": "7200"}) == 7200
@@ -78,7 +97,7 @@ def test_concurrency_adapts():
 
 
 def test_one_call_goes_first_and_ever_more_follow_while_it_is_out():
-    """A refusal would come at once; only an answer is worth 0.3 s of waiting."""
+    """A refusal would come at once; only an answer is worth 0.25 s of waiting."""
 
     async def begun_after(seconds, refused):
         limit, begun = AdaptiveLimit(32), 0
@@ -98,9 +117,9 @@ def test_one_call_goes_first_and_ever_more_follow_while_it_is_out():
         await asyncio.gather(*calls, return_exceptions=True)
         return begun
 
-    assert asyncio.run(begun_after(0.2, False)) == 1
-    assert 2 <= asyncio.run(begun_after(0.45, False)) <= 8
-    assert asyncio.run(begun_after(1.5, False)) == 32
+    assert asyncio.run(begun_after(0.15, False)) == 1
+    assert 2 <= asyncio.run(begun_after(0.32, False)) <= 8
+    assert asyncio.run(begun_after(1.2, False)) == 32
     assert asyncio.run(begun_after(0.7, True)) == 1, "who was refused says that more would be"
 
 

@@ -80,6 +80,9 @@ class ApiClient:
         self._backoff_s = backoff_s
         self._limit = AdaptiveLimit(concurrency, per_minute=requests_per_minute)
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._reserved: set[str] = set()
+        """Calls that are under way; what each has set aside is mostly more than it will cost."""
+        self._settled = asyncio.Condition()
         self._openai = _openai(base_url, api_key, timeout_s)
         self._settler = Settler(ledger, self.prices)
 
@@ -204,10 +207,18 @@ class ApiClient:
             return known or await self._buy(request, ahead)
 
     async def _buy(self, request: Request, ahead: bool) -> Reply:
+        try:
+            return await self._try(request, ahead)
+        finally:
+            self._reserved.discard(request.key)
+            async with self._settled:
+                self._settled.notify_all()
+
+    async def _try(self, request: Request, ahead: bool) -> Reply:
         order = Order.of(request, self.prices)
         for attempt in range(1, self._max_attempts + 1):
             try:
-                answer = await self._attempt(request, attempt == 1, ahead or attempt > 1)
+                answer = await self._attempt_in_budget(request, attempt, ahead)
             except Transient as failure:
                 if attempt == self._max_attempts or self._is_alone(failure, attempt):
                     reply = self._settler.fail(
@@ -244,10 +255,23 @@ class ApiClient:
             isinstance(failure, Unreachable) and not self._was_reached and attempt >= _FIRST_TRIES
         )
 
+    async def _attempt_in_budget(self, request: Request, attempt: int, ahead: bool) -> Answer:
+        """Attempt a call; where only others under way leave no money for it, wait for one."""
+        while True:
+            try:
+                return await self._attempt(request, attempt == 1, ahead or attempt > 1)
+            except BudgetExceeded:
+                if not self._reserved:
+                    raise
+            async with self._settled:
+                if self._reserved:
+                    await self._settled.wait()
+
     async def _attempt(self, request: Request, is_first: bool, ahead: bool) -> Answer:
         async with self._limit.turn(ahead=ahead):
             if is_first:  # not before it is this call's turn: what waits needs no money
                 self._settler.reserve(request)
+                self._reserved.add(request.key)
             self.calls_made += 1
             try:
                 answer = await ask(self._openai, request)
@@ -271,7 +295,7 @@ class ApiClient:
     async def _wait(self, failure: Transient, attempt: int) -> None:
         longest = min(_LONGEST_BACKOFF_S, self._backoff_s * 2 ** (attempt - 1))
         if self._failing < _FEW and attempt <= _FIRST_TRIES:
-            longest = self._backoff_s / 2  # the others are answered: this call had bad luck
+            longest = self._backoff_s / 4  # the others are answered: this call had bad luck
         # The server's word is a lower bound; jitter keeps the waiting calls from coming at once.
         seconds = (failure.after_s or 0.0) + longest * random.uniform(0.5, 1.0)
         if failure.after_s is not None:

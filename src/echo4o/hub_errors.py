@@ -147,7 +147,7 @@ def _explained(what: str, error: Exception) -> HubError:
         409: f"the Hub reports a conflict ({said}); run the same command again",
         412: f"the repo changed in the meantime ({said}); run the same command again",
         429: "the Hub's rate limit is reached; run the same command again later",
-        501: f"the Hub cannot do this ({said})",
+        501: f"this Hub cannot do that ({said}); where it is about Xet, set HF_HUB_DISABLE_XET=1",
     }
     if status >= 500 and status != 501:
         return HubError(f"cannot {what}: the Hub failed with {status} ({said}); try again later")

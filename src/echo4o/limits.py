@@ -20,8 +20,8 @@ _LONGEST_S = 7 * 86_400.0
 _LONG_S = 5.0
 # A refusal comes at once, a result takes its time: a first call that is still out after the one is
 # as good as let through, and what may be out doubles after each of the other.
-_PROBE_S = 0.3
-_DOUBLING_S = 0.1
+_PROBE_S = 0.25
+_DOUBLING_S = 0.05
 
 
 class AdaptiveLimit:
@@ -31,8 +31,8 @@ class AdaptiveLimit:
     says what is allowed before the others find out by being refused. While no answer comes, ever
     more follow. Then the number in flight grows by one a round and is cut when more than
     `tolerated` of the recent answers were 429 (a stray one is retried and slows nobody). The pace
-    is what the headers allow; where they say nothing, it is cut to what the service let through,
-    and creeps up again.
+    is what the headers allow, and is not kept while they promise more than all places could take;
+    where they say nothing, it is cut to what the service let through, and creeps up again.
     """
 
     def __init__(
@@ -66,6 +66,8 @@ class AdaptiveLimit:
         self._window = _Window()
         self._is_announced = False
         self._tokens = 0.0
+        self._spare = 0.0
+        """Calls that the latest headers promised beyond those that are out."""
         self._open_at = 0.0
         self._next_at = 0.0
         self._condition = asyncio.Condition()
@@ -139,6 +141,9 @@ class AdaptiveLimit:
         now = time.monotonic()
         if self.pace is None or self.pace > _FASTEST_PACE:
             return 0.0
+        if self._spare > self.maximum and self._fixed is None:
+            self._spare -= 1
+            return 0.0
         turn = max(now, self._next_at)
         self._next_at = turn + 60 / self.pace
         return turn - now
@@ -179,7 +184,16 @@ class AdaptiveLimit:
         if known:
             pace = min(known)
             self.pace = pace if self._fixed is None else min(pace, self._fixed)
+        self._spare = self._left(headers) - self._sent
         self.pause(self._short_of(headers))
+
+    def _left(self, headers: Mapping[str, str]) -> float:
+        """Calls that the headers say are allowed at once; 0 where they do not say."""
+        left = [_number(headers.get("x-ratelimit-remaining-requests", ""))]
+        if "x-ratelimit-remaining-tokens" in headers and self._tokens:
+            tokens = _number(headers["x-ratelimit-remaining-tokens"])
+            left.append(None if tokens is None else tokens / self._tokens)
+        return min(0.0 if one is None else one for one in left)
 
     def _short_of(self, headers: Mapping[str, str]) -> float:
         """Seconds until the allowance suffices for one call more than those that are out."""

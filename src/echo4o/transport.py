@@ -5,6 +5,7 @@ import binascii
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 REFUSAL_CODES = ("content_policy_violation", "moderation_blocked", "content_filter")
 _RETRIED = (408, 409, 425, 429)
 _LONGEST_REASON = 500
+# JSON can name half of a character; no file and no database can keep it.
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class Transient(Exception):
@@ -175,15 +178,15 @@ def _read_chat(document: Mapping[str, Any], headers: Mapping[str, str], model: s
         sent, output = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
         tokens = {"text": sent, "images": 0, "output": output}
     filtered = choice.get("finish_reason") == "content_filter"
-    reason = str(refusal) if refusal else ("content_filter" if filtered else None)
+    reason = _whole(refusal) if refusal else ("content_filter" if filtered else None)
     return Answer(
         outcome="done" if reason is None else "refused",
-        model=str(document.get("model") or model),
+        model=_whole(document.get("model") or model),
         created=_moment(document),
         headers=headers,
         request_id=headers.get("x-request-id"),
         reason=reason,
-        text=None if text is None else str(text),
+        text=None if text is None else _whole(text),
         usage=tokens,
     )
 
@@ -299,13 +302,17 @@ class Unreachable(Transient):
 def _json_object(content: bytes) -> dict[str, Any]:
     try:
         document = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Transient(
             f"the reply of {len(content)} bytes is no JSON", may_be_billed=True
         ) from error
     if not isinstance(document, dict):
         raise Transient("the reply is no JSON object", may_be_billed=True)
     return document
+
+
+def _whole(text: object) -> str:
+    return _HALF_A_CHARACTER.sub("\ufffd", str(text))
 
 
 def _moment(document: Mapping[str, Any]) -> str:
@@ -317,12 +324,12 @@ def _moment(document: Mapping[str, Any]) -> str:
 
 
 def _count(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and value >= 0 else 0
+    return int(value) if isinstance(value, int | float) and 0 <= value < 1e12 else 0
 
 
 def clean(message: str, api_key: str) -> str:
     """A message fit for a file: one line, not too long, without the key."""
-    line = " ".join(message.split())
+    line = " ".join(_whole(message).split())
     if api_key:
         line = line.replace(api_key, "(key)")
     return line[:_LONGEST_REASON]
