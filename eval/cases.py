@@ -95,6 +95,7 @@ class Case:
             outcome=outcome,
             correct=right,
             points=self.protocol.points(findings),
+            is_left_out=self.protocol.leaves_out(self.item),
             findings=findings,
             reason=problem,
             problems=tuple(self.problems),
@@ -120,7 +121,8 @@ def unasked(item: Item, protocol: JudgeProtocol, outcome: Outcome, reason: str) 
         outcome=outcome,
         correct=False,
         points=protocol.points(()),
-        is_left_out=outcome == "missing" and protocol.leaves_out_missing,
+        is_left_out=protocol.leaves_out(item)
+        or (outcome == "missing" and protocol.leaves_out_missing),
         reason=reason,
     )
 

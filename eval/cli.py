@@ -1,7 +1,10 @@
-"""`echo4o eval fetch|report`."""
+"""`echo4o eval fetch|report|rescore`."""
 
 import argparse
+import json
 from pathlib import Path
+
+from echo4o.errors import Echo4oError
 
 
 def fetch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +23,10 @@ def fetch(args: argparse.Namespace) -> None:
     from .tasks import get_task, task_names
 
     for name in args.tasks or task_names():
-        got = fetch_task(get_task(name).name, args.origin)
+        if (fetch_own := get_task(name).hooks.fetch) is not None:
+            print("\n".join(fetch_own(args.origin)))
+            continue
+        got = fetch_task(name, args.origin)
         print(f"{name:20}{got.items:4d} items  {got.items_file}")
         print(f"{'':20}wording     {got.wording_file}")
 
@@ -44,3 +50,24 @@ def report(args: argparse.Namespace) -> None:
         each_run(args.runs), args.out, loss=args.loss, title=args.title, progress=True
     )
     print(f"report  {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+
+
+def rescore_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `echo4o eval rescore`."""
+    parser.add_argument("folder", type=Path, help="a run folder, or a downloaded results dataset")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def rescore(args: argparse.Namespace) -> None:
+    """Work the scores out again from the stored verdicts; any difference ends in status 1."""
+    from .rescore import check_results
+
+    runs, differences = check_results(args.folder)
+    if args.json:
+        print(json.dumps({"runs": runs, "differences": [one._asdict() for one in differences]}))
+        return
+    for one in differences:
+        print(f"{one.place}: found {one.found}, expected {one.expected}")
+    if differences:
+        raise Echo4oError(f"{len(differences)} difference(s) in {len(runs)} run(s)")
+    print(f"{len(runs)} run(s): every score follows from its verdicts")

@@ -69,11 +69,26 @@ def fetch_task(task: str, origin: str | None = None, *, source: Source | None = 
     return Fetched(items=len(lines), items_file=path, wording_file=wording_file(task))
 
 
-def _get(origin: str, name: str, sha256: str) -> bytes:
+def get_file(origin: str | None, path: str, sha256: str) -> bytes:
+    """Return a file of the authors' repository, its hash checked.
+
+    Args:
+        origin: Folder, or http(s) address, with the layout of the repository; GitHub if None.
+        path: In the repository; in a folder the bare file will do.
+        sha256: What it must be.
+
+    Raises:
+        WordingError: the origin cannot be read, or the hash differs.
+    """
+    folder, _, name = path.rpartition("/")
+    return _get(origin or GITHUB, name, sha256, folder)
+
+
+def _get(origin: str, name: str, sha256: str, folder: str = _FOLDER) -> bytes:
     if origin.startswith(("https://", "http://")):
-        data = _download(f"{origin.rstrip('/')}/{_FOLDER}/{urllib.parse.quote(name)}")
+        data = _download(f"{origin.rstrip('/')}/{folder}/{urllib.parse.quote(name)}")
     else:
-        data = _read(Path(origin), name)
+        data = _read(Path(origin), name, folder)
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise WordingError(
@@ -83,11 +98,11 @@ def _get(origin: str, name: str, sha256: str) -> bytes:
     return data
 
 
-def _read(folder: Path, name: str) -> bytes:
-    for path in (folder / _FOLDER / name, folder / name):
+def _read(root: Path, name: str, folder: str) -> bytes:
+    for path in (root / folder / name, root / name):
         if path.is_file():
             return path.read_bytes()
-    raise WordingError(f"there is no {_FOLDER}/{name} in {folder}")
+    raise WordingError(f"there is no {folder}/{name} in {root}")
 
 
 def _download(address: str) -> bytes:

@@ -4,7 +4,7 @@ Both become a folder of the run, `1.png`, `2.jpg` ..., so that a run can be repe
 """
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +14,10 @@ from echo4o.errors import Echo4oError
 from echo4o.pictures import PictureError, picture_facts
 from echo4o.records import write_atomic
 
-from .pictures import is_picture_name
+from .items import Item
+from .layouts import Part
+from .pictures import find_pictures, is_picture_name
+from .tasks import Task
 
 FOLDER = "pictures"
 _MOST_BYTES = 50 * 2**20
@@ -57,6 +60,31 @@ def as_folder(source: str, out: Path, *, progress: bool = False) -> Path:
             f"{folder} holds pictures of another source ({min(others)}); use another --out"
         )
     return folder
+
+
+def arranged(task: Task, items: Sequence[Item], folder: Path, out: Path) -> Path:
+    """Return a folder of numbered pictures: `folder` itself, or what its own layout holds.
+
+    Args:
+        task: The benchmark whose layout is known.
+        items: Whose pictures are looked for.
+        folder: What was given.
+        out: The run's folder; pictures in the benchmark's layout go there under our names.
+
+    Raises:
+        Echo4oError: the layout contradicts the items.
+    """
+    if task.hooks.layout is None or find_pictures(folder):
+        return folder
+    found = task.hooks.layout(items, folder)
+    if not found:
+        return folder  # what is missing is said where pictures are looked for
+    for name, source in found.items():
+        data = source.encode() if isinstance(source, Part) else source.read_bytes()
+        target = out / FOLDER / name
+        if not target.is_file() or target.read_bytes() != data:
+            write_atomic(target, data)
+    return out / FOLDER
 
 
 def _from_zip(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -16,9 +16,9 @@ from echo4o.hub_reading import download_file, resolve
 from echo4o.records import Input, JsonValue, RunRecord, sha256_file, write_atomic
 
 from .faulty import Faulty
-from .items import Item, ItemsError, ItemSet, parse_items, read_items, tags
-from .tasks import Task
-from .wording import SOURCES, WordingError, authors_items
+from .items import Item, ItemsError, ItemSet, parse_items, tags
+from .tasks import AUTHORS, Task
+from .wording import ITEM_FILES, SOURCES, WordingError
 
 PREFIX = "hub:"
 ITEMS = "items.jsonl"
@@ -60,12 +60,13 @@ def is_authors(task: Task, sha256: str, prompts: Sequence[str]) -> bool:
         sha256: Hash of the items' file.
         prompts: The items' prompts.
     """
-    if task.name not in SOURCES:
-        return False
-    if sha256 == SOURCES[task.name].items_sha256:
+    hashes = [file.sha256 for name, file in ITEM_FILES.items() if name.startswith(task.name)]
+    if task.name in SOURCES:
+        hashes = [SOURCES[task.name].items_sha256]
+    if sha256 in hashes:
         return True
     try:
-        theirs = read_items(authors_items(task.name), read_row=task.read_row)
+        theirs = task.items(AUTHORS)
     except WordingError:  # never fetched, so there is nothing to hold them against
         return False
     known = {item.prompt for item in theirs.items}

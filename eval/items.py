@@ -7,6 +7,7 @@ by their running index from 1.
 
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ KIT = "kit"
 REGIONS = ("left", "right", "above", "below")
 _OBJECT_KEYS = {"class", "count", "color", "region", "size"}
 _MAX_COUNT = 99
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class ItemsError(Echo4oError):
@@ -97,6 +99,8 @@ class Item:
     """Counts that must not be reached."""
     note: str = ""
     """What the picture should show and keep, in words for the judge; instead of constraints."""
+    name: str = ""
+    """The benchmark's own name of the item, where it has one; tells equal prompts apart."""
     references: tuple[str, ...] = ()
     """Files of the reference pictures, in the order that the prompt means."""
 
@@ -117,7 +121,7 @@ class Item:
             sorted(json.dumps(part.to_json(), sort_keys=True) for part in side)
             for side in (self.include, self.exclude)
         )
-        return json.dumps([*sides, self.note])
+        return json.dumps([*sides, self.note, *([self.name] if self.name else [])])
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSONL object of this item, in the form of its benchmark."""
@@ -140,6 +144,11 @@ class Item:
         tag, prompt = text(value, "tag"), text(value, "prompt")
         if tag is None or prompt is None:
             raise ValueError("`tag` and `prompt` must be non-empty texts")
+        if value.get("id", number) != number:
+            raise ValueError(
+                f"`id` is {value['id']!r:.40}, but this is item {number} of the file, and its "
+                f"picture is {number}.png; leave the ids away, or number the items from 1"
+            )
         include = _constraints(value, "include")
         if not include:
             raise ValueError("`include` must list at least one object")
@@ -259,6 +268,8 @@ def text(value: Mapping[Any, Any], key: str) -> str | None:
         return None
     if not isinstance(part, str):
         raise ValueError(f"`{key}` must be a text, got {part!r:.80}")
+    if _HALF_A_CHARACTER.search(part):
+        raise ValueError(f"`{key}` holds half of a character ({part!a:.80}); write it whole")
     return part.strip() or None
 
 

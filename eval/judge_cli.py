@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .cases import Case
     from .intervals import Score
     from .items import Item, ItemSet
     from .judging import JudgeConfig
@@ -30,10 +33,12 @@ def judge_arguments(parser: argparse.ArgumentParser) -> None:
 
 def judge(args: argparse.Namespace) -> None:
     """Judge pictures that exist, and score them."""
-    from .image_sources import as_folder
+    from .image_sources import arranged, as_folder
 
     asked = read_command(args)
-    pictures = as_folder(args.images, args.out, progress=True)
+    pictures = arranged(
+        asked.task, asked.items, as_folder(args.images, args.out, progress=True), args.out
+    )
     if args.dry_run:
         _forecast(asked, pictures, args.out)
         return
@@ -87,7 +92,10 @@ def calibrate(args: argparse.Namespace) -> None:
 
 def task_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which items are asked about, and how."""
-    parser.add_argument("task", help="which benchmark: geneval_plus_plus or imagine_bench")
+    parser.add_argument(
+        "task",
+        help="which benchmark: geneval_plus_plus, imagine_bench, geneval, dpg_bench or omnicontext",
+    )
     parser.add_argument(
         "--items",
         default="kit",
@@ -165,8 +173,10 @@ def read_command(args: argparse.Namespace) -> Command:
 
     task = get_task(args.task)
     source = task.items(args.items)
-    protocol = args.protocol or default_protocol(args.items)
+    protocol = args.protocol or default_protocol(args.items, task)
     task.protocol(protocol)
+    if args.explain and not task.readings:
+        raise ValueError(f"--explain knows nothing of {task.name}; leave it away")
     if args.explain and protocol not in task.readings:
         raise ValueError(
             f"replies to the protocol {protocol} cannot be read another way; --explain needs "
@@ -193,9 +203,13 @@ def read_command(args: argparse.Namespace) -> Command:
 def check_judges(asked: Command, out: Path) -> None:
     """Refuse now what judging would refuse before its first call."""
     from .judging import check_judge
-    from .runs import LEDGER
+    from .panel import folder_names
+    from .runs import LEDGER, refuse_another_run
 
-    for config in asked.configs:
+    several = len(asked.configs) > 1
+    for config, name in zip(asked.configs, folder_names(asked.configs), strict=True):
+        wanted = {"task": asked.task.name, "protocol": asked.protocol, "judge": config.name}
+        refuse_another_run(out / name if several else out, {**wanted, "items": asked.source.sha256})
         check_judge(config, out / LEDGER)
 
 
@@ -236,28 +250,49 @@ def judge_pictures(asked: Command, pictures: Path, out: Path, *, explained: bool
 
 
 def _forecast(asked: Command, pictures: Path, out: Path) -> None:
-    from .canary import open_canary
-    from .estimate import estimate
-    from .runs import LEDGER, run_cases
+    from .runs import run_cases
 
-    total = 0.0
-    for config in asked.configs:
-        cases = run_cases(
+    cases = {
+        config: run_cases(
             asked.task, asked.items, pictures=pictures, protocol=asked.protocol, config=config
         )
+        for config in asked.configs
+    }
+    tell_price(asked, cases, out)
+
+
+def tell_price(
+    asked: Command,
+    cases: "Mapping[JudgeConfig, list[Case]]",
+    out: Path,
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Say what each judge would be asked and what that would cost, canaries included.
+
+    `size` is that of pictures which are not there yet.
+    """
+    from .canary import open_canary
+    from .estimate import estimate
+    from .runs import LEDGER
+
+    total = 0.0
+    for config, own in cases.items():
+        canary = []
         if asked.canaries is not None and not config.is_local:
-            protocol = cases[0].protocol
-            cases += open_canary(asked.canaries, asked.task, protocol, config.model).cases()
-        found = estimate(cases, config, out / LEDGER, progress=True)
+            protocol, server = own[0].protocol, config.base_url
+            canary = open_canary(asked.canaries, asked.task, protocol, config.model, server).cases()
+        found = estimate([*own, *canary], config, out / LEDGER, size=size, progress=True)
         total += found.cost_usd
+        ends = f"{found.all_right_usd:.4f} if all are right, {found.all_wrong_usd:.4f} if none is"
         print(
             f"{config.model}: {found.calls} calls, {found.known} known already; "
             f"{found.text} text and {found.images} picture tokens sent, {found.output} received; "
             f"{found.cost_usd:.4f} USD"
+            + (f" ({ends})" if found.all_right_usd < found.all_wrong_usd else "")
         )
     budget = asked.configs[0].budget_usd
     if budget is not None and total > budget:
-        print(f"that is more than the budget of {budget:.2f} USD")
+        print(f"that is more than the budget of {budget:.2f} USD; what fits into it is asked")
 
 
 def _tell(finished: "Run", out: Path, *, explained: bool) -> None:
@@ -292,7 +327,7 @@ def _score(score: "Score", scale: float) -> str:
 
 def _tell_panel(panel: "Panel", out: Path) -> None:
     from .compared import agreement_lines
-    from .panel import PANEL_FILE
+    from .runs import PANEL_FILE
 
     together = panel.together
     print(f"all judges together       {_score(together.overall, together.scale)}")

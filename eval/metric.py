@@ -66,9 +66,10 @@ def compute(
 def _item(task: Task, row: Mapping[str, Any], number: int) -> Item:
     try:
         # Pictures belong to rows by their place in the list, whatever the rows' own ids are.
-        return replace(task.read_row(row, number), number=number)
+        item = replace(task.read_row(row, number), number=number)
     except ValueError as error:
         raise Echo4oError(f"item {number}: {error}") from error
+    return item if task.hooks.locate is None else task.hooks.locate(item, Path.cwd())
 
 
 def _as_file(picture: Mapping[str, Any], path: Path) -> Path:

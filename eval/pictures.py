@@ -110,7 +110,7 @@ def load_reencoded(path: Path) -> Picture:
     Raises:
         PictureError: it does not decode, is cut off, or is too large.
     """
-    with _decoded(path.read_bytes(), path.name) as image:
+    with opened(path.read_bytes(), path.name) as image:
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, format="JPEG")
         return Picture(name=path.name, data=buffer.getvalue())
@@ -130,7 +130,7 @@ def load_picture(path: Path) -> Picture:
 
 def prepare(data: bytes, name: str) -> Picture:
     """Prepare encoded bytes as `load_picture` does."""
-    with _decoded(data, name) as image:
+    with opened(data, name) as image:
         return Picture(name=name, data=_as_sent(image, data))
 
 
@@ -141,7 +141,7 @@ def name_of(item: Item, sample: int = 1, extension: str = "png") -> str:
 
 
 @contextmanager
-def _decoded(data: bytes, name: str) -> Iterator[Image.Image]:
+def opened(data: bytes, name: str) -> Iterator[Image.Image]:
     """Give a loaded picture; whatever is wrong with its bytes is a PictureError."""
     picture_facts(data)
     try:

@@ -89,6 +89,8 @@ class JudgeProtocol(ABC):
     """Endings of the picture files that it looks for."""
     leaves_out_missing: ClassVar[bool] = False
     """Whether an item without a picture is left out of every mean."""
+    released_samples: ClassVar[int] = 1
+    """Pictures of a prompt that the published script asks about."""
 
     @abstractmethod
     def question(self, item: Item, attempt: int = 0) -> Question:
@@ -102,12 +104,20 @@ class JudgeProtocol(ABC):
     def usual_reply(self, item: Item) -> str:
         """Return a reply about as long as judges give; estimates of the price need its length."""
 
+    def reply_ends(self, item: Item) -> tuple[str, str]:
+        """Return such replies about a picture that is right and about one that is wrong."""
+        return self.usual_reply(item), self.usual_reply(item)
+
     def points(self, findings: Sequence[Finding]) -> float | None:
         """Return what an item with these findings counts; None where it is right or wrong.
 
         Without findings it is what an item counts about which the judge said nothing.
         """
         return None
+
+    def leaves_out(self, item: Item) -> bool:
+        """Return whether an item is asked about, but left out of every mean."""
+        return False
 
     def find(self, folder: Path, sample: int = 1) -> dict[int, Path]:
         """Return the picture files of a folder by item number; `sample` is which of a prompt."""
@@ -169,9 +179,17 @@ class KitProtocol(JudgeProtocol):
 
     def usual_reply(self, item: Item) -> str:
         """Return an answer to every line, with a short reason."""
-        said = {"satisfied": True, "reason": "found 1 instead of 2"}
-        findings = [{"expectation": line, **said} for line in checklist(item)]
-        return json.dumps({"findings": findings, "correct": True})
+        return _usual(item, "found 1 instead of 2")
+
+    def reply_ends(self, item: Item) -> tuple[str, str]:
+        """Return the same where there is nothing to complain of, and where there is much."""
+        return _usual(item, "found all of them"), _usual(item, "found 1 instead of 2 (2 others)")
+
+
+def _usual(item: Item, reason: str) -> str:
+    said = {"satisfied": True, "reason": reason}
+    findings = [{"expectation": line, **said} for line in checklist(item)]
+    return json.dumps({"findings": findings, "correct": True})
 
 
 def checklist(item: Item) -> list[str]:

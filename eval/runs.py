@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 RUN_FILE = "run.json"
+PANEL_FILE = "panel.json"
 ITEMS_FILE = "items.jsonl"
 _DERIVED = ("format", "scores", "self_agreement")
 LEDGER = Path("judge") / "ledger.sqlite"
@@ -93,13 +94,16 @@ def run_cases(
     if not items:
         raise Echo4oError("there are no items to judge; give at least one")
     samples = samples_in(pictures)
-    if protocol == RELEASED and (samples > 1 or config.repeats > 1):
+    asked = task.protocol(protocol)
+    if protocol == RELEASED and (samples > asked.released_samples or config.repeats > 1):
+        one = "one picture" if asked.released_samples == 1 else f"{asked.released_samples} pictures"
         raise Echo4oError(
-            f"the published script asks once about one picture of a prompt, not {config.repeats} "
+            f"the published script asks once about {one} of a prompt, not {config.repeats} "
             f"times about {samples}; use another --protocol than {RELEASED}"
         )
-    asked = task.protocol(protocol)
     found = [asked.find(pictures, sample) for sample in range(1, samples + 1)]
+    if task.hooks.check is not None:
+        task.hooks.check(items, found, protocol)
     return make_cases(items, found, asked, config.repeats)
 
 
@@ -124,14 +128,25 @@ def judge_run(
     Under `released` the published script's own result files go into a folder of that name.
 
     Raises:
-        Echo4oError: as `judging.judge`, or the wording of the protocol is not here.
+        Echo4oError: as `judging.judge`, the wording of the protocol is not here, or `out` holds
+            another run.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+    refuse_another_run(
+        out,
+        {
+            "task": task.name,
+            "protocol": protocol,
+            "judge": config.name,
+            "items": source.sha256,
+            "pictures": _relative(pictures, out),
+        },
+    )
     cases = run_cases(task, items, pictures=pictures, protocol=protocol, config=config)
     asked = cases[0].protocol
     canary = None
     if canaries is not None and not config.is_local:  # fixed weights do not move
-        canary = open_canary(canaries, task, asked, config.model)
+        canary = open_canary(canaries, task, asked, config.model, config.base_url)
     # The canary is asked about last, in the same pass: it makes nobody wait.
     judged = judge_cases(
         [*cases, *(canary.cases() if canary else ())],
@@ -171,10 +186,41 @@ def judge_run(
             )
     write_atomic(out / ITEMS_FILE, "".join(json.dumps(item.to_json()) + "\n" for item in items))
     save_run(run, out)
-    if protocol == RELEASED:
+    if task.hooks.write is not None:
+        task.hooks.write(run.verdicts, out / asked.name)
+    elif protocol == RELEASED:
         write_released(task.name, items, run.verdicts, run.scores(), out / RELEASED)
     _record(run, out)
     return run
+
+
+def refuse_another_run(out: Path, wanted: Mapping[str, str]) -> None:
+    """Refuse to write over the results of a run that asked something else.
+
+    Raises:
+        Echo4oError: the folder holds a run with another task, protocol, judge, items or pictures.
+    """
+    if (out / PANEL_FILE).is_file():
+        raise Echo4oError(f"{out} holds the runs of several judges; give one judge another --out")
+    try:
+        value = json.loads((out / RUN_FILE).read_bytes())
+        found = {
+            "task": value["task"],
+            "protocol": value["protocol"]["name"],
+            "judge": value["judge"]["model"],
+            "items": value["items"]["sha256"],
+            "pictures": value["pictures"],
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # none, or none that can be read
+    if not (out / str(found["pictures"])).is_dir():
+        found["pictures"] = wanted.get("pictures")  # moved since
+    for name, now in wanted.items():
+        if found[name] != now:
+            raise Echo4oError(
+                f"{out} holds a run with other {name} ({found[name]!s:.60}, not {now:.60}); "
+                "use another --out, or delete that folder"
+            )
 
 
 def save_run(run: Run, out: Path) -> Path:
@@ -191,8 +237,13 @@ def save_run(run: Run, out: Path) -> Path:
 
 
 def panel_folders(out: Path) -> list[Path]:
-    """Return the run folders that several judges left in `out`."""
-    return sorted(file.parent for file in out.glob(f"*/{RUN_FILE}"))
+    """Return the run folders that several judges left in `out`: those of its last panel."""
+    found = {file.parent.name: file.parent for file in sorted(out.glob(f"*/{RUN_FILE}"))}
+    try:
+        judges = list(json.loads((out / PANEL_FILE).read_bytes())["judges"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return list(found.values())  # the panel was never finished
+    return [found[name] for name in judges if name in found]
 
 
 def each_run(folders: Sequence[Path]) -> list[Path]:

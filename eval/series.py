@@ -27,6 +27,12 @@ class Conclusion(NamedTuple):
     """Why they do not count as an answer; None when judged."""
 
 
+def silent(reply: Reply) -> Conclusion:
+    """Return what a reply without an answer comes to."""
+    outcome: Outcome = "refused" if reply.outcome == "refused" else "failed"
+    return Conclusion(outcome, (), reply.reason or "no reason given")
+
+
 class SeriesProtocol(JudgeProtocol):
     """Asks until it knows enough."""
 
@@ -49,7 +55,9 @@ class SeriesProtocol(JudgeProtocol):
     def read(self, item: Item, reply: str) -> tuple[Finding, ...]:
         """Return the findings of a verdict's `raw_reply`: a JSON list of all replies' texts."""
         texts = json.loads(reply)
-        return self.conclude(item, [Reply(outcome="done", text=text, model="") for text in texts]).findings
+        return self.conclude(
+            item, [Reply(outcome="done", text=text, model="") for text in texts]
+        ).findings
 
 
 @dataclass(slots=True)

@@ -4,13 +4,14 @@ To add one, write a module that defines `TASK` and name it here; nothing else ch
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
 from echo4o.errors import Echo4oError
 
 from .items import KIT, Item, ItemSet, read_items
+from .layouts import Part
 from .protocols import JudgeProtocol
 from .scores import Comparison, Grading, Scores, compare, score_points, score_shares
 from .verdicts import Verdict
@@ -22,7 +23,29 @@ PAPER = "paper"
 _MODULES = {
     "geneval_plus_plus": "echo4o.eval.geneval_plus_plus",
     "imagine_bench": "echo4o.eval.imagine_bench",
+    "dpg_bench": "echo4o.eval.dpg_bench",
+    "omnicontext": "echo4o.eval.omnicontext",
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hooks:
+    """Where a task differs from most; each one is absent if not given."""
+
+    read_file: Callable[[Path], ItemSet] | None = None
+    """Reads an items file that is no JSONL."""
+    locate: Callable[[Item, Path], Item] | None = None
+    """Finds an item's files, which lie beside the items file in that folder."""
+    score: Callable[[Sequence[Verdict], str], Scores] | None = None
+    """All scores of verdicts under a protocol."""
+    layout: Callable[[Sequence[Item], Path], dict[str, Path | Part]] | None = None
+    """Pictures of a folder in the benchmark's own layout, by the names that we give them."""
+    fetch: Callable[[str | None], list[str]] | None = None
+    """Gets items and wording from their origin, or from a folder; returns lines for people."""
+    check: Callable[[Sequence[Item], Sequence[Mapping[int, Path]], str], None] | None = None
+    """Refuses pictures (by sample, then number) that a protocol cannot judge."""
+    write: Callable[[Sequence[Verdict], Path], None] | None = None
+    """Writes the published script's result files under the authors' protocols."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +66,10 @@ class Task:
     """Makes an item of a row and its running index; ValueError says what is wrong."""
     grading: Grading | None = None
     """How points are put together; None where an item is right or wrong."""
+    usual: str = PAPER
+    """Protocol of others' items when none is named."""
+    hooks: Hooks = field(default_factory=Hooks)
+    """What this task does in its own way."""
 
     def items(self, source: str) -> ItemSet:
         """Return the items of a source.
@@ -55,9 +82,17 @@ class Task:
 
             return read_hub_items(self, source.removeprefix("hub:"))
         if source == KIT:
-            return read_items(self.kit_items, source=KIT, read_row=self.read_row)
-        path = authors_items(self.name) if source == AUTHORS else Path(source)
-        return read_items(path, read_row=self.read_row)
+            return self._read(self.kit_items, KIT)
+        return self._read(authors_items(self.name) if source == AUTHORS else Path(source))
+
+    def _read(self, path: Path, source: str | None = None) -> ItemSet:
+        if self.hooks.read_file is not None and path.suffix != ".jsonl":
+            return self.hooks.read_file(path)
+        found = read_items(path, source=source, read_row=self.read_row)
+        if self.hooks.locate is None:
+            return found
+        locate, folder = self.hooks.locate, path.resolve().parent
+        return replace(found, items=tuple(locate(item, folder) for item in found.items))
 
     def protocol(self, name: str) -> JudgeProtocol:
         """Return a protocol; an error names the ones there are, or how to get the wording."""
@@ -74,6 +109,8 @@ class Task:
         """
         if not verdicts:
             raise Echo4oError("there are no verdicts to score; give at least one item")
+        if self.hooks.score is not None:
+            return self.hooks.score(verdicts, protocol)
         if self.grading is None:
             return score_shares(verdicts, protocol)
         return score_points(verdicts, protocol, self.grading)
@@ -85,9 +122,13 @@ class Task:
         return compare(first, second, self.grading, protocol)
 
 
-def default_protocol(items: str) -> str:
-    """Return what is used when no protocol is named: `kit` for our own items, else `paper`."""
-    return KIT if items == KIT else PAPER
+def default_protocol(items: str, task: Task | None = None) -> str:
+    """Return what is used when no protocol is named: `kit` for our own items, else `paper`.
+
+    A task may have another usual protocol than `paper`.
+    """
+    usual = PAPER if task is None else task.usual
+    return KIT if items == KIT else usual
 
 
 def task_names() -> list[str]:

@@ -56,6 +56,35 @@ SOURCES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class ItemFile:
+    """Items of a task whose wording is no system and user text in the authors' script."""
+
+    name: str
+    """Under the data folder."""
+    sha256: str | None
+    """None where nobody published one; it stands in every result."""
+    path: str = ""
+    """In the authors' repository; empty where it is elsewhere."""
+
+
+_GENEVAL = "eval/gen/geneval/prompts"
+ITEM_FILES = {
+    "geneval": ItemFile(
+        "geneval/evaluation_metadata.jsonl",
+        "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13",
+        f"{_GENEVAL}/evaluation_metadata.jsonl",
+    ),
+    "geneval_rewritten": ItemFile(
+        "geneval/evaluation_metadata_long.jsonl",
+        "09472cc9c24e225417b1d5df27e688e5f2a0fcac9ec772f33d9debe4e5d49f27",
+        f"{_GENEVAL}/evaluation_metadata_long.jsonl",
+    ),
+    "dpg_bench": ItemFile("dpg_bench/dpg_bench.csv", None),
+    "omnicontext": ItemFile("omnicontext/items.jsonl", None),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wording:
     """The authors' words to a judge."""
@@ -117,17 +146,22 @@ def authors_items(task: str) -> Path:
     Raises:
         WordingError: it was never fetched, or it is not the file of the pinned commit.
     """
-    source = SOURCES[task]
-    path = data_folder() / source.items
+    if task in SOURCES:
+        name, wanted = SOURCES[task].items, str(SOURCES[task].items_sha256)
+    else:
+        name, wanted = ITEM_FILES[task].name, ITEM_FILES[task].sha256 or ""
+    path = data_folder() / name
     if not path.is_file():
         raise WordingError(
             f"the items of the authors of {task} are not on this machine ({path}); get them with "
-            f"`echo4o eval fetch {task}`, or use --items kit for our own"
+            f"`echo4o eval fetch {task.removesuffix('_rewritten')}`, or use --items kit for our own"
         )
+    if not wanted:
+        return path
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != source.items_sha256:
+    if found != wanted:
         raise WordingError(
-            f"{path} has SHA-256 {found[:12]}, not {source.items_sha256[:12]} as in commit "
+            f"{path} has SHA-256 {found[:12]}, not {wanted[:12]} as in commit "
             f"{COMMIT[:12]}; run `echo4o eval fetch {task}`, or give it as --items {path}"
         )
     return path

@@ -11,7 +11,13 @@ import re
 from . import world
 from .judge_forms import fill
 from .judge_look import SIDES, Form, Look, Question, common_size, compare, place, rephrase, scores
-from .judge_reading import read_expectations, read_how_many, read_score_names, read_yes_no
+from .judge_reading import (
+    read_expectations,
+    read_how_many,
+    read_questions,
+    read_score_names,
+    read_yes_no,
+)
 
 __all__ = ["Form", "Question", "answer"]
 
@@ -20,6 +26,9 @@ def answer(question: Question) -> str:
     """The reply as text; JSON when a schema or a JSON reply is asked for."""
     look = Look(question)
     if question.schema is not None:
+        asked = read_questions(question.text)
+        if asked and "answers" in question.schema.get("properties", {}):
+            return json.dumps({"answers": [_yes_or_no(look.seen, one).lower() for one in asked]})
         return json.dumps(fill(question.schema, look))
     names = read_score_names(question.text)
     if names:
@@ -40,10 +49,14 @@ def _plain_answer(look: Look) -> str:
         return str(len(_find(look.seen, groups[0]))) if groups else "0"
     asked = read_yes_no(text)
     if asked is not None and look.question.pictures:
-        return "Yes" if _is_so(look.seen, asked) else "No"
+        return _yes_or_no(look.seen, asked)
     if look.question.pictures:
         return f"The picture shows {world.describe(look.seen)}."
     return rephrase(look.instruction or text)
+
+
+def _yes_or_no(seen: list[world.Seen], asked: str) -> str:
+    return "Yes" if _is_so(seen, asked) else "No"
 
 
 def _is_so(seen: list[world.Seen], asked: str) -> bool:

@@ -152,7 +152,7 @@ def _raw_number(schema: Schema, name: str, look: Look, line: Judged | world.Seen
         if pattern.search(name):
             return float(scores(look)[key][0])
     if name == "score" and look.references or _COMPARED.match(name):
-        return float(compare(look)[0])
+        return float(compare(look, name)[0])
     if "count" in name or "number" in name:
         return float(len(look.seen))
     if _VERDICT.search(name):

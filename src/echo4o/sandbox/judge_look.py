@@ -140,9 +140,15 @@ def scores(look: Look) -> dict[str, tuple[int, str]]:
     }
 
 
-def compare(look: Look) -> tuple[int, str]:
-    """Score and reasoning for a picture made from references (OmniContext's two questions)."""
-    if re.search(r"evaluate whether the identit|subject consistency", look.question.text, re.I):
+def compare(look: Look, name: str = "score") -> tuple[int, str]:
+    """Score and reasoning for a picture made from references (OmniContext's two questions).
+
+    A field that names one of the two is answered as such, whatever else the text asks.
+    """
+    if name == "prompt_following":
+        return _prompt_following(look)
+    asked = re.search(r"evaluate whether the identit|subject consistency", look.question.text, re.I)
+    if name == "subject_consistency" or asked:
         return _subject_consistency(look)
     return _prompt_following(look)
 

@@ -181,6 +181,12 @@ def read_yes_no(text: str) -> str | None:
     return found[-1] if found else None
 
 
+def read_questions(text: str) -> list[str]:
+    """The yes-or-no questions of a numbered list, in order."""
+    lines = (line for line in text.splitlines() if re.match(r"\d+[.)]\s+\S", line))
+    return [asked for line in lines if (asked := read_yes_no(line)) is not None]
+
+
 def read_how_many(text: str) -> str | None:
     """What is to be counted, None when nothing is."""
     match = _HOW_MANY.search(text)

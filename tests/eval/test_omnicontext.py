@@ -1,0 +1,266 @@
+"""OmniContext as a task: asked through the real client, read, averaged, killed and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+from tests_sandbox import image_api
+
+from echo4o.cli import main
+from echo4o.client import Reply
+from echo4o.errors import Echo4oError
+from echo4o.eval.items import KIT
+from echo4o.eval.judging import JudgeConfig, judge, make_cases
+from echo4o.eval.omnicontext import EIGHT, SIX, read_row, score
+from echo4o.eval.omnicontext_judges import ContextItem, as_jpeg
+from echo4o.eval.runs import load_run
+from echo4o.eval.tasks import get_task
+from echo4o.sandbox import world
+
+TASK = get_task("omnicontext")
+ITEMS = TASK.items("kit").items
+GOOD = '{"score": 9, "reasoning": "r"}'
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    with image_api(tmp_path / "sandbox") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        yield server
+
+
+@pytest.fixture
+def authors(shared, monkeypatch):
+    monkeypatch.setenv("ECHO4O_BENCHMARKS", str(shared / "benchmarks"))
+
+
+def paint(folder, items, side=64):
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in items:
+        world.paint(item.prompt, width=side, height=side, seed=1).save(
+            folder / f"{item.number}.png"
+        )
+    return folder
+
+
+def settle(protocol, item, replies, tmp_path):
+    """The verdict of scripted replies, and the questions that were asked for them."""
+    path = tmp_path / "1.png"
+    Image.new("RGB", (32, 32)).save(path)
+    case = make_cases([item], [{item.number: path}], protocol)[0]
+    asked, verdict = [], None
+    for said in replies:
+        assert verdict is None, "asked on after the verdict"
+        asked.append(case.request(b"picture", "judge"))
+        given = said if isinstance(said, Reply) else Reply(outcome="done", text=said, model="m")
+        verdict = case.take(given, str(len(asked)))
+    assert verdict is not None, "no verdict after the last reply"
+    return verdict, asked
+
+
+@pytest.mark.shared
+def test_the_question_is_the_authors(authors, shared):
+    path = shared / "goldens" / "benchmarks" / "omnicontext_prompts.json"
+    protocol = TASK.protocol("released")
+    for case in json.loads(path.read_text())["cases"]:
+        tag = "scene_object" if case["with_scene"] else "single_object"
+        item = ContextItem(number=1, tag=tag, prompt=case["instruction"])
+        questions = {q.text for q in protocol.usual_questions(item)}
+        assert case["prompt"] in questions
+
+
+@pytest.mark.shared
+def test_released_asks_six_times_and_the_last_of_each_counts(authors, tmp_path):
+    low = '{"score": 4, "reasoning": "later"}'
+    verdict, asked = settle(TASK.protocol("released"), ITEMS[0], [GOOD] * 4 + [low, GOOD], tmp_path)
+    assert (verdict.outcome, verdict.points, verdict.calls) == ("judged", 6.0, 6)
+    assert [one.points for one in verdict.findings] == [4, 9]
+    assert len({one.key for one in asked}) == 6
+    assert (asked[0].temperature, asked[0].max_tokens, asked[0].system) == (None, 1400, None)
+    assert [type(part) for part in asked[0].user] == [str, bytes, bytes]  # text, reference, result
+
+
+@pytest.mark.shared
+def test_a_guess_is_named_and_the_same_again(authors, tmp_path):
+    verdict, _ = settle(TASK.protocol("fork"), ITEMS[0], ["oops", GOOD] * 3, tmp_path)
+    again, _ = settle(TASK.protocol("fork"), ITEMS[0], ["oops", GOOD] * 3, tmp_path)
+    assert verdict.outcome == "unreadable"
+    assert verdict.points == again.points
+    assert verdict.findings[0].reason == "guess_if_cannot_parse | oops"
+    stopped, _ = settle(TASK.protocol("fork"), ITEMS[0], ["{score: 7}", GOOD] * 3, tmp_path)
+    assert (stopped.outcome, stopped.points) == ("unreadable", 0.0)
+    assert "published script stops" in stopped.reason
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("replies", "outcome", "points"),
+    [
+        ([GOOD, '{"score": 4, "reasoning": ""}'], "judged", 6.0),
+        (["no", GOOD, "no", "no", GOOD], "judged", 9.0),
+        (["no", "no", '{"score": 11}'], "unreadable", 0.0),
+        ([GOOD, Reply(outcome="refused", reason="no", model="m")], "refused", 0.0),
+    ],
+)
+def test_strict_asks_again_only_what_cannot_be_read(authors, tmp_path, replies, outcome, points):
+    verdict, asked = settle(TASK.protocol("strict"), ITEMS[0], replies, tmp_path)
+    assert (verdict.outcome, verdict.points, verdict.is_left_out) == (outcome, points, False)
+    assert all(one.temperature == 0 and one.json_schema for one in asked)
+
+
+@pytest.mark.shared
+def test_both_averages_always_stand_in_a_result(authors, tmp_path):
+    protocol, verdicts = TASK.protocol("released"), []
+    for item in ITEMS:
+        mark = 4 if item.tag.startswith("single") else 9
+        reply = json.dumps({"score": mark, "reasoning": ""})
+        verdicts.append(settle(protocol, item, [reply] * 6, tmp_path)[0])
+    released, fork = score(verdicts, "released"), score(verdicts, "fork")
+    assert released.by_group == fork.by_group
+    assert released.by_group[EIGHT].score == released.overall.score == pytest.approx(7.75)
+    assert released.by_group[SIX].score == fork.overall.score == pytest.approx(9)
+    assert released.by_group["prompt following, 8 types"].score == pytest.approx(7.75)
+    foreign = replace(ITEMS[3], language="zh")
+    left, _ = settle(protocol, foreign, [GOOD] * 6, tmp_path)
+    assert left.is_left_out
+    assert score([*verdicts, left], "released").overall.score == released.overall.score
+
+
+def test_references_over_a_megapixel_are_made_smaller(tmp_path):
+    Image.new("RGB", (1500, 1000)).save(tmp_path / "large.png")
+    for shrink, size in ((True, (1248, 832)), (False, (1500, 1000))):
+        data = as_jpeg(tmp_path / "large.png", shrink=shrink)
+        (tmp_path / "as.jpg").write_bytes(data)
+        with Image.open(tmp_path / "as.jpg") as image:
+            assert (image.format, image.size) == ("JPEG", size)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    (tmp_path / "up.jpg").write_bytes(as_jpeg(tmp_path / "turned.jpg", shrink=False))
+    with Image.open(tmp_path / "up.jpg") as image:
+        assert image.size == (20, 40)
+
+
+def test_a_run_on_the_sandbox(api, tmp_path, capsys):
+    items = ITEMS[9:12]
+    pictures = paint(tmp_path / "pictures", items)
+    words = ["eval", "judge", "omnicontext", "--images", str(pictures), "--judge", "sandbox-judge"]
+    main([*words, "--limit", "24", "--out", str(tmp_path / "run"), "--no-canary"])
+    said = capsys.readouterr().out
+    assert EIGHT in said
+    assert SIX in said
+    assert "3 judged, 21 missing" in said
+    run = load_run(tmp_path / "run")
+    marks = {one.number: [f.points for f in one.findings] for one in run.verdicts if one.findings}
+    assert marks == {item.number: [10, 10] for item in items}
+    main([*words, "--limit", "24", "--out", str(tmp_path / "run"), "--no-canary"])
+    assert "0 calls now" in capsys.readouterr().out
+
+
+@pytest.mark.shared
+def test_pictures_in_the_benchmarks_own_folders(api, authors, tmp_path, monkeypatch):
+    for item in ITEMS[:2]:
+        folder = tmp_path / "made" / item.tag
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = world.paint(item.prompt, width=64, height=64, seed=1)
+        picture.resize((1024, 1024), Image.Resampling.NEAREST).save(folder / f"{item.name}.png")
+    words = ["eval", "judge", "omnicontext", "--images", str(tmp_path / "made"), "--limit", "24"]
+    words += ["--judge", "sandbox-judge", "--protocol", "released", "--out", str(tmp_path / "run")]
+    main(words)
+    run = load_run(tmp_path / "run")
+    assert [one.outcome for one in run.verdicts[:3]] == ["judged", "judged", "missing"]
+    assert run.calls == 12
+    kept = json.loads((tmp_path / "run" / "released" / "statistics.json").read_text())
+    assert kept["by_type"]["single_character"]["overall"] >= 0
+    assert kept["eight_types"]["overall"] is None  # types without a picture
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task_type": "portrait"}, "unknown task_type 'portrait'"),
+        ({"input_images": []}, "1 to 4 references, got 0"),
+        ({"input_images": [7]}, "must list the files"),
+        ({"instruction": " "}, "non-empty texts"),
+    ],
+)
+def test_rows_that_are_none(change, message):
+    row = {"key": "k", "task_type": "single_object", "instruction": "i", "input_images": ["a.png"]}
+    with pytest.raises(ValueError, match=message):
+        read_row({**row, **change}, 1)
+
+
+def test_what_does_not_fit_is_one_sentence(tmp_path):
+    row = {"key": "k", "task_type": "single_object", "instruction": "i", "input_images": ["a.png"]}
+    (tmp_path / "items.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(Echo4oError, match=r"item 1 \(k\) has no reference picture .*a\.png"):
+        TASK.items(str(tmp_path / "items.jsonl"))
+    pictures = paint(tmp_path / "pictures", ITEMS[:1])
+    with pytest.raises(Echo4oError, match="64x64 pixels, but this benchmark takes 1024x1024"):
+        TASK.hooks.check(ITEMS[:1], [{1: pictures / "1.png"}], "strict")
+    TASK.hooks.check(ITEMS[:1], [{1: pictures / "1.png"}], KIT)
+    with pytest.raises(Echo4oError, match="echo4o eval fetch omnicontext"):
+        TASK.protocol("strict")
+
+
+@pytest.mark.shared
+def test_a_budget_ends_between_two_questions_and_nothing_is_paid_twice(api, authors, tmp_path):
+    items = ITEMS[9:11]
+    pictures = paint(tmp_path / "pictures", items)
+    found = {item.number: pictures / f"{item.number}.png" for item in items}
+    ledger, protocol = tmp_path / "ledger.sqlite", TASK.protocol("released")
+    config = JudgeConfig(model="sandbox-judge", concurrency=1, budget_usd=0.03)
+    with pytest.raises(Echo4oError, match="budget"):
+        judge(items, found, protocol=protocol, config=config, ledger=ledger)
+    whole = judge(
+        items, found, protocol=protocol, config=replace(config, budget_usd=None), ledger=ledger
+    )
+    assert 0 < whole.calls < 12
+    assert whole.spent_usd == pytest.approx(sum(one.cost_usd for one in whole.verdicts))
+    again = judge(
+        items, found, protocol=protocol, config=replace(config, budget_usd=None), ledger=ledger
+    )
+    assert (again.calls, again.verdicts) == (0, whole.verdicts)
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_killed_three_times_400_items_are_asked_six_times_each(shared, tmp_path):
+    """A fork run over as many items as the benchmark has: no question is paid twice."""
+    rows = [item.to_json() | {"key": f"{item.name}/{n}"} for n in range(17) for item in ITEMS]
+    items = tmp_path / "items.jsonl"
+    items.write_text("\n".join(map(json.dumps, rows[:400])) + "\n")
+    asked = TASK.items(str(items)).items
+    for item in asked:
+        picture = world.paint(item.prompt, width=64, height=64, seed=item.number)
+        picture = picture.resize((1024, 1024), Image.Resampling.NEAREST)
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        picture.save(tmp_path / "pictures" / f"{item.number}.png")
+    with image_api(tmp_path / "sandbox") as server:
+        environment = {
+            **os.environ,
+            "ECHO4O_BENCHMARKS": str(shared / "benchmarks"),
+            "OPENAI_BASE_URL": server.openai,
+            "OPENAI_API_KEY": server.api_key,
+        }
+        command = [sys.executable, "-m", "echo4o.cli", "eval", "judge", "omnicontext"]
+        command += ["--items", str(items), "--images", str(tmp_path / "pictures"), "--no-canary"]
+        command += ["--judge", "sandbox-judge", "--concurrency", "16", "--out", str(tmp_path / "r")]
+        for wait in (8, 10, 12):
+            process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+            time.sleep(wait)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        subprocess.run(command, env=environment, check=True)
+    run = load_run(tmp_path / "r")
+    assert len(run.verdicts) == 400
+    assert all(one.outcome == "judged" for one in run.verdicts)
+    assert sum(one.calls for one in run.verdicts) == 2400
+    assert run.calls < 2400
