@@ -100,10 +100,10 @@ def _is_authors(run: Run) -> bool:
 
 def _stage(run: Run, root: Path, *, pictures: bool, has_texts: bool) -> None:
     name = run_name(run)
-    _write(root / "data" / "runs" / f"{name}.parquet", [_run_row(run, name)], _run_features())
+    _write(root / "data" / "runs" / f"{name}.parquet", [run_row(run, name)], _run_features())
     rows = []
     for verdict in run.verdicts:
-        row = {"run": name, "task": run.task, **_verdict_row(verdict)}
+        row = {"run": name, "task": run.task, **verdict_row(verdict)}
         row |= {} if has_texts else dict.fromkeys(_TEXTS)
         file = run.pictures / Path(verdict.picture or "-").name
         is_there = pictures and verdict.picture is not None and file.is_file()
@@ -112,7 +112,8 @@ def _stage(run: Run, root: Path, *, pictures: bool, has_texts: bool) -> None:
     _write(root / "data" / "verdicts" / f"{name}.parquet", rows, _verdict_features())
 
 
-def _run_row(run: Run, name: str) -> dict[str, Any]:
+def run_row(run: Run, name: str) -> dict[str, Any]:
+    """The run's row of the config `runs`."""
     scores, made = run.scores(), run.generation or {}
     model: Mapping[str, Any] = made.get("model", {})
     return {
@@ -142,7 +143,8 @@ def _run_row(run: Run, name: str) -> dict[str, Any]:
     }
 
 
-def _verdict_row(verdict: Verdict) -> dict[str, Any]:
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """The verdict's row of the config `verdicts`, without run, task and picture."""
     return {
         "number": verdict.number,
         "sample": verdict.sample,

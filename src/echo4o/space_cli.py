@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .children import DIE_WITH_PARENT
@@ -28,9 +28,14 @@ from .records import write_atomic
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILE = "model.txt"
+SETTINGS: dict[str, dict[str, str]] = {
+    "generate": {"model": "models"},
+    "explore": {"dataset": "datasets", "results": "datasets"},
+}
+"""Space -> what it can be told to load -> where its card's metadata names that. The Space reads it
+from `$ECHO4O_<NAME>`, else from `<name>.txt` beside its app."""
 START_SECONDS = 120.0
-_MODEL_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
 class SpaceError(Echo4oError):
@@ -62,7 +67,10 @@ def space_folder(name: str) -> Path:
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `echo4o space run`."""
     parser.add_argument("name", help="the Space, for example generate")
-    parser.add_argument("--model", help="folder or Hub id (ORG/NAME[@REVISION]) of the model")
+    for name in _setting_names():
+        parser.add_argument(
+            f"--{name}", help=f"folder or Hub id (ORG/NAME[@REVISION]) of its {name}"
+        )
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows it to your network")
     parser.add_argument("--ready-file", type=Path, help="write {url, pid} here once it answers")
@@ -74,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     port = free_port(args.host, args.port)
     url = f"http://{'127.0.0.1' if args.host == '0.0.0.0' else args.host}:{port}"
     with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
-        environment = _environment(args.model, args.host, port, Path(scratch))
+        environment = _environment(_given(args), args.host, port, Path(scratch))
         command = [sys.executable, str(folder / "app.py")]
         child = subprocess.Popen(command, env=environment, cwd=scratch, preexec_fn=DIE_WITH_PARENT)
         with _stopping(child):
@@ -92,44 +100,78 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `echo4o space push`."""
     parser.add_argument("name", help="the Space, for example generate")
     parser.add_argument("repo", help="ORG/NAME on the Hub")
-    parser.add_argument("--model", help="Hub id (ORG/NAME[@REVISION]) that the Space shall load")
+    for name in _setting_names():
+        parser.add_argument(f"--{name}", help=f"Hub id (ORG/NAME[@REVISION]) of its {name}")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be written")
 
 
 def push(args: argparse.Namespace) -> None:
-    """Publish a Space, with the model it shall load written into it."""
+    """Publish a Space, with what it shall load written into it."""
     from .hub import publish_folder
 
+    given = _given(args)
     with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
-        staged = stage(args.name, Path(scratch) / args.name, model=args.model)
-        message = f"Space {args.name}" + (f" with {args.model}" if args.model else "")
+        staged = stage(args.name, Path(scratch) / args.name, **given)
+        message = f"Space {args.name}" + (f" with {', '.join(given.values())}" if given else "")
         published = publish_folder(
             staged, args.repo, repo_type="space", message=message, dry_run=args.dry_run
         )
     print(published)
 
 
-def stage(name: str, target: Path, *, model: str | None = None) -> Path:
-    """Copy a Space to `target` as it will be uploaded; with `model`, it is told which to load.
+def stage(name: str, target: Path, **given: str) -> Path:
+    """Copy a Space to `target` as it will be uploaded, with what it shall load (see SETTINGS).
 
     Raises:
-        SpaceError: unknown Space, or `model` is not a Hub id.
+        SpaceError: unknown Space or setting, or something `given` is not a Hub id.
     """
-    if model is not None and not _MODEL_ID.fullmatch(model):
-        raise SpaceError(f"a published Space needs a Hub id as its model, got {model!r}")
+    folder = space_folder(name)
+    _check_settings(name, given)
+    for kind, value in given.items():
+        if not _HUB_ID.fullmatch(value):
+            raise SpaceError(f"a published Space needs a Hub id as its {kind}, got {value!r}")
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyi", ".*")
-    shutil.copytree(space_folder(name), target, ignore=ignored)
-    if model is not None:
-        write_atomic(target / MODEL_FILE, model + "\n")
-        readme = target / "README.md"
-        write_atomic(readme, name_model(readme.read_text(), model.partition("@")[0]))
+    shutil.copytree(folder, target, ignore=ignored)
+    linked: dict[str, list[str]] = {}
+    for kind, value in given.items():
+        write_atomic(target / f"{kind}.txt", value + "\n")
+        linked.setdefault(_settings(name)[kind], []).append(value.partition("@")[0])
+    readme = target / "README.md"
+    write_atomic(readme, name_inputs(readme.read_text(), linked))
     return target
 
 
-def name_model(readme: str, model: str) -> str:
-    """The README with the model in its front matter, which links the two on the Hub."""
+def name_inputs(readme: str, linked: Mapping[str, Sequence[str]]) -> str:
+    """The README with Hub ids in its front matter, which links the repos on the Hub."""
     opening, front, body = readme.split("---\n", 2)
-    return f"{opening}---\n{front}models:\n  - {model}\n---\n{body}"
+    for key, ids in linked.items():
+        front += f"{key}:\n" + "".join(f"  - {one}\n" for one in ids)
+    return f"{opening}---\n{front}---\n{body}"
+
+
+def _setting_names() -> list[str]:
+    return list(dict.fromkeys(name for names in SETTINGS.values() for name in names))
+
+
+def _given(args: argparse.Namespace) -> dict[str, str]:
+    """What the command line names for the Space to load."""
+    named = {name: getattr(args, name) for name in _setting_names()}
+    given = {name: value for name, value in named.items() if value is not None}
+    space_folder(args.name)
+    _check_settings(args.name, given)
+    return given
+
+
+def _check_settings(name: str, given: Mapping[str, str]) -> None:
+    if foreign := sorted(set(given) - set(_settings(name))):
+        known = " and ".join(f"--{one}" for one in _settings(name))
+        raise SpaceError(f"the Space {name} loads no {foreign[0]}; it takes {known}")
+
+
+def _settings(name: str) -> dict[str, str]:
+    """What a Space takes; of a folder that was downloaded nobody knows, so it may be anything."""
+    every = {kind: key for one in SETTINGS.values() for kind, key in one.items()}
+    return SETTINGS.get(name, every)
 
 
 def free_port(host: str, port: int) -> int:
@@ -149,8 +191,8 @@ def free_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment(model: str | None, host: str, port: int, scratch: Path) -> dict[str, str]:
-    """Settings of the child; its uploads live in `scratch` and go away with it."""
+def _environment(given: Mapping[str, str], host: str, port: int, scratch: Path) -> dict[str, str]:
+    """Settings of the child; its files live in `scratch` and go away with it."""
     environment = {
         **os.environ,
         "GRADIO_ANALYTICS_ENABLED": "False",
@@ -159,12 +201,13 @@ def _environment(model: str | None, host: str, port: int, scratch: Path) -> dict
         "GRADIO_TEMP_DIR": str(scratch / "files"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(scratch),
     }
-    if model is not None:
-        folder = Path(model)
-        if not folder.is_dir() and not _MODEL_ID.fullmatch(model):
-            raise SpaceError(f"there is no folder {model!r}, and it is no Hub id (ORG/NAME)")
-        environment["ECHO4O_MODEL"] = str(folder.resolve()) if folder.is_dir() else model
+    for kind, value in given.items():
+        folder = Path(value)
+        if not folder.is_dir() and not _HUB_ID.fullmatch(value):
+            raise SpaceError(f"there is no folder {value!r}, and it is no Hub id (ORG/NAME)")
+        environment[f"ECHO4O_{kind.upper()}"] = str(folder.resolve()) if folder.is_dir() else value
     return environment
 
 

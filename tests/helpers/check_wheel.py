@@ -20,6 +20,8 @@ DATA = [
     "model_cards/templates/dataset.md.jinja",
     "model_cards/templates/model.md.jinja",
     "models/tiny_autoencoder/diffusion_pytorch_model.safetensors",
+    "_spaces/explore/app.py",
+    "_spaces/explore/page.js",
     "_spaces/generate/app.py",
 ]
 

@@ -25,7 +25,7 @@ def test_unknown_space_is_one_sentence(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["space", "run", "../../etc"])
     assert stop.value.code == 1
-    assert "there is no Space '../../etc'; choose one of: generate" in capsys.readouterr().err
+    assert "there is no Space '../../etc'; choose one of: explore, generate" in capsys.readouterr().err
 
 
 def test_port_in_use_is_one_sentence(capsys):

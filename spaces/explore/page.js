@@ -1,0 +1,64 @@
+// Clicks on links of a stage go to the server, and the address follows what the stage shows.
+const canon = (link) => {
+  const parts = new URLSearchParams(link);
+  parts.delete("__theme");
+  return parts.toString();
+};
+const scrolls = (window.echo4oScrolls ||= new Map());
+let shown = null;
+
+const go = (link) => trigger("select", { link });
+const isVisible = () => element.offsetParent !== null;
+
+function follow() {
+  const stage = element.querySelector(".stage");
+  if (stage?.dataset.link === undefined || !isVisible()) return;
+  const link = canon(stage.dataset.link);
+  if (link === shown) return;
+  const isFirst = shown === null;
+  shown = link;
+  if (link !== canon(location.search)) {
+    const theme = new URLSearchParams(location.search).get("__theme");
+    const query = [link, theme ? `__theme=${theme}` : ""].filter(Boolean).join("&");
+    const address = location.pathname + (query ? `?${query}` : "");
+    history[isFirst ? "replaceState" : "pushState"](null, "", address);
+    // A Space runs in a frame of the Hub's page, whose address people copy.
+    if (parent !== window) parent.postMessage({ queryString: query }, "https://huggingface.co");
+  }
+  if (isFirst) return;
+  element.querySelector("[data-focus]")?.focus({ preventScroll: true });
+  const top = element.getBoundingClientRect().top + scrollY - 12;
+  scrollTo({ top: scrolls.get(link) ?? Math.min(scrollY, top), behavior: "instant" });
+}
+
+element.addEventListener("click", (event) => {
+  const copy = event.target.closest("[data-copy]");
+  if (copy) {
+    navigator.clipboard?.writeText(location.href).then(() => {
+      copy.textContent = "Copied";
+      setTimeout(() => (copy.textContent = "Copy link"), 1500);
+    });
+    return;
+  }
+  const link = event.target.closest("a[data-go]");
+  if (!link || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  scrolls.set(canon(location.search), scrollY);
+  scrolls.delete(canon(link.getAttribute("href")) === shown ? shown : "");
+  go(link.getAttribute("href"));
+});
+
+document.addEventListener("keydown", (event) => {
+  const key = { ArrowLeft: "before", ArrowRight: "after", Escape: "up" }[event.key];
+  const isTyping = event.target.closest?.("input, textarea, select, pre, [role=listbox], [role=tab]");
+  if (!key || isTyping || !isVisible() || event.ctrlKey || event.metaKey || event.altKey) return;
+  element.querySelector(`[data-key=${key}]`)?.click();
+});
+
+if (!window.echo4oBack) {
+  window.echo4oBack = true;
+  window.addEventListener("popstate", () => go(location.search));
+}
+watch("value", () => requestAnimationFrame(follow));
+new IntersectionObserver(follow).observe(element);
+follow();

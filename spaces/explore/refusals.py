@@ -1,0 +1,97 @@
+"""What the server refuses, whoever asks: the page and the API pass through the same checks.
+
+Every refusal is one sentence with the value and what is taken instead; values are cut short, and
+nothing that could be markup is repeated.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import gradio as gr
+
+logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+WORDS_CHARACTERS = 200
+ID_CHARACTERS = 300
+MAX_PAGE = 1_000_000
+MAX_SEED = 2**31 - 1
+
+
+class Refusal(ValueError):
+    """The request cannot be served; the message is for the visitor."""
+
+
+def text(value: object, what: str, limit: int) -> str:
+    """Text of at most `limit` characters; None is empty text."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Refusal(f"The {what} must be text, not {shown(value)}.")
+    if len(value) > limit:
+        raise Refusal(f"The {what} has {len(value):,} characters; at most {limit} are read.")
+    return value.strip()
+
+
+def whole(value: object, what: str, low: int, high: int) -> int:
+    """A whole number in [low, high]."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or value != value or not low <= value <= high or value != int(value):
+        limits = f"from {low:,} to {high:,}"
+        raise Refusal(f"The {what} must be a whole number {limits}, not {shown(value)}.")
+    return int(value)
+
+
+def one_of(value: object, what: str, known: list[str]) -> str:
+    """One of the known names, or empty text for all of them."""
+    name = text(value, what, ID_CHARACTERS)
+    if name and name not in known:
+        listed = ", ".join(shown(one).strip("'") for one in known[:12]) or "none yet"
+        raise Refusal(f"There is no {what} {shown(name)}; there are: {listed}.")
+    return name
+
+
+def shown(value: object) -> str:
+    """A value as a message may repeat it: short, and nothing that could be markup."""
+    if isinstance(value, str):
+        return f"'{''.join(c if c.isalnum() or c in ' .,:_-/' else '?' for c in value[:40])}'"
+    if isinstance(value, int | float):
+        return str(value)[:20]
+    return "nothing" if value is None else type(value).__name__
+
+
+def for_visitors(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn every refusal and failure into one sentence that names nothing of the server."""
+
+    @wraps(function)
+    def safe(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            raise _told(error) from None
+
+    return safe
+
+
+def guarded(function: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
+    """The same for a generator."""
+
+    @wraps(function)
+    def safe(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        try:
+            yield from function(*args, **kwargs)
+        except Exception as error:
+            raise _told(error) from None
+
+    return safe
+
+
+def _told(error: Exception) -> gr.Error:
+    """Data is foreign and may fail in any way; the log has it, the visitor a sentence."""
+    if isinstance(error, Refusal):
+        return gr.Error(str(error), title="Not possible", print_exception=False)
+    logger.error("a request failed", exc_info=error)
+    sentence = "Something failed on our side; please try again."
+    return gr.Error(sentence, title="Sorry", print_exception=False)
