@@ -2,7 +2,8 @@
 
 The first run of a judge on a task records it from its own pictures; later runs ask about those too,
 and `drift` says whether the judge is still the same. It lies outside of all runs, in the user's
-cache, one for each task, protocol and judge.
+cache, one for each task, protocol and judge. A judge is a model's name at a server: the same name
+elsewhere may be other weights.
 """
 
 import json
@@ -14,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from echo4o.errors import Echo4oError
 from echo4o.owner import sole_owner
@@ -32,6 +34,7 @@ MOST = 280
 FEWEST = 70
 """From fewer pictures no canary is recorded."""
 _FILE = "canary.json"
+_OPENAI = "api.openai.com"
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -65,13 +68,18 @@ def default_folder() -> Path:
     return cache / "echo4o" / "canaries"
 
 
-def open_canary(root: Path, task: Task, protocol: JudgeProtocol, judge: str) -> Canary:
+def open_canary(
+    root: Path, task: Task, protocol: JudgeProtocol, judge: str, base_url: str | None = None
+) -> Canary:
     """Return the canary of a judge on a task; an empty one before its first run.
+
+    `base_url` is the judge's server; without one OPENAI_BASE_URL, else OpenAI's own.
 
     Raises:
         Echo4oError: the recorded canary is damaged.
     """
-    name = _NO_NAME.sub("_", f"{task.name}-{protocol.name}-{protocol.version}-{judge}")
+    place = _place(base_url or os.environ.get("OPENAI_BASE_URL", ""))
+    name = _NO_NAME.sub("_", f"{task.name}-{protocol.name}-{protocol.version}-{judge}{place}")
     folder = root / name
     empty = Canary(folder=folder, task=task, protocol=protocol)
     if not (folder / _FILE).is_file():
@@ -86,6 +94,15 @@ def open_canary(root: Path, task: Task, protocol: JudgeProtocol, judge: str) -> 
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, error) from error
     return replace(empty, items=items, pictures=tuple(value["pictures"]), runs=tuple(value["runs"]))
+
+
+def _place(address: str) -> str:
+    """What tells a server from others in a folder's name; nothing for OpenAI's own."""
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    where = (
+        f"{parts.hostname or ''}{f'-{parts.port}' if parts.port else ''}{parts.path.rstrip('/')}"
+    )
+    return "" if parts.hostname in (None, _OPENAI) else f"-{where}"
 
 
 def record(

@@ -8,12 +8,12 @@ from .protocols import Finding, JudgeProtocol, Question, one_object
 
 MARKS = ("fantasy", "identity", "quality")
 """What is marked, in the order of the benchmark's three aspects."""
-_SENTENCE = 60
+_SENTENCE = 68
 """Characters of a short reason."""
 _WORDS = 25
 """Most words of a reason; the question says so."""
-_WORD = 7
-"""Characters of a word, its space or sign included."""
+_WORD = 7.5
+"""Characters of a word, its space or sign included; these speak of shapes and colours."""
 
 
 class KitPoints(JudgeProtocol):
@@ -46,7 +46,11 @@ class KitPoints(JudgeProtocol):
         Of a good picture a short sentence says that all is there; what a bad one lacks takes all
         the words that the question allows.
         """
-        return usual_marks(MARKS, (_SENTENCE + _WORDS * _WORD) // 2)
+        return usual_marks(MARKS, int(_SENTENCE + _WORDS * _WORD) // 2)
+
+    def reply_ends(self, item: Item) -> tuple[str, str]:
+        """Return the two, of which the usual one is the middle."""
+        return usual_marks(MARKS, _SENTENCE), usual_marks(MARKS, int(_WORDS * _WORD))
 
     def points(self, findings: Sequence[Finding]) -> float | None:
         """Return the item's points, 0 to 10; 0 without findings."""

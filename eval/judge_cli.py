@@ -99,7 +99,7 @@ def task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--items",
         default="kit",
-        help="`kit` for our own items, `authors` for fetched ones, hub:ORG/NAME[@REVISION] for a "
+        help="`kit` for our own items, `authors` for fetched ones (geneval: also `rewritten`), hub:ORG/NAME[@REVISION] for a "
         "dataset on the Hub, or a JSONL file",
     )
     parser.add_argument("--limit", type=int, help="only so many items, spread over the tags")
@@ -119,9 +119,14 @@ def judging_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument(
         "--judge",
         help="judge model at the API; local:NAME for one of this machine, a Hub id or folder of a "
-        "vision-language model that transformers loads",
+        "vision-language model that transformers loads; detector:NAME for geneval",
     )
     who.add_argument("--judges", metavar="A,B,C", help="several, one after the other")
+    parser.add_argument(
+        "--colours",
+        metavar="NAME",
+        help="CLIP model that names colours for a judge detector:NAME; the benchmark's if absent",
+    )
     parser.add_argument(
         "--repeats", type=int, default=1, help="times every picture is judged; the mean counts"
     )
@@ -167,14 +172,14 @@ def read_command(args: argparse.Namespace) -> Command:
     """
     from .canary import default_folder
     from .items import select
-    from .judging import JudgeConfig
+    from .judging import JudgeConfig, check_kind
     from .panel import folder_names
     from .tasks import default_protocol, get_task
 
     task = get_task(args.task)
     source = task.items(args.items)
     protocol = args.protocol or default_protocol(args.items, task)
-    task.protocol(protocol)
+    asked = task.protocol(protocol)
     if args.explain and not task.readings:
         raise ValueError(f"--explain knows nothing of {task.name}; leave it away")
     if args.explain and protocol not in task.readings:
@@ -191,10 +196,13 @@ def read_command(args: argparse.Namespace) -> Command:
             budget_usd=args.budget,
             repeats=args.repeats,
             batch_api=args.batch_api,
+            **({} if args.colours is None else {"colours": args.colours}),
         )
         for name in names
     )
     folder_names(configs)  # refuses two judges of one name
+    for config in configs:
+        check_kind(asked, config)
     canaries = None if args.no_canary else (args.canary or default_folder())
     items = select(source.items, args.limit)
     return Command(task, source, items, protocol, configs, canaries)
@@ -230,7 +238,7 @@ def judge_pictures(asked: Command, pictures: Path, out: Path, *, explained: bool
             canaries=asked.canaries,
             progress=True,
         )
-        _tell(finished, out, explained=explained)
+        tell_run(finished, out, explained=explained)
         return
     panel = judge_panel(
         asked.task,
@@ -245,7 +253,7 @@ def judge_pictures(asked: Command, pictures: Path, out: Path, *, explained: bool
     )
     for name, run in panel.runs.items():
         print(f"judge {run.judge['model']}")
-        _tell(run, out / name, explained=explained)
+        tell_run(run, out / name, explained=explained)
     _tell_panel(panel, out)
 
 
@@ -295,7 +303,8 @@ def tell_price(
         print(f"that is more than the budget of {budget:.2f} USD; what fits into it is asked")
 
 
-def _tell(finished: "Run", out: Path, *, explained: bool) -> None:
+def tell_run(finished: "Run", out: Path, *, explained: bool) -> None:
+    """Print a run's scores and what became of its questions."""
     from .drift import drift_lines
     from .explain import explain
 

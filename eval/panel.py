@@ -12,12 +12,11 @@ from echo4o.records import write_atomic
 from .agreement import Agreement, agreement
 from .items import Item, ItemSet
 from .judging import JudgeConfig
-from .runs import LEDGER, Run, judge_run
+from .runs import LEDGER, PANEL_FILE, RUN_FILE, Run, judge_run
 from .scores import Scores
 from .tasks import Task
 
 FORMAT = 1
-PANEL_FILE = "panel.json"
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -69,6 +68,8 @@ def judge_panel(
     Raises:
         Echo4oError: as `runs.judge_run`, or two judges have the same name.
     """
+    if (out / RUN_FILE).is_file():
+        raise Echo4oError(f"{out} holds the run of one judge; give several judges another --out")
     runs = {
         name: judge_run(
             task,

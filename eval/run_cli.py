@@ -12,6 +12,7 @@ from .judge_cli import (
     judging_arguments,
     read_command,
     task_arguments,
+    tell_price,
 )
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 PICTURES = "pictures"
 PURCHASES = Path("bought") / "ledger.sqlite"
 REPORT = "report.html"
+_USUAL_SIZE = (1024, 1024)
+"""Of most models' pictures, where no size is named."""
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,8 +115,10 @@ def run(args: argparse.Namespace) -> None:
 def _forecast(args: argparse.Namespace, asked: Command, *, is_bought: bool) -> None:
     from .buying import estimate_usd
     from .generate import missing
+    from .judging import make_cases
 
     folder = args.out / PICTURES
+    size, samples = args.size or _USUAL_SIZE, range(1, args.samples_per_prompt + 1)
     if is_bought:
         pictures, expected = estimate_usd(asked.items, folder, _buy_config(args))
         print(f"pictures to buy: {pictures}, about {expected:.2f} USD")
@@ -123,9 +128,14 @@ def _forecast(args: argparse.Namespace, asked: Command, *, is_bought: bool) -> N
             wanted = len(missing(asked.items, folder, args.samples_per_prompt))
         print(f"pictures to make: {wanted}")
     print(
-        f"pictures to judge: {len(asked.items) * args.samples_per_prompt}; once they are there, "
-        "`echo4o eval judge --dry-run` tells the price"
+        f"then to judge, where pictures are not there yet as {size[0]}x{size[1]} pixels (--size):"
     )
+    protocol = asked.task.protocol(asked.protocol)
+    found = [protocol.find(folder, one) if folder.is_dir() else {} for one in samples]
+    cases = {
+        config: make_cases(asked.items, found, protocol, config.repeats) for config in asked.configs
+    }
+    tell_price(asked, cases, args.out, size)
 
 
 def _paint(args: argparse.Namespace, asked: Command) -> None:
@@ -179,7 +189,7 @@ def _buy_config(args: argparse.Namespace) -> "BuyConfig":
     return BuyConfig(
         model=args.model.removeprefix(PREFIX),
         base_url=args.picture_base_url or args.base_url,
-        size=args.size or (1024, 1024),
+        size=args.size or _USUAL_SIZE,
         quality=args.quality,
         samples=args.samples_per_prompt,
         concurrency=args.concurrency,

@@ -190,7 +190,7 @@ def judge_run(
         task.hooks.write(run.verdicts, out / asked.name)
     elif protocol == RELEASED:
         write_released(task.name, items, run.verdicts, run.scores(), out / RELEASED)
-    _record(run, out)
+    record_run(run, out)
     return run
 
 
@@ -313,7 +313,8 @@ def _relative(folder: Path, out: Path) -> str:
         return folder.resolve().as_posix()
 
 
-def _record(run: Run, out: Path) -> None:
+def record_run(run: Run, out: Path) -> None:
+    """Write record.json: what the run came from and what it came to."""
     inputs = [Input(kind="items", id=run.items["source"], sha256=run.items["sha256"])]
     if run.generation is not None:
         inputs.append(Input(kind="model", **run.generation["model"]))

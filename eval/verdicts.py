@@ -79,6 +79,8 @@ class Verdict:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Verdict":
         """Read what `to_json` wrote; TypeError or ValueError when it is something else."""
-        findings = tuple(Finding(**finding) for finding in value["findings"])
+        findings = tuple(
+            Finding(**{**one, "needs": tuple(one.get("needs", ()))}) for one in value["findings"]
+        )
         problems = tuple(value.get("problems", ()))
         return cls(**{**value, "findings": findings, "problems": problems})
