@@ -158,6 +158,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
         timestep_shift: float = 3.0,
         think: bool = False,
         max_think_tokens: int = 1000,
+        streamer: Any = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
         latents: Tensor | None = None,
@@ -186,6 +187,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
             timestep_shift: moves steps towards noise; 1 is uniform.
             think: let the model write a plan first; it is returned in `thoughts`.
             max_think_tokens: limit of that plan.
+            streamer: a transformers streamer that gets every token of that plan.
             num_images_per_prompt: pictures per prompt.
             generator: one for all pictures, or one per picture: a seed then gives the same picture
                 alone and in every batch.
@@ -234,7 +236,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
         )
         thoughts = None
         if think:
-            plans = [self._plan(conditioner, b, max_think_tokens) for b in branches]
+            plans = [self._plan(conditioner, b, max_think_tokens, streamer) for b in branches]
             branches, thoughts = [b for b, _ in plans], [text for _, text in plans]
         branches = [b for b in branches for _ in range(num_images_per_prompt)]
 

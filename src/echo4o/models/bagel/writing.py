@@ -96,12 +96,12 @@ class WritingMixin(DiffusionPipeline):
         return text_between(text, opening, closing)
 
     def _plan(
-        self, conditioner: Conditioner, branches: Branches, max_tokens: int
+        self, conditioner: Conditioner, branches: Branches, max_tokens: int, streamer: Any
     ) -> tuple[Branches, str]:
         """Let the model write a plan and put it behind the full context only."""
         if max_tokens < 1:
             raise ValueError(f"`max_think_tokens` must be at least 1, got {max_tokens}")
         logger.info("planning, at most %d tokens", max_tokens)
-        plan = self._write(branches.cond, max_new_tokens=max_tokens)
+        plan = self._write(branches.cond, max_new_tokens=max_tokens, streamer=streamer)
         cond = extend_context(self.model, branches.cond, conditioner.text(plan))
         return branches._replace(cond=cond), plan

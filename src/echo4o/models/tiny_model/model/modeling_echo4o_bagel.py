@@ -1,0 +1,1 @@
+from echo4o.models.bagel.modeling import BagelForUnifiedGeneration as BagelForUnifiedGeneration
