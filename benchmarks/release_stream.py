@@ -5,16 +5,17 @@ tar whose pieces were compressed before, so that making it costs little beside r
 are noisy JPEGs of about 64 KB; names differ, contents repeat.
 """
 
+import gzip
 import io
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from archive_pipe import deflated
 from PIL import Image
 
 from echo4o.dataset_builder.sources import Readable, Source
@@ -58,7 +59,7 @@ def paint_pieces(folder: Path, size: int) -> None:
     """The pictures as archive_pipe.py wants them."""
     for number in range(PAINTED):
         picture = paint(number, size)
-        body = deflated(picture + b"\0" * (-len(picture) % 512))
+        body = gzip.compress(picture + bytes(-len(picture) % 512), 6)
         (folder / f"{len(picture)}-{number}").write_bytes(body)
 
 
@@ -89,16 +90,13 @@ class PaintedRelease(Source):
             yield io.BytesIO(self._texts[name].encode())
             return
         command = [sys.executable, str(_PIPE), str(self._pieces)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen(command, bufsize=0, **pipes) as child:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.write(json.dumps(self._archives[name]).encode())
-            child.stdin.close()
-            try:
+        with tempfile.TemporaryFile() as names:
+            names.write(json.dumps(self._archives[name]).encode())
+            names.seek(0)
+            pipes = {"stdin": names, "stdout": subprocess.PIPE}
+            with subprocess.Popen(command, bufsize=0, **pipes) as child:
+                assert child.stdout is not None
                 yield child.stdout
-            finally:
-                child.stdout.close()
 
     def _scaled(self, count: int) -> int:
         return max(1, round(count * self._share))

@@ -1,14 +1,18 @@
-"""Jobs in their order in a thread: writing goes on while the next rows are read."""
+"""Work in a thread, in its order: rows are read ahead, and writing goes on meanwhile."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import ParamSpec, Self
+from typing import ParamSpec, Self, TypeVar
 
 P = ParamSpec("P")
+T = TypeVar("T")
 AHEAD = 2
 """Jobs that may wait; each holds a row group in memory."""
+_GROUP_BYTES = 1 << 20
+_GROUPS = 8
+"""So many are made ahead: fewer make the threads wait for each other, each costs its bytes."""
 
 
 class Background:
@@ -43,3 +47,28 @@ class Background:
         """Until everything is done; raises what a job raised."""
         while self._jobs:
             self._jobs.popleft().result()
+
+
+def read_ahead(items: Iterator[T], size_of: Callable[[T], int]) -> Iterator[T]:
+    """The same items, made in a thread while the caller works; they are handed over a MB at once.
+
+    An error of `items` comes out in its place, without the last items before it.
+    """
+
+    def group() -> list[T]:
+        made, size = [], 0
+        for item in items:
+            made.append(item)
+            size += size_of(item)
+            if size >= _GROUP_BYTES:
+                break
+        return made
+
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="echo4o-read")
+    try:
+        jobs = deque(pool.submit(group) for _ in range(_GROUPS))
+        while made := jobs.popleft().result():
+            jobs.append(pool.submit(group))
+            yield from made
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

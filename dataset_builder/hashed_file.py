@@ -39,7 +39,6 @@ class HashedFile:
 
     def write(self, data: bytes) -> int:
         """Append all of `data`."""
-        self._hash.update(data)
         rest = memoryview(data)
         while rest:
             taken = min(len(rest), _BLOCK - self._filled)
@@ -67,9 +66,11 @@ class HashedFile:
         self._put(self._block, self._filled)
         os.fsync(self._file.fileno())
         self._file.close()
+        self._block.close()
+        self._spare.close()
 
     def sha256(self) -> str:
-        """Of what was written so far."""
+        """Of the whole file, once it is finished."""
         return self._hash.hexdigest()
 
     def _hand_over(self) -> None:
@@ -84,6 +85,8 @@ class HashedFile:
 
     def _put(self, block: mmap.mmap, size: int) -> None:
         with memoryview(block) as whole:
+            # Here, and not in `write`: in the disk's thread it costs the writer nothing.
+            self._hash.update(whole[:size])
             done = 0
             while done < size:
                 try:

@@ -17,6 +17,7 @@ from echo4o.pictures import PictureError, PictureFacts
 from echo4o.records import Input, JsonValue, RunRecord, sha256_bytes
 from echo4o.schema import DATASET_NAME, SUBSETS, Picture, Row
 
+from .background import read_ahead
 from .card import CardFacts
 from .folder import PREVIEW_ROWS, FolderWriter, LeftOut, Result, check_target
 from .layout import Archive, Key, Kind, Record, archives, find_parts, member_key, read_records
@@ -78,7 +79,8 @@ class Release:
         """Rows in the order of the archives; `pool` holds the references meanwhile."""
         self._fill(pool)
         records = self._complete(pool)
-        chosen = choose_validation([_candidate(one, pool) for one in records], validation, seed)
+        candidates = [_candidate(one, pool) for one in records] if validation else []
+        chosen = choose_validation(candidates, validation, seed)
         waiting: dict[Key, list[Record]] = defaultdict(list)
         for record in records:
             waiting[record.output].append(record)
@@ -109,7 +111,10 @@ class Release:
         return complete
 
     def _pictures(self, wanted: set[Key], *, references: bool) -> Iterator[Found]:
-        """Wanted pictures of all archives that are whole, each once."""
+        """Wanted pictures of all archives that are whole, each once; a thread reads them ahead."""
+        return read_ahead(self._checked_pictures(wanted, references), lambda one: len(one.data))
+
+    def _checked_pictures(self, wanted: set[Key], references: bool) -> Iterator[Found]:
         from tqdm import tqdm
 
         seen: dict[Key, str] = {}

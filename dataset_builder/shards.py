@@ -66,7 +66,7 @@ class ShardWriter:
         self._open: _Open | None = None
         self._written_bytes = 0
         self._counts: list[int] = []
-        self._hashes: list[str] = []
+        self._files: list[HashedFile] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, row: Row) -> None:
@@ -96,10 +96,10 @@ class ShardWriter:
         if self._disk is not None:
             self._disk.wait()
         shards = []
-        for index, (rows, digest) in enumerate(zip(self._counts, self._hashes, strict=True)):
+        for index, (rows, file) in enumerate(zip(self._counts, self._files, strict=True)):
             name = f"{self.split}-{index:05d}-of-{len(self._counts):05d}.parquet"
             path = self._partial(index).rename(self.folder / name)
-            shards.append(Shard(path, rows, digest))
+            shards.append(Shard(path, rows, file.sha256()))
         return shards
 
     def abort(self) -> None:
@@ -145,7 +145,7 @@ class ShardWriter:
             return
         file = self._open.file
         self._open.writer.close()
-        self._hashes.append(file.sha256())
+        self._files.append(file)
         self._open = None
         if self._disk is None:
             file.finish()

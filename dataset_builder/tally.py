@@ -1,6 +1,5 @@
 """Counts rows while they pass: the statistics of a dataset without its pictures in memory."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +8,10 @@ from typing import cast
 from echo4o.records import JsonValue
 from echo4o.schema import Row, json_list, json_object
 
+_COUNTED = (
+    *("split", "subset", "category", "width", "height", "generator"),
+    *("instruction", "requested_instruction"),
+)
 _FACTS = ("class", "count", "color", "region", "size")
 
 
@@ -29,25 +32,27 @@ class Tally:
 
     def add_row(self, row: Row) -> None:
         """Count one row."""
-        self.add(row.to_dict() | {"references": json.dumps([{}] * len(row.input_images))})
+        record = {name: getattr(row, name) for name in _COUNTED}
+        self._add(record, len(row.input_images), row.constraints or {})
 
     def add(self, record: Mapping[str, object]) -> None:
         """Count one row as loaded, with or without its picture columns."""
+        self._add(record, len(json_list(record, "references")), json_object(record, "constraints"))
+
+    def _add(
+        self, record: Mapping[str, object], references: int, constraints: Mapping[str, JsonValue]
+    ) -> None:
         self.rows += 1
         self.by_split[str(record["split"])] += 1
         categories = self.by_category.setdefault(str(record["subset"]), Counter())
         categories[str(record["category"] or "unknown")] += 1
-        self.by_references[len(json_list(record, "references"))] += 1
+        self.by_references[references] += 1
         self.by_size[f"{record['width']}x{record['height']}"] += 1
         self.by_generator[str(record["generator"] or "unknown")] += 1
         self.rewritten += record["requested_instruction"] is not None
         length = len(str(record["instruction"]))
         self.instruction_characters += length
         self.longest_instruction = max(self.longest_instruction, length)
-        if record["constraints"] is not None:
-            self._add_facts(json_object(record, "constraints"))
-
-    def _add_facts(self, constraints: Mapping[str, object]) -> None:
         for entry in cast(list[Mapping[str, object]], constraints.get("include", [])):
             for name in _FACTS:
                 if entry.get(name) is not None:
