@@ -61,6 +61,7 @@ class BuyConfig:
             prompt=one.item.prompt,
             size=f"{self.size[0]}x{self.size[1]}",
             quality=self.quality,
+            references=tuple(Path(name).read_bytes() for name in one.item.references),
             repeat=one.sample - 1,
         )
 

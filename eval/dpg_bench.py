@@ -141,5 +141,8 @@ TASK = Task(
     readings={},
     read_row=read_row,
     grading=GRADING,
+    about="An item has up to 100 points: the share of its questions that hold over its pictures; "
+    "a question falls with the one it depends on.",
+    pictures=CROPS,
     hooks=Hooks(read_file=read_csv, score=score, layout=find_layout, check=check, fetch=fetch_dpg),
 )

@@ -132,7 +132,12 @@ def _checked(
     if not isinstance(category, str) or not category.strip():
         raise ValueError(f"{where} has no category")
     own, *needed = (_number(one, where) for one in (number, *parents))
-    return Question(own, question.strip(), tuple(needed), _CATEGORY.sub("", category).strip())
+    return Question(own, question.strip(), tuple(needed), _category(category))
+
+
+def _category(text: str) -> str:
+    """Return "entity - whole" of "entity - whole (pot)", "global" of "global - (quiet)"."""
+    return _CATEGORY.sub("", text).strip().removesuffix("-").strip()
 
 
 def _number(value: object, where: str) -> int:

@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from echo4o.errors import Echo4oError
 from echo4o.launch import is_rank
-from echo4o.models.pictures import PictureRecord, encode_png
-from echo4o.records import write_atomic
+from echo4o.models.pictures import PictureRecord, Reference, encode_png
+from echo4o.records import sha256_file, write_atomic
 
 from .items import Item, ItemSet
-from .painters import ModelIdentity, Painter, PaintSettings, manifest_facts
-from .pictures import find_pictures, name_of
+from .painters import ModelIdentity, Painter, PaintSettings, PipelinePainter, manifest_facts
+from .pictures import find_pictures, name_of, opened
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -100,7 +100,7 @@ def generate(
     with tqdm(total=len(share), desc=title, disable=not progress, unit="picture") as bar:
         for batch in _batches(share, config.batch_size):
             seeds = [seed_of(config.seed, one.item.number, one.sample) for one in batch]
-            pictures = painter.paint([one.item.prompt for one in batch], seeds, config)
+            pictures = _paint(painter, batch, seeds, config)
             for one, seed, picture in zip(batch, seeds, pictures, strict=True):
                 data = _encode(picture, one, seed, painter.identity, config)
                 write_atomic(folder / name_of(one.item, one.sample), data)
@@ -108,6 +108,25 @@ def generate(
     if processes is not None:
         processes.wait_for_everyone()
     return len(share)
+
+
+def _paint(
+    painter: Painter, batch: Sequence[Wanted], seeds: Sequence[int], config: GenerateConfig
+) -> Sequence[Image.Image]:
+    prompts = [one.item.prompt for one in batch]
+    if not any(one.item.references for one in batch):
+        return painter.paint(prompts, seeds, config)
+    if not isinstance(painter, PipelinePainter):
+        raise Echo4oError(
+            f"{painter.made_by} paints from text alone, and these items have pictures"
+        )
+    references = [[_reference(name) for name in one.item.references] for one in batch]
+    return painter.paint_from(prompts, references, seeds, config)
+
+
+def _reference(name: str) -> Image.Image:
+    with opened(Path(name).read_bytes(), name) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def missing(items: Sequence[Item], folder: Path, samples: int) -> list[Wanted]:
@@ -196,6 +215,7 @@ def _batches(wanted: Sequence[Wanted], size: int) -> Iterator[Sequence[Wanted]]:
 def _encode(
     picture: Image.Image, one: Wanted, seed: int, model: ModelIdentity, config: GenerateConfig
 ) -> bytes:
+    files = [Path(name) for name in one.item.references]
     facts = PictureRecord(
         prompt=one.item.prompt,
         model=model.id,
@@ -207,5 +227,6 @@ def _encode(
             "model_sha256": model.sha256,
             **config.identity(),
         },
+        references=tuple(Reference(name=file.name, sha256=sha256_file(file)) for file in files),
     )
     return encode_png(picture, facts)

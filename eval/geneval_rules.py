@@ -118,10 +118,21 @@ def verdict(
         colour_of: asked only where a colour matters.
         rule: which detections count.
     """
+    found = [one for one in problems(item, detections, colour_of, rule) if one]
+    return GenEvalVerdict(not found, "\n".join(found))
+
+
+def problems(
+    item: Mapping[str, Any],
+    detections: Mapping[str, Boxes],
+    colour_of: ColourOf,
+    rule: DetectionRule | None = None,
+) -> list[str | None]:
+    """What is wrong with each part of an item, its includes first; None where nothing is."""
     rule = rule or DetectionRule()
     kept = {name: keep(boxes, item["tag"], rule) for name, boxes in detections.items()}
     none = np.empty(0, dtype=np.int64)
-    problems: list[str] = []
+    wrong: list[str | None] = []
     groups: list[tuple[str, NDArray[np.int64]] | None] = []
     for wanted in item["include"]:
         name, count = wanted["class"], wanted["count"]
@@ -130,15 +141,14 @@ def verdict(
         if problem is None and "position" in wanted:
             place, number = wanted["position"]
             problem = _misplaced(name, found, place, groups[number], detections, rule)
-        if problem:
-            problems.append(problem)
+        wrong.append(problem)
         groups.append(None if problem else (name, found))
     for unwanted in item.get("exclude", ()):
         name, count = unwanted["class"], unwanted["count"]
         found = kept.get(name, none)
-        if len(found) >= count:
-            problems.append(f"expected {name}<{count}, found {len(found)}")
-    return GenEvalVerdict(not problems, "\n".join(problems))
+        is_over = len(found) >= count
+        wrong.append(f"expected {name}<{count}, found {len(found)}" if is_over else None)
+    return wrong
 
 
 def _too_few(

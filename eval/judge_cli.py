@@ -99,8 +99,8 @@ def task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--items",
         default="kit",
-        help="`kit` for our own items, `authors` for fetched ones (geneval: also `rewritten`), hub:ORG/NAME[@REVISION] for a "
-        "dataset on the Hub, or a JSONL file",
+        help="`kit` for our own items, `authors` for fetched ones (geneval has `rewritten` ones, "
+        "too), hub:ORG/NAME[@REVISION] for a dataset on the Hub, or a file",
     )
     parser.add_argument("--limit", type=int, help="only so many items, spread over the tags")
     parser.add_argument(

@@ -24,7 +24,7 @@ from .batched import settle_in_batches
 from .cases import Case
 from .foreseen import Foreseen, spread
 from .items import Item
-from .local_judge import PREFIX, LocalJudge
+from .local_judge import CLIP, DETECTOR, PREFIX, LocalJudge
 from .protocols import JudgeProtocol
 from .series import SeriesCase, SeriesProtocol
 from .verdicts import Verdict
@@ -42,7 +42,10 @@ class JudgeConfig:
     """Which judge, and how hard it may be asked."""
 
     model: str
-    """Name of the judge model at the API, or `local:` and the Hub id or folder of one."""
+    """Name of the judge model at the API; `local:` or `detector:` and the Hub id or folder of one
+    of this machine."""
+    colours: str = CLIP
+    """Hub id or folder of the CLIP model that names colours for a detector."""
     base_url: str | None = None
     """Address of an OpenAI-compatible API; None means OPENAI_BASE_URL, else OpenAI's own."""
     concurrency: int = 8
@@ -77,14 +80,20 @@ class JudgeConfig:
     @property
     def is_local(self) -> bool:
         """Whether the judge runs on this machine."""
-        return self.model.startswith(PREFIX)
+        return self.model.startswith((PREFIX, DETECTOR))
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether the judge finds objects, and cannot be spoken to."""
+        return self.model.startswith(DETECTOR)
 
     @property
     def name(self) -> str:
         """What results call the judge; of a folder only its last part."""
-        folder = Path(self.model.removeprefix(PREFIX))
+        prefix = DETECTOR if self.is_detector else PREFIX
+        folder = Path(self.model.removeprefix(prefix))
         return (
-            f"{PREFIX}{folder.resolve().name}" if self.is_local and folder.is_dir() else self.model
+            f"{prefix}{folder.resolve().name}" if self.is_local and folder.is_dir() else self.model
         )
 
 
@@ -149,6 +158,7 @@ def judge_cases(
     cases: Sequence[Case], *, config: JudgeConfig, ledger: Path, progress: bool = False
 ) -> Judged:
     """Judge as `judge` does what `make_cases` returned."""
+    check_kind(cases[0].protocol, config)
     return _wait_for(judge_async(cases, config=config, ledger=ledger, progress=progress))
 
 
@@ -208,7 +218,29 @@ async def judge_async(
     return result
 
 
+def check_kind(protocol: JudgeProtocol, config: JudgeConfig) -> None:
+    """Refuse a judge that cannot answer what the protocol asks.
+
+    Raises:
+        Echo4oError: a detector is wanted and none is named, or the other way round.
+    """
+    if protocol.by_detector and not config.is_detector:
+        raise Echo4oError(
+            f"this benchmark is judged by a detector, not by {config.model}; name one as "
+            f"--judge {DETECTOR}facebook/mask2former-swin-small-coco-instance"
+        )
+    if config.is_detector and not protocol.by_detector:
+        raise Echo4oError(
+            f"{config.model} finds objects and cannot be asked questions; name a model behind an "
+            f"API, or {PREFIX}NAME"
+        )
+
+
 def _client(config: JudgeConfig, book: Ledger) -> ApiClient | LocalJudge:
+    if config.is_detector:
+        from .geneval_judge import DetectorJudge
+
+        return DetectorJudge(config.model, config.colours, ledger=book)
     if config.is_local:
         return LocalJudge(config.model, ledger=book, batch_size=config.concurrency)
     return ApiClient(

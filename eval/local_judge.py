@@ -8,6 +8,7 @@ import asyncio
 import io
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from PIL import Image
@@ -16,7 +17,7 @@ from echo4o.client import ChatRequest, Reply
 from echo4o.errors import Echo4oError
 from echo4o.ledger import Ledger
 
-from .painters import identify
+from .painters import ModelIdentity, identify
 
 if TYPE_CHECKING:
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -24,7 +25,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREFIX = "local:"
+DETECTOR = "detector:"
+"""Prefix of judges that find objects; see `geneval_judge`."""
+CLIP = "openai/clip-vit-large-patch14"
+"""What names colours for a detector when nothing else is said."""
 _LONGEST_REPLY = 1024
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Return the parts of NAME[@REVISION]; a folder has none, whatever it is called."""
+    if Path(name).is_dir():
+        return name, None
+    source, _, revision = name.partition("@")
+    return source, revision or None
+
+
+def pinned(identity: ModelIdentity) -> str:
+    """Return a model's name with the start of what pins its weights."""
+    return f"{identity.id}@{(identity.revision or identity.sha256 or '')[:12]}"
 
 
 @dataclass(slots=True)
@@ -46,10 +64,10 @@ class LocalJudge:
     """
 
     def __init__(self, name: str, *, ledger: Ledger, batch_size: int = 8) -> None:
-        self._source = name.removeprefix(PREFIX)
-        identity = identify(self._source, None)
+        self._source, revision = split_revision(name.removeprefix(PREFIX))
+        identity = identify(self._source, revision)
         self._revision = identity.revision
-        self.model = f"{PREFIX}{identity.id}@{(identity.revision or identity.sha256 or '')[:12]}"
+        self.model = f"{PREFIX}{pinned(identity)}"
         """Name of the judge with what pins its weights; part of every content key."""
         self.calls_made = 0
         """Questions that the model answered now."""

@@ -24,13 +24,13 @@ _ITEMS = 24
 class _Thing(NamedTuple):
     shape: str
     colour: str
-    count: int
+    number: int
     place: str
 
     @property
     def words(self) -> str:
         """Number, colour and name."""
-        return f"{_COUNTS[self.count]} {self.colour} {plural(self.shape, self.count)}"
+        return f"{_COUNTS[self.number]} {self.colour} {plural(self.shape, self.number)}"
 
 
 def main(path: Path) -> None:
@@ -64,8 +64,8 @@ def _questions(one: _Thing) -> Iterator[dict[str, Any]]:
     """Four questions about one kind of thing; `needs` counts back from each."""
     article = "an" if one.colour[0] in "aeiou" else "a"
     coloured = f"{article} {one.colour} {one.shape}"
-    many = f"{_COUNTS[one.count]} {one.colour} {plural(one.shape, one.count)}"
-    be = "Are" if one.count > 1 else "Is"
+    many = f"{_COUNTS[one.number]} {one.colour} {plural(one.shape, one.number)}"
+    be = "Are" if one.number > 1 else "Is"
     yield {"question": f"Is there a {one.shape}?", "needs": [], "of": "entity - whole"}
     yield {"question": f"Is there {coloured}?", "needs": [1], "of": "attribute - color"}
     yield {"question": f"{be} there {many}?", "needs": [1], "of": "other - count"}

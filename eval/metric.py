@@ -1,5 +1,6 @@
 """What the `evaluate` modules call: judge a list of pictures for a list of items, and score."""
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +31,8 @@ def compute(
     Args:
         task_name: A task of the table.
         pictures: {bytes, path} as `datasets.Image(decode=False)` gives them.
-        items: Rows in the form of the benchmark.
+        items: Rows in the form of the benchmark; where it takes several pictures of a prompt, equal
+            rows are one item.
         config: Which judge.
         ledger: Where replies are kept, so that the same question is never paid twice.
         protocol: How the judge is asked.
@@ -42,15 +44,32 @@ def compute(
     if len(pictures) != len(items):
         raise Echo4oError(f"there are {len(pictures)} pictures for {len(items)} items")
     task = get_task(task_name)
-    asked = [_item(task, row, number) for number, row in enumerate(items, start=1)]
+    how = task.protocol(protocol)
+    groups = _grouped(items, several=how.released_samples > 1)
+    asked = [_item(task, items[group[0]], number) for number, group in enumerate(groups, start=1)]
     with tempfile.TemporaryDirectory() as folder:
+        files = [
+            _as_file(picture, Path(folder) / _NAMES.format(number=number))
+            for number, picture in enumerate(pictures, start=1)
+        ]
+        samples = [
+            {
+                number: files[group[sample]]
+                for number, group in enumerate(groups, start=1)
+                if sample < len(group)
+            }
+            for sample in range(max(map(len, groups), default=1))
+        ]
+        if len({len(group) for group in groups}) > 1:
+            fewest, most = min(map(len, groups)), max(map(len, groups))
+            raise Echo4oError(
+                f"items have between {fewest} and {most} pictures; give as many of each item"
+            )
         judged = judge(
             asked,
-            {
-                number: _as_file(picture, Path(folder) / _NAMES.format(number=number))
-                for number, picture in enumerate(pictures, start=1)
-            },
-            protocol=task.protocol(protocol),
+            samples[0],
+            more=samples[1:],
+            protocol=how,
             config=config,
             ledger=ledger,
             progress=progress,
@@ -61,6 +80,16 @@ def compute(
         "calls": judged.calls,
         "cost_usd": sum(verdict.cost_usd for verdict in judged.verdicts),
     }
+
+
+def _grouped(items: Sequence[Mapping[str, Any]], *, several: bool) -> list[list[int]]:
+    """Return the places of each item's pictures; equal rows are one item where it takes several."""
+    if not several:
+        return [[place] for place in range(len(items))]
+    groups: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(json.dumps(item, sort_keys=True), []).append(place)
+    return list(groups.values())
 
 
 def _item(task: Task, row: Mapping[str, Any], number: int) -> Item:

@@ -41,7 +41,7 @@ from .verdicts import Verdict
 FORK = "fork"
 EIGHT, SIX = "average of 8 types", "average of 6 types"
 _READINGS = {RELEASED: AuthorsContext, FORK: AuthorsContext, "strict": StrictContext}
-_SIZE = (1024, 1024)
+SIZE = (1024, 1024)
 _MOST_REFERENCES = 4
 _ENDINGS = ("png", "jpg", "jpeg", "webp")
 
@@ -155,7 +155,7 @@ def check(items: Sequence[Item], samples: Sequence[Mapping[int, Path]], protocol
         Echo4oError: the first picture that does not fit.
     """
     check_prompts(items, samples)
-    check_sizes(items, samples, None if protocol == KIT else _SIZE)
+    check_sizes(items, samples, None if protocol == KIT else SIZE)
 
 
 def _by_type(counted: Sequence[Sequence[Verdict]], place: int | None) -> dict[str, list[float]]:
@@ -192,6 +192,9 @@ TASK = Task(
     readings={},
     read_row=read_row,
     grading=GRADING,
+    about="An item has up to 10 points: the geometric mean of prompt following and subject "
+    "consistency.",
+    size=SIZE,
     usual=FORK,
     hooks=Hooks(
         locate=locate,

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16", "float16")
 _OURS = "Echo4oPipeline"
+_OMNIGEN2 = "OmniGen2Pipeline"
 _INDEX = "model_index.json"
 
 
@@ -96,6 +97,34 @@ class PipelinePainter:
         self._source = model
         self._dtype: str | None = None
 
+    def paint_from(
+        self,
+        prompts: Sequence[str],
+        references: Sequence[Sequence[Image.Image]],
+        seeds: Sequence[int],
+        settings: PaintSettings,
+    ) -> Sequence[Image.Image]:
+        """Return one picture per prompt, each made from its own reference pictures.
+
+        Raises:
+            Echo4oError: the pipeline takes no reference pictures, or lacks a setting.
+        """
+        import torch
+
+        self._dtype = settings.dtype
+        if "image" not in inspect.signature(type(self._pipeline).__call__).parameters:
+            raise Echo4oError(
+                f"{self.made_by} of {self._source} takes no reference pictures; choose a pipeline "
+                "whose call has `image`"
+            )
+        options, images = self._options(settings), []
+        # One at a time: pipelines differ in how they read a batch of lists.
+        for prompt, own, seed in zip(prompts, references, seeds, strict=True):
+            generator = torch.Generator("cpu").manual_seed(seed)
+            made = self._call(prompt, image=list(own), generator=generator, **options)
+            images.append(made.images[0])
+        return images
+
     def paint(
         self, prompts: Sequence[str], seeds: Sequence[int], settings: PaintSettings
     ) -> Sequence[Image.Image]:
@@ -117,7 +146,7 @@ class PipelinePainter:
         images: Sequence[Image.Image] = made.images
         return images
 
-    def _call(self, prompts: list[str], **options: Any) -> Any:
+    def _call(self, prompts: list[str] | str, **options: Any) -> Any:
         try:
             return self._pipeline(prompts, **options)
         except (TypeError, ValueError) as error:
@@ -152,7 +181,7 @@ class PipelinePainter:
         import torch
 
         dtype = None if self._dtype is None else getattr(torch, self._dtype)
-        load = _load_ours if self.made_by == _OURS else _load_other
+        load = {_OURS: _load_ours, _OMNIGEN2: _load_omnigen2}.get(self.made_by, _load_other)
         pipeline = load(self._source, self.identity.revision, dtype)
         pipeline.set_progress_bar_config(disable=True)
         if torch.cuda.is_available():
@@ -164,6 +193,12 @@ def _load_ours(source: str, revision: str | None, dtype: "torch.dtype | None") -
     from echo4o import Echo4oPipeline
 
     return Echo4oPipeline.from_pretrained(source, revision=revision, dtype=dtype)
+
+
+def _load_omnigen2(source: str, revision: str | None, dtype: "torch.dtype | None") -> Any:
+    from echo4o.models.omnigen2 import OmniGen2Pipeline
+
+    return OmniGen2Pipeline.from_pretrained(source, revision=revision, dtype=dtype)
 
 
 def _load_other(source: str, revision: str | None, dtype: "torch.dtype | None") -> Any:

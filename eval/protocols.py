@@ -89,6 +89,8 @@ class JudgeProtocol(ABC):
     """Endings of the picture files that it looks for."""
     leaves_out_missing: ClassVar[bool] = False
     """Whether an item without a picture is left out of every mean."""
+    by_detector: ClassVar[bool] = False
+    """Whether a detector answers, not a model that is spoken to."""
     released_samples: ClassVar[int] = 1
     """Pictures of a prompt that the published script asks about."""
 

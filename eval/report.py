@@ -24,6 +24,7 @@ from .compared import is_same_pictures
 from .intervals import Difference, Score
 from .published import PUBLISHED, Published
 from .report_cards import first_of_each_tag, make_cards
+from .report_extras import as_tree, prompts_of, references_of
 from .runs import Run, load_run
 from .scores import Comparison, Scores
 from .tasks import get_task
@@ -75,7 +76,7 @@ def write_report(
     if len({run.task for run in runs}) > 1:
         tasks = ", ".join(sorted({run.task for run in runs}))
         raise Echo4oError(f"these runs are of different tasks ({tasks}); report one task at a time")
-    task, cards = get_task(runs[0].task), make_cards(runs, progress)
+    task, cards = get_task(runs[0].task), make_cards(runs, progress, references_of(folders, runs))
     comparison = None
     if len(runs) > 1:
         protocol = runs[-1].protocol["name"]
@@ -84,6 +85,8 @@ def write_report(
     html = _render(
         title=title or f"{task.title} report",
         task=task.title,
+        about=task.about,
+        prompts=prompts_of(runs[-1]),
         names=names,
         runs=runs,
         scores=scores,
@@ -115,6 +118,7 @@ def _render(**view: Any) -> str:
     )
     scale: float = view["scores"][0].scale
     environment.filters |= _numbers(in_points=scale != 1)
+    environment.filters["tree"] = as_tree
     environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

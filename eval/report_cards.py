@@ -3,7 +3,7 @@
 import base64
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from echo4o.pictures import PictureError
 
 from .pictures import load_picture
+from .report_extras import has_boxes, with_boxes
 from .runs import Run
 from .verdicts import Verdict
 
@@ -48,10 +49,20 @@ class Card:
     """By run: its pictures of the item; empty where the run lacks it."""
     outcome: str
     """Filter values, separated by spaces."""
+    references: list[str]
+    """Reference pictures of the item, in order."""
 
 
-def make_cards(runs: Sequence[Run], progress: bool) -> list[Card]:
-    """Return a card for every item that any of the runs has, pictures embedded."""
+def make_cards(
+    runs: Sequence[Run], progress: bool, references: Mapping[int, Sequence[str]] | None = None
+) -> list[Card]:
+    """Return a card for every item that any of the runs has, pictures embedded.
+
+    Args:
+        runs: Oldest first.
+        progress: Show a bar on stderr.
+        references: Files of each item's reference pictures, by number.
+    """
     by_number = [_by_number(run.verdicts) for run in runs]
     numbers = sorted({number for verdicts in by_number for number in verdicts})
     cards = []
@@ -69,6 +80,7 @@ def make_cards(runs: Sequence[Run], progress: bool) -> list[Card]:
                 prompt=verdict.prompt,
                 shown=shown,
                 outcome=_outcome(groups, shown),
+                references=_references((references or {}).get(number, ())),
             )
         )
     return cards
@@ -101,7 +113,7 @@ def _show_one(repeats: Sequence[Verdict], run: int, folder: Path) -> Shown:
     verdict = repeats[0]
     url, is_small = None, False
     if verdict.picture is not None:
-        url, is_small = _embed(folder / Path(verdict.picture).name)
+        url, is_small = _embed(folder / Path(verdict.picture).name, verdict)
     seen = "unjudged"
     if verdict.outcome == "judged":
         in_points = verdict.points is not None
@@ -123,8 +135,15 @@ def _mean(verdicts: Sequence[Verdict]) -> float:
     return sum(one.value for one in verdicts) / len(verdicts)
 
 
-def _embed(path: Path) -> tuple[str | None, bool]:
-    """Return a picture as a data URL of our own encoding, and whether it is tiny."""
+def _references(files: Sequence[str]) -> list[str]:
+    return [url for file in files if (url := _embed(Path(file))[0]) is not None]
+
+
+def _embed(path: Path, verdict: Verdict | None = None) -> tuple[str | None, bool]:
+    """Return a picture as a data URL of our own encoding, and whether it is tiny.
+
+    A verdict of a detector has its boxes drawn.
+    """
     try:
         data = load_picture(path).data
     except (PictureError, FileNotFoundError) as error:
@@ -133,8 +152,15 @@ def _embed(path: Path) -> tuple[str | None, bool]:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(data)) as image:
         picture = image.convert("RGB")
+    original = picture.size
+    if verdict is not None and has_boxes(verdict) and max(original) < _LONGEST_SIDE:
+        side = _LONGEST_SIDE // max(original)
+        picture = picture.resize((side * original[0], side * original[1]), Image.Resampling.NEAREST)
     if max(picture.size) > _LONGEST_SIDE:
         picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
+    if verdict is not None and has_boxes(verdict):
+        picture = with_boxes(picture, verdict, original)
+    if max(original) > _LONGEST_SIDE:
         picture.save(buffer, format="WEBP", quality=82)
         kind = "webp"
     else:

@@ -37,7 +37,10 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; resumes")
     parser.add_argument(
-        "--samples-per-prompt", type=int, default=1, metavar="N", help="pictures of each item"
+        "--samples-per-prompt",
+        type=int,
+        metavar="N",
+        help="pictures of each item; as many as the benchmark takes if absent",
     )
     parser.add_argument("--steps", type=int, help="denoising steps; the pipeline's own if absent")
     parser.add_argument(
@@ -78,15 +81,10 @@ def run(args: argparse.Namespace) -> None:
     from echo4o.launch import is_first_rank, is_rank
 
     from .buying import PREFIX
-    from .scores import RELEASED
 
     # Everything that can be wrong with the command and its surroundings is found before any work.
     asked = read_command(args)
-    if asked.protocol == RELEASED and args.samples_per_prompt > 1:
-        raise ValueError(
-            f"the reading {RELEASED} judges one picture of a prompt, not "
-            f"{args.samples_per_prompt}; use another --protocol"
-        )
+    _settle_pictures(args, asked)
     if "png" not in (endings := asked.task.protocol(asked.protocol).endings):
         raise ValueError(
             f"the reading {asked.protocol} of {asked.task.name} looks only for files that end in "
@@ -110,6 +108,33 @@ def run(args: argparse.Namespace) -> None:
     if is_first_rank():
         judge_pictures(asked, args.out / PICTURES, args.out, explained=args.explain)
         _report(args.out, several=args.judges is not None)
+
+
+def _settle_pictures(args: argparse.Namespace, asked: Command) -> None:
+    """Fill in how many pictures of what size the benchmark takes; refuse what it does not."""
+    from .items import KIT
+    from .scores import RELEASED
+
+    task, is_own = asked.task, asked.protocol == KIT
+    if args.samples_per_prompt is None:
+        args.samples_per_prompt = 1 if is_own else task.pictures
+    if not is_own and task.pictures > 1 and args.samples_per_prompt != task.pictures:
+        raise ValueError(
+            f"{task.name} takes {task.pictures} pictures of a prompt, not "
+            f"{args.samples_per_prompt}; leave --samples-per-prompt away, or use --protocol {KIT}"
+        )
+    if asked.protocol == RELEASED and args.samples_per_prompt > task.pictures:
+        raise ValueError(
+            f"the reading {RELEASED} judges one picture of a prompt, not "
+            f"{args.samples_per_prompt}; use another --protocol"
+        )
+    if not is_own and task.size is not None:
+        if args.size not in (None, task.size):
+            raise ValueError(
+                f"{task.name} takes pictures of {task.size[0]}x{task.size[1]} pixels, not "
+                f"{args.size[0]}x{args.size[1]}; leave --size away, or use --protocol {KIT}"
+            )
+        args.size = task.size
 
 
 def _forecast(args: argparse.Namespace, asked: Command, *, is_bought: bool) -> None:

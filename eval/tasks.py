@@ -23,6 +23,7 @@ PAPER = "paper"
 _MODULES = {
     "geneval_plus_plus": "echo4o.eval.geneval_plus_plus",
     "imagine_bench": "echo4o.eval.imagine_bench",
+    "geneval": "echo4o.eval.geneval",
     "dpg_bench": "echo4o.eval.dpg_bench",
     "omnicontext": "echo4o.eval.omnicontext",
 }
@@ -34,6 +35,8 @@ class Hooks:
 
     read_file: Callable[[Path], ItemSet] | None = None
     """Reads an items file that is no JSONL."""
+    label: Callable[[ItemSet], ItemSet] | None = None
+    """Names a set of items by what is known of it."""
     locate: Callable[[Item, Path], Item] | None = None
     """Finds an item's files, which lie beside the items file in that folder."""
     score: Callable[[Sequence[Verdict], str], Scores] | None = None
@@ -66,8 +69,16 @@ class Task:
     """Makes an item of a row and its running index; ValueError says what is wrong."""
     grading: Grading | None = None
     """How points are put together; None where an item is right or wrong."""
+    about: str = ""
+    """What an item counts, as reports say it; empty where right or wrong says all."""
+    pictures: int = 1
+    """Pictures of each prompt that the benchmark takes; other numbers are for `kit` only."""
+    size: tuple[int, int] | None = None
+    """Width and height that it prescribes, outside of `kit`."""
     usual: str = PAPER
     """Protocol of others' items when none is named."""
+    more_items: Mapping[str, str] = field(default_factory=dict)
+    """Other sources of fetched items, and what their file is called among the fetched ones."""
     hooks: Hooks = field(default_factory=Hooks)
     """What this task does in its own way."""
 
@@ -75,7 +86,8 @@ class Task:
         """Return the items of a source.
 
         Args:
-            source: `kit`, `authors` (fetched), `hub:ORG/NAME[@REVISION]`, or a JSONL file's path.
+            source: `kit`, `authors` (fetched), one of `more_items`, `hub:ORG/NAME[@REVISION]`, or
+                a file's path.
         """
         if source.startswith("hub:"):
             from .item_repo import read_hub_items
@@ -83,12 +95,16 @@ class Task:
             return read_hub_items(self, source.removeprefix("hub:"))
         if source == KIT:
             return self._read(self.kit_items, KIT)
-        return self._read(authors_items(self.name) if source == AUTHORS else Path(source))
+        if source == AUTHORS or source in self.more_items:
+            return self._read(authors_items(self.more_items.get(source, self.name)))
+        return self._read(Path(source))
 
     def _read(self, path: Path, source: str | None = None) -> ItemSet:
         if self.hooks.read_file is not None and path.suffix != ".jsonl":
             return self.hooks.read_file(path)
         found = read_items(path, source=source, read_row=self.read_row)
+        if self.hooks.label is not None:
+            found = self.hooks.label(found)
         if self.hooks.locate is None:
             return found
         locate, folder = self.hooks.locate, path.resolve().parent

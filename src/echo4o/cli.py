@@ -58,6 +58,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "run": ("echo4o.eval.run_cli:run", "generate, judge and score a task"),
         "judge": ("echo4o.eval.judge_cli:judge", "judge pictures that exist"),
         "report": ("echo4o.eval.cli:report", "write an HTML report of one or more runs"),
+        "rescore": ("echo4o.eval.cli:rescore", "work scores out again from stored verdicts"),
         "annotate": ("echo4o.eval.annotate_cli:annotate", "let people judge the pictures"),
         "push": ("echo4o.eval.push_cli:push", "publish items, metrics or results"),
         "submit": ("echo4o.eval.push_cli:submit", "bring scores into a model's repo"),
@@ -66,6 +67,11 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
             "map a new judge's scores to an old one's",
         ),
         "compare": ("echo4o.eval.judge_cli:compare", "which run is better, and do judges agree"),
+        "import": ("echo4o.eval.more_cli:import_", "score answers that were given elsewhere"),
+        "detector-agreement": (
+            "echo4o.eval.more_cli:detector_agreement",
+            "do two detectors say the same about the same pictures",
+        ),
     },
     "card": {
         "render": ("echo4o.model_cards.cli:render", "write a card from records"),
@@ -77,6 +83,8 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "release": {
         "rehearse": ("echo4o.release.cli:rehearse", "the whole line on the sandbox"),
+        "publish": ("echo4o.release.cli:publish", "publish a whole release, repo by repo"),
+        "verify": ("echo4o.release.cli:verify", "check a published release as a stranger would"),
     },
     "sandbox": {
         "serve": ("echo4o.sandbox.cli:serve", "start the sandbox servers"),
@@ -243,10 +251,11 @@ def _dispatch(words: list[str]) -> None:
         return
     if verb not in verbs:
         _fail(f"unknown verb {verb!r}; `echo4o {noun}` has: {', '.join(verbs)}", 2)
-    _run(noun, verb, rest if verb == "" else rest[1:])
+    run_verb(noun, verb, rest if verb == "" else rest[1:])
 
 
-def _run(noun: str, verb: str, words: list[str]) -> None:
+def run_verb(noun: str, verb: str, words: list[str]) -> None:
+    """Run one verb in this process; its errors come out as they are, misuse as SystemExit."""
     target, summary = VERBS[noun][verb]
     module_name, function = target.split(":")
     module = importlib.import_module(module_name)

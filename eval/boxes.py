@@ -1,0 +1,70 @@
+"""Draws what a detector found over its picture: boxes that count in colour, the others thin."""
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .geneval import read_objects
+from .geneval_rules import DetectionRule, keep
+from .protocols import UnreadableReply
+from .verdicts import Verdict
+
+_COLOURS = ("#e6194b", "#1f77ff", "#12a14b", "#f58231", "#911eb4", "#008080", "#b8860b", "#d81b9c")
+_OTHER = "#777777"
+_LETTER = 0.035
+"""Height of a label, as a share of the picture's longer side."""
+_SMALLEST = 10
+
+
+def drawn(
+    image: Image.Image, verdict: Verdict, original: tuple[int, int] | None = None
+) -> Image.Image:
+    """Return a copy of the picture with a GenEval verdict's boxes.
+
+    Args:
+        image: RGB, perhaps made smaller.
+        verdict: Its `raw_reply` holds the boxes.
+        original: Width and height of the picture that the detector saw; those of `image` if None.
+    """
+    try:
+        objects = read_objects(verdict.raw_reply or "")
+    except UnreadableReply:
+        return image
+    picture = image.copy()
+    canvas = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(_SMALLEST, round(_LETTER * max(image.size))))
+    wide, high = original or image.size
+    x, y = image.width / wide, image.height / high
+    line = max(1, round(max(image.size) / 200))
+    for place, (name, (boxes, colours)) in enumerate(sorted(objects.items())):
+        counted = {int(one) for one in keep(boxes, verdict.tag, DetectionRule())}
+        # The best is drawn last, over the others.
+        for number in sorted(range(len(boxes)), key=lambda one: float(boxes[one, 4])):
+            left, top, right, bottom, sure = map(float, boxes[number])
+            colour = _COLOURS[place % len(_COLOURS)] if number in counted else _OTHER
+            corners = (
+                left * x,
+                top * y,
+                max(left * x, right * x - 1),
+                max(top * y, bottom * y - 1),
+            )
+            canvas.rectangle(corners, outline=colour, width=line if number in counted else 1)
+            words = " ".join(part for part in (colours.get(number), name, f"{sure:.2f}") if part)
+            _label(canvas, words, corners, colour, font, image.size)
+    return picture
+
+
+def _label(
+    canvas: ImageDraw.ImageDraw,
+    words: str,
+    corners: tuple[float, float, float, float],
+    colour: str,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    size: tuple[int, int],
+) -> None:
+    """Write over the box, or inside it where the picture ends; always inside the picture."""
+    left, top, right, bottom = canvas.textbbox((0, 0), words, font=font)
+    width, height = right - left + 4, bottom - top + 4
+    x = min(max(0.0, corners[0]), max(0.0, size[0] - width))
+    y = corners[1] - height if corners[1] >= height else corners[1]
+    y = min(max(0.0, y), max(0.0, size[1] - height))
+    canvas.rectangle((x, y, x + width, y + height), fill=colour)
+    canvas.text((x + 2 - left, y + 2 - top), words, fill="white", font=font)

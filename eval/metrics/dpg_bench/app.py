@@ -1,0 +1,95 @@
+"""The Space's page: judge one picture against one item and see the reasons.
+
+The judge is set by the Space's owner (ECHO4O_JUDGE, ECHO4O_BUDGET, OPENAI_BASE_URL,
+OPENAI_API_KEY); a visitor can change neither its address nor its key, nor exceed the budget.
+"""
+
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import gradio as gr
+
+from echo4o.errors import Echo4oError
+from echo4o.eval.judging import JudgeConfig, judge
+from echo4o.eval.tasks import get_task
+
+TASK = get_task("dpg_bench")
+ITEMS = {item.prompt: item for item in TASK.items("kit").items}
+LEDGER = Path(tempfile.mkdtemp(prefix="echo4o-")) / "ledger.sqlite"
+UPLOAD_BYTES = 10 * 2**20
+ABOUT = """# DPG-Bench
+How much of a long prompt does a picture show? Choose an item, give a picture of it, and a judge
+model answers its questions. For whole runs use `evaluate.load` or `echo4o eval`; see *Files*.
+"""
+
+
+def judge_picture(choice: str | None, picture: str | None) -> tuple[str, list[list[str]]]:
+    """Return the points in words, and one row per question."""
+    model = os.environ.get("ECHO4O_JUDGE")
+    if not model:
+        raise gr.Error("This Space has no judge yet; its owner sets ECHO4O_JUDGE.")
+    budget = _budget()
+    if choice is None or picture is None:
+        raise gr.Error("Choose an item and give a picture of it.")
+    item = ITEMS[choice]
+    try:
+        judged = judge(
+            [item],
+            {item.number: Path(picture)},
+            protocol=TASK.protocol("kit"),
+            config=JudgeConfig(model=model, budget_usd=budget),
+            ledger=LEDGER,
+        )
+    except Echo4oError as error:
+        raise gr.Error(str(error)) from error
+    verdict = judged.verdicts[0]
+    if verdict.outcome != "judged":
+        return f"**No verdict**: {verdict.outcome}", []
+    rows = [
+        ["holds" if finding.satisfied else "fails", finding.expectation, finding.reason]
+        for finding in verdict.findings
+    ]
+    return f"**{verdict.value:g} of 100 points**", rows
+
+
+def _budget() -> float:
+    """USD that this Space may spend until it starts again; visitors never spend without a limit."""
+    text = os.environ.get("ECHO4O_BUDGET", "")
+    try:
+        budget = float(text)
+    except ValueError:
+        budget = math.nan
+    if not 0 <= budget < math.inf:
+        raise gr.Error(
+            "This Space has no budget yet, so it asks no judge; its owner sets ECHO4O_BUDGET to "
+            "the most USD that it may spend, such as 5."
+        )
+    return budget
+
+
+with gr.Blocks(title="DPG-Bench") as demo:
+    gr.Markdown(ABOUT)
+    with gr.Row():
+        with gr.Column():
+            item_box = gr.Dropdown(list(ITEMS), value=next(iter(ITEMS)), label="Item")
+            picture_box = gr.Image(type="filepath", label="Picture")
+            button = gr.Button("Judge", variant="primary")
+        with gr.Column():
+            verdict_box = gr.Markdown("No verdict yet.")
+            finding_box = gr.Dataframe(
+                headers=["", "question", "answer"], label="Questions", wrap=True
+            )
+    # The ledger has one writer; calls wait for each other.
+    button.click(
+        judge_picture,
+        [item_box, picture_box],
+        [verdict_box, finding_box],
+        api_name="judge",
+        concurrency_limit=1,
+    )
+demo.queue(max_size=16)
+
+if __name__ == "__main__":
+    demo.launch(max_file_size=UPLOAD_BYTES)
