@@ -41,7 +41,8 @@ _CATEGORIES = {
     **{"obj_sce": "any_two_entities"},
     **{"easy": "easy", "medium": "medium", "hard": "hard"},
 }
-_NEXT_OBJECT = re.compile(r"[\n}\]]\s*,?\s*(?=\{)")
+MAX_FAULTS = 1_000
+"""Of a record file that is no JSON: each makes Python count the file's lines from the start."""
 _SEPARATORS = re.compile(r"[\s,\[\]]*")
 _NO_ID = re.compile(r"[^A-Za-z0-9_.-]")
 _EMPTY_LIST = re.compile(r"\[\s*\]")
@@ -220,21 +221,37 @@ def read_records(source: Source, part: Part, report: Report, seen: set[str]) -> 
 def read_objects(text: str, report: Report, place: str) -> Iterator[dict[str, object]]:
     """JSON objects of a text: one a line, in an array, or glued `}{`; the rest is reported."""
     decoder, lines = json.JSONDecoder(), _Lines(text, place)
-    position = _skip(text, 0, report, lines)
+    position, faults = _skip(text, 0, report, lines), 0
     while position < len(text):
+        if faults == MAX_FAULTS:
+            report("malformed row", lines.at(position), f"{faults} faults; the rest is not read")
+            return
         try:
             value, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             report("malformed row", lines.at(position), str(error))
-            following = _NEXT_OBJECT.search(text, position)
-            end = following.end() if following else len(text)
-            value = None
+            end, value, faults = _next_object(text, position), None, faults + 1
         else:
             if not isinstance(value, dict):
                 report("malformed row", place, f"expected an object, got {value!r:.60}")
         if isinstance(value, dict):
             yield value
         position = _skip(text, end, report, lines)
+
+
+def _next_object(text: str, position: int) -> int:
+    """Where one may begin after a fault: at a `{` that opens a line or follows another value.
+
+    Looking back from each `{` takes as long as the text; a pattern took hours for empty lines.
+    """
+    last = position + 1
+    while (start := text.find("{", last)) >= 0:
+        gap = text[last - 1 : start]
+        before = gap.rstrip(" \t\r\n,")
+        if before.endswith(("}", "]")) or "\n" in gap[len(before) :]:
+            return start
+        last = start + 1
+    return len(text)
 
 
 def _skip(text: str, position: int, report: Report, lines: "_Lines") -> int:

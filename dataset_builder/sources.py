@@ -12,7 +12,7 @@ from echo4o.errors import Echo4oError
 from echo4o.hub_errors import patiently
 from echo4o.records import Input
 
-MAX_TEXT_BYTES = 2_000_000_000
+MAX_TEXT_BYTES = 500_000_000
 """Of a file that is read whole; all rows of the authors take some 100 MB."""
 _PREFETCH_BYTES = 1 << 20
 
@@ -30,7 +30,8 @@ class Source(ABC):
     def __init__(self, facts: Input, names: list[str]) -> None:
         self.facts = facts
         """For records: which repository at which commit, or which folder."""
-        self.names = tuple(sorted(names))
+        # Names reach terminals; no file of a release has one with control characters.
+        self.names = tuple(sorted(name for name in names if name.isprintable()))
 
     def text(self, name: str) -> str:
         """A whole text file; bytes that are no UTF-8 become surrogates.

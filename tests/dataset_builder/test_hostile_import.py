@@ -1,8 +1,9 @@
-"""Tars made to harm: each ends in members, refusals and at most one sentence, in little memory."""
+"""Tars and record files made to harm: what is sound is read, and each fault is one sentence."""
 
 import gzip
 import io
 import tarfile
+import time
 import tracemalloc
 import zlib
 
@@ -10,6 +11,7 @@ import authors_layout as layout
 import pytest
 
 from echo4o.dataset_builder import import_release
+from echo4o.dataset_builder.layout import MAX_FAULTS, read_objects
 from echo4o.dataset_builder.tars import MAX_MEMBER_BYTES, ArchiveError, read_members
 
 END = bytes(1024)
@@ -191,6 +193,22 @@ def test_gzip_damage_and_leftovers():
     assert "invalid header" in opened(b"<html>not a tar</html>" * 99)[2]
 
 
+@pytest.mark.parametrize(
+    ("text", "objects", "faults"),
+    [
+        ('{"a" x' + "\n" * 100_000 + '{"b":1}', 1, 1),
+        ('{"a":' * 100_000, 0, 1),
+        ('\n{"a"]' * 50_000 + '\n{"b":1}', 0, MAX_FAULTS + 1),
+        ('{"a":1}{"b" 2}, {"c":3} x {"d":4}\n{"e":5', 2, 3),
+    ],
+)
+def test_a_harmful_record_file_takes_no_longer_than_it_is(text, objects, faults):
+    told, start = [], time.process_time()
+    found = list(read_objects(text, lambda *words: told.append(words), "a.jsonl"))
+    assert time.process_time() - start < 2
+    assert (len(found), len(told)) == (objects, faults)
+
+
 def test_an_import_of_all_of_it_stays_in_its_folder(tmp_path):
     folder = layout.write_t2i(tmp_path / "deep/release", rows=4)
     pictures = [layout.picture(number) for number in range(4)]
@@ -203,6 +221,7 @@ def test_an_import_of_all_of_it_stays_in_its_folder(tmp_path):
         entry("images/00003.jpg", claims=10**6),
     ]
     (folder / "images/0-5000.tar.gz").write_bytes(gzip.compress(b"".join(parts)))
+    (folder / "images/\x1b[2J.tar").write_bytes(b"")
     before = set(tmp_path.rglob("*"))
     result = import_release(str(tmp_path / "deep/release"), tmp_path / "out")
     assert result.tally.rows == 2
