@@ -2,7 +2,7 @@
 
 As a script it takes a list of jobs as JSON: {"out": folder, "settings": [...]} with "signal" and
 "steps" (send it whenever a step is reached), "jitter", or with "world" and "port". "from" copies
-the folder of an earlier run first, without its result and its newest checkpoint.
+the folder of an earlier run first, without its result and its newest checkpoint. `tell` runs it.
 """
 
 import json
@@ -11,15 +11,48 @@ import os
 import random
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import datasets  # noqa: F401 (here, so that the forked processes need not)
 import torch
 
 from echo4o.training.overrides import override
 from echo4o.training.recipes import tiny
 from echo4o.training.train import train
+
+
+class Story(NamedTuple):
+    """How a run went."""
+
+    statuses: list[int]
+    printed: str
+    out: Path
+
+
+def tell(root: Path, words: list[str], jobs: Mapping[str, dict[str, Any]]) -> dict[str, Story]:
+    """Run jobs one after another, each in the folder of its name; "also" adds settings."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    listed = [
+        {"out": str(root / name), "port": port, **job, "settings": words + job.get("also", [])}
+        for name, job in jobs.items()
+    ]
+    command = [sys.executable, __file__, json.dumps(listed)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    statuses = [json.loads(line) for line in done.stdout.splitlines()]
+    printed = done.stderr.split("--- ")[1:]
+    return {
+        name: Story(*facts, root / name)
+        for name, *facts in zip(jobs, statuses, printed, strict=True)
+    }
 
 
 def start(out: Path, settings: list[str], environment: dict[str, str]) -> int:

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from training_rows import make_question, make_row, write_dataset
+from training_runs import tell
 
 from echo4o.training.overrides import override
 from echo4o.training.recipes import tiny
@@ -51,15 +50,9 @@ def test_killed_at_every_step(settings, mixture, tmp_path, kind):
         words = [w for w in words if not w.startswith(("tiny.", "autoencoder"))]
         words += [f"base_model={tmp_path / 'base/model'}", "lora.experts=und,gen", "lora.rank=4"]
     kills = {"steps": list(range(1, STEPS + 1)), "jitter": 0.06}
-    jobs = [
-        {"out": str(tmp_path / name), "settings": words, **job}
-        for name, job in {"undisturbed": {}, "killed": kills}.items()
-    ]
-    script = Path(__file__).parents[1] / "helpers" / "training_runs.py"
-    command, began = [sys.executable, str(script), json.dumps(jobs)], time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    alone, killed = (json.loads(line) for line in done.stdout.splitlines())
+    began = time.monotonic()
+    told = tell(tmp_path, words, {"undisturbed": {}, "killed": kills})
+    alone, killed = told["undisturbed"].statuses, told["killed"].statuses
     assert alone == [0]
     # The last kill comes while the result is saved, or a moment too late.
     assert killed[: STEPS - 1] + killed[-1:] == [-9] * (STEPS - 1) + [0]
@@ -74,7 +67,7 @@ def test_killed_at_every_step(settings, mixture, tmp_path, kind):
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     figures[kind] = {
         "kills": killed.count(-9),
-        "resumed": done.stderr.count("going on after step"),
+        "resumed": told["killed"].printed.count("going on after step"),
         "files_compared": names,
         "different": different,
         "seconds": round(time.monotonic() - began, 1),

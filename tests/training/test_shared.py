@@ -4,49 +4,16 @@ That they train and draw as one does is shown in `test_resume`, beside the run o
 """
 
 import json
-import socket
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 from training_rows import make_row, write_dataset
+from training_runs import Story, tell
 
 STEPS = [
     *("steps=10", "checkpoint_every=5", "tokens_per_pack=150", "samples_per_pack=none"),
     *("packs_per_step=2", "lookahead=3", "ema_decay=0.9", "noise_draws=2"),
 ]
-
-
-class Story(NamedTuple):
-    """How a run went."""
-
-    statuses: list[int]
-    printed: str
-    out: Path
-
-
-def tell(root: Path, words: list[str], jobs: Mapping[str, dict[str, Any]]) -> dict[str, Story]:
-    """Run jobs of `training_runs`, one after another; "also" adds settings."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    listed = [
-        {"out": str(root / name), "port": port, **job, "settings": words + job.get("also", [])}
-        for name, job in jobs.items()
-    ]
-    script = Path(__file__).parents[1] / "helpers" / "training_runs.py"
-    command = [sys.executable, str(script), json.dumps(listed)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    statuses = [json.loads(line) for line in done.stdout.splitlines()]
-    printed = done.stderr.split("--- ")[1:]
-    return {
-        name: Story(*facts, root / name)
-        for name, *facts in zip(jobs, statuses, printed, strict=True)
-    }
 
 
 @pytest.fixture(scope="module")
