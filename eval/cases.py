@@ -3,6 +3,7 @@
 No call is made here; judging.py brings the replies, and so does a test with recorded ones.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from .items import Item
 from .protocols import Finding, JudgeProtocol, Question, UnreadableReply
 from .verdicts import Outcome, Verdict
 
-_LONGEST_RAW_REPLY = 20_000
+_LONGEST_RAW_REPLY = 200_000
+# JSON can name half of a character, which no file can keep.
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(slots=True)
@@ -96,7 +99,9 @@ class Case:
             correct=right,
             points=self.protocol.points(findings),
             is_left_out=self.protocol.leaves_out(self.item),
-            findings=findings,
+            findings=tuple(
+                replace(one, reason=_HALF_A_CHARACTER.sub("\ufffd", one.reason)) for one in findings
+            ),
             reason=problem,
             problems=tuple(self.problems),
             raw_reply=None if reply.text is None else reply.text[:_LONGEST_RAW_REPLY],

@@ -243,7 +243,7 @@ def _parse_lines(
         if not line.strip():
             continue
         try:
-            item = read_row(json.loads(line), len(items) + 1)
+            item = read_row(_row(line), len(items) + 1)
         except RecursionError as error:
             raise ItemsError(f"{name}, line {line_number}: nested too deeply") from error
         except ValueError as error:  # JSONDecodeError is one
@@ -259,6 +259,13 @@ def _parse_lines(
             )
         items.append(item)
     return items
+
+
+def _row(line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not one JSON value on a line of its own ({error})") from error
 
 
 def text(value: Mapping[Any, Any], key: str) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from echo4o.errors import Echo4oError
-from echo4o.pictures import MAX_PIXELS, PictureError, picture_facts
+from echo4o.pictures import MAX_PIXELS, PictureError, picture_facts, sniff_mime
 
 from .items import Item
 
@@ -20,6 +20,8 @@ _NAME = re.compile(
     rf"0*([1-9]\d*)(?:-0*([1-9]\d*))?\.({'|'.join(EXTENSIONS)})", re.IGNORECASE | re.ASCII
 )
 _ORIENTATION = 0x0112
+_SCRIPTS_TOO = ("BMP", "TIFF", "PPM")
+"""What the authors' scripts read besides, under any ending: they look at the content only."""
 _SENT_AS_THEY_ARE = {("PNG", "RGB"), ("PNG", "L"), ("PNG", "P"), ("JPEG", "RGB"), ("WEBP", "RGB")}
 
 
@@ -110,7 +112,8 @@ def load_reencoded(path: Path) -> Picture:
     Raises:
         PictureError: it does not decode, is cut off, or is too large.
     """
-    with opened(path.read_bytes(), path.name) as image:
+    data = path.read_bytes()
+    with opened(data, path.name, formats=_SCRIPTS_TOO if sniff_mime(data) is None else ()) as image:
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, format="JPEG")
         return Picture(name=path.name, data=buffer.getvalue())
@@ -141,11 +144,15 @@ def name_of(item: Item, sample: int = 1, extension: str = "png") -> str:
 
 
 @contextmanager
-def opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """Give a loaded picture; whatever is wrong with its bytes is a PictureError."""
-    picture_facts(data)
+def opened(data: bytes, name: str, *, formats: Sequence[str] = ()) -> Iterator[Image.Image]:
+    """Give a loaded picture; whatever is wrong with its bytes is a PictureError.
+
+    `formats` are kinds, as Pillow calls them, that are taken besides PNG, JPEG, WebP and GIF.
+    """
+    if not formats:
+        picture_facts(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=formats or None) as image:
             if image.width * image.height > MAX_PIXELS:  # a frame larger than the header says
                 raise PictureError(f"{name} is too large to decode safely")
             image.load()

@@ -102,7 +102,8 @@ def write_report(
         bought=[read_bought(run.pictures) for run in runs],
         curve=None if loss is None else loss_curve(read_loss(loss)),
     )
-    write_atomic(out, html)
+    # Half a character, of whatever origin, shall not cost the whole report.
+    write_atomic(out, html.encode("utf-8", "replace"))
     return out
 
 

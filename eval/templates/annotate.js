@@ -1,7 +1,7 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const LAST_WORD = "adjudicated";
-let start, rater, cards = [], place = 0, marks = [], row = 0, busy = false;
+let start, rater, cards = [], place = 0, marks = [], row = 0, busy = false, isSeen = false;
 
 async function ask(name, query = {}) {
   const answer = await fetch(`${name}?${new URLSearchParams(query)}`);
@@ -29,6 +29,8 @@ function show(index) {
   const card = cards[place];
   marks = card.marks ? [...card.marks] : start.marks.map(() => null);
   row = 0;
+  isSeen = false; // nobody shall vote on the picture before
+  $("picture").classList.add("coming");
   $("picture").src = `picture?${new URLSearchParams({ key: card.key })}`;
   $("prompt").textContent = card.prompt;
   $("note").textContent = card.note;
@@ -38,7 +40,8 @@ function show(index) {
   const done = cards.filter((one) => one.marks).length;
   $("progress").max = cards.length;
   $("progress").value = done;
-  $("count").textContent = `${done} of ${cards.length} judged, picture ${place + 1}`;
+  const all = done === cards.length ? "; all done, thank you" : "";
+  $("count").textContent = `${done} of ${cards.length} judged, picture ${place + 1}${all}`;
   draw();
   const following = cards[place + 1];
   if (following) new Image().src = `picture?${new URLSearchParams({ key: following.key })}`;
@@ -79,6 +82,7 @@ function scale(name, index) {
 }
 
 function set(index, mark) {
+  if (!isSeen) return;
   marks[index] = mark;
   row = Math.min(index + 1, start.marks.length - 1);
   if (index === start.marks.length - 1 && marks.every((one) => one !== null)) save(marks);
@@ -86,7 +90,7 @@ function set(index, mark) {
 }
 
 async function save(given) {
-  if (busy) return;
+  if (busy || !isSeen) return;
   busy = true;
   try {
     const body = JSON.stringify({ rater, key: cards[place].key, marks: given });
@@ -104,6 +108,7 @@ async function save(given) {
 document.addEventListener("keydown", (event) => {
   if ($("desk").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.toLowerCase();
+  if (event.repeat && !key.startsWith("arrow")) return; // a key held down is one vote
   if (key === "arrowleft") show(place - 1);
   else if (key === "arrowright") show(place + 1);
   else if (!start.marks.length && (key === "y" || key === "n")) save([key === "y" ? 1 : 0]);
@@ -116,7 +121,12 @@ document.addEventListener("keydown", (event) => {
 });
 
 $("picture").addEventListener("load", (event) => {
+  isSeen = true;
+  event.target.classList.remove("coming");
   event.target.classList.toggle("tiny", event.target.naturalWidth < 129);
+});
+$("picture").addEventListener("error", () => {
+  $("error").textContent = "This picture cannot be shown; go on with the next one.";
 });
 $("back").addEventListener("click", () => show(place - 1));
 $("next").addEventListener("click", () => show(place + 1));

@@ -61,14 +61,15 @@ def test_right_and_wrong_by_keyboard_then_a_dispute(visit, tmp_path):
         assert page.inner_text("#count").startswith("0 of 3 judged")
         assert page.locator("#checklist li").count() >= 2
         for place, key in enumerate(keys, start=1):
+            page.wait_for_selector("#picture:not(.coming)")
             page.keyboard.press(key)
             page.wait_for_function(
                 "n => document.getElementById('count').textContent.startsWith(n + ' of 3')",
                 arg=place,
             )
         page.keyboard.press("ArrowLeft")
-        assert page.inner_text("#count") == "3 of 3 judged, picture 2"
-        page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
+        assert page.inner_text("#count") == "3 of 3 judged, picture 2; all done, thank you"
+        page.wait_for_function("() => document.getElementById('picture').naturalWidth > 0")
         page.click("#leave")
     assert [len(Votes.open(run, name).votes) for name in ("ada", "bo")] == [3, 3]
     people = read_people(run)
@@ -78,6 +79,7 @@ def test_right_and_wrong_by_keyboard_then_a_dispute(visit, tmp_path):
     page.wait_for_selector("#said:has-text('They said: wrong and right')")
     while "judged" in page.inner_text("#count") and read_people(run).disputes:
         before = page.inner_text("#count")
+        page.wait_for_selector("#picture:not(.coming)")
         page.keyboard.press("n")
         page.wait_for_function(
             "before => document.getElementById('count').textContent !== before", arg=before
@@ -99,8 +101,32 @@ def test_points_by_keyboard_on_a_phone(visit, tmp_path):
     page.press("#name", "Enter")
     page.wait_for_selector("#desk:visible")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.wait_for_selector("#picture:not(.coming)")
     for key in "8x5":
         page.keyboard.press(key)
-    page.wait_for_function("document.getElementById('count').textContent.startsWith('1 of 2')")
+    page.wait_for_function(
+        "() => document.getElementById('count').textContent.startsWith('1 of 2')"
+    )
     (vote,) = Votes.open(run, "ada").votes.values()
     assert (vote.marks, vote.value) == ((8, 10, 5), 7.4)
+
+
+def test_a_held_key_is_one_vote_and_nobody_votes_on_the_picture_before(visit, tmp_path):
+    items = select(KIT.items, 4)
+    pictures = paint_into(tmp_path / "pictures", items)
+    run = write_run(tmp_path / "run", [verdict(item, True) for item in items], pictures)
+    page = visit(run, (1280, 800))
+    page.fill("#name", "ada")
+    page.press("#name", "Enter")
+    page.wait_for_selector("#picture:not(.coming)")
+    for _ in range(3):  # without letting go: the browser marks the second one as a repeat
+        page.keyboard.down("y")
+    page.wait_for_function(
+        "() => document.getElementById('count').textContent.startsWith('1 of 4')"
+    )
+    page.route("**/picture?*", lambda route: None)  # the next picture never comes
+    page.keyboard.press("ArrowRight")
+    page.keyboard.up("y")
+    page.keyboard.press("n")
+    page.wait_for_timeout(200)
+    assert len(Votes.open(run, "ada").votes) == 1
