@@ -222,7 +222,7 @@ def push(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(f"would send {done.uploaded_bytes} bytes to {args.repo}; nothing was written")
         return
-    if done.revision is not None:
+    if done.revision is not None and done.pull_request is None:
         compare(wanted, args.repo, done.revision)
     tag = f", tag {done.tag}" if done.tag else ""
     print(f"published {args.repo} at {done.revision}{tag}; it loads back the same")

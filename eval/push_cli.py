@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from echo4o.errors import Echo4oError
+from echo4o.manifest import Release, release_argument, seal
 
 if TYPE_CHECKING:
     from echo4o.hub import Published
@@ -32,8 +33,11 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
     results.add_argument("runs", nargs="+", type=Path, help="run folders")
     results.add_argument("--pictures", action="store_true", help="store the pictures as well")
     results.add_argument("--license", help="licence of the authors' items, to store their texts")
+    for kind in (metrics, results):
+        kind.add_argument("--tag", help="immutable name of this version, for example v1")
     for kind in (items, metrics, results):
         kind.add_argument("--dry-run", action="store_true", help="only say what would be written")
+        release_argument(kind)
 
 
 def push(args: argparse.Namespace) -> None:
@@ -52,6 +56,12 @@ def submit_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--source-url", help="where the run can be looked up")
     parser.add_argument("--merge", action="store_true", help="merge it too, in a repo of your own")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        metavar="DIR",
+        help="write the file into the folder of the model instead, which is about to be pushed",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be written")
 
 
@@ -66,9 +76,11 @@ def submit(args: argparse.Namespace) -> None:
         source_url=args.source_url,
         merge=args.merge,
         dry_run=args.dry_run,
+        into=args.into,
     )
     print(text, end="")
-    _say("model", published, offered=not args.merge)
+    if published is not None:
+        _say("model", published, offered=not args.merge)
 
 
 def _items(args: argparse.Namespace) -> None:
@@ -79,6 +91,7 @@ def _items(args: argparse.Namespace) -> None:
     from .tasks import AUTHORS, get_task
     from .wording import authors_items
 
+    release = _release(args)
     if args.items.startswith(PREFIX):
         raise Echo4oError(f"{args.items} is on the Hub already; push a file, kit or authors")
     task = get_task(args.task)
@@ -106,6 +119,8 @@ def _items(args: argparse.Namespace) -> None:
             license=license,
             faults=faults,
         )
+        if release is not None:
+            seal(folder, args.repo, "dataset", release)
         published = publish_folder(
             folder,
             args.repo,
@@ -124,7 +139,13 @@ def _metrics(args: argparse.Namespace) -> None:
 
     for task in task_names():
         _refuse_foreign(f"{args.organisation}/{task}", "space", f"{task}.py")
-    pushed = push_metrics(args.organisation, wheel=args.wheel, dry_run=args.dry_run)
+    pushed = push_metrics(
+        args.organisation,
+        wheel=args.wheel,
+        tag=args.tag,
+        release=_release(args),
+        dry_run=args.dry_run,
+    )
     _say("dataset", pushed.wheel)
     for space in pushed.spaces:
         _say("space", space)
@@ -135,9 +156,19 @@ def _results(args: argparse.Namespace) -> None:
 
     _refuse_foreign(args.repo, "dataset", "data/runs/")
     published = push_results(
-        args.runs, args.repo, pictures=args.pictures, license=args.license, dry_run=args.dry_run
+        args.runs,
+        args.repo,
+        pictures=args.pictures,
+        license=args.license,
+        tag=args.tag,
+        release=_release(args),
+        dry_run=args.dry_run,
     )
     _say("dataset", published)
+
+
+def _release(args: argparse.Namespace) -> Release | None:
+    return None if args.release is None or args.dry_run else Release.load(args.release)
 
 
 def _refuse_foreign(repo: str, kind: "RepoType", marker: str) -> None:

@@ -5,27 +5,24 @@ beside them, and each Space names it by commit and hash. Once a package index ha
 requirement will do.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from echo4o.errors import Echo4oError
-from echo4o.hub import Published, publish_folder
+from echo4o.hub import Published, RepoType, publish_folder
+from echo4o.manifest import MANIFEST, Pinned, Release, seal
 from echo4o.records import sha256_file, write_atomic
+from echo4o.wheel import LEFT_OUT, build_wheel, check_wheel
 
 from .tasks import task_names
 
 WHEELS = "echo4o-wheel"
 REQUIREMENTS = "requirements.txt"
 _NAMED = "echo4o[eval]"
-_SOURCES = ("src", "dataset_builder", "training", "eval", "model_cards", "spaces")
-_FILES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE")
-_LEFT_OUT = ("__pycache__", "*.pyc", "*.egg-info")
 _CARD = """---
 license: apache-2.0
 pretty_name: Wheel of echo4o
@@ -55,6 +52,8 @@ def push_metrics(
     *,
     wheel: Path | None = None,
     tasks: Sequence[str] = (),
+    tag: str | None = None,
+    release: Release | None = None,
     dry_run: bool = False,
 ) -> PushedMetrics:
     """Publish the wheel and the Spaces `ORG/<task>`; with nothing changed, nothing is written.
@@ -63,6 +62,8 @@ def push_metrics(
         organisation: Owner on the Hub.
         wheel: A wheel of echo4o; None builds one from this checkout.
         tasks: Which; all of them if empty.
+        tag: Immutable name of this version of all of them.
+        release: What they are published with; the wheel comes first.
         dry_run: Only compare and report.
 
     Raises:
@@ -71,25 +72,48 @@ def push_metrics(
     """
     with tempfile.TemporaryDirectory(prefix="echo4o-metrics-") as name:
         scratch = Path(name)
-        built = _check_wheel(wheel) if wheel is not None else build_wheel(scratch / "wheel")
-        pushed = _push_wheel(built, organisation, scratch / WHEELS, dry_run)
+        built = check_wheel(wheel) if wheel is not None else build_wheel(scratch / "wheel")
+        send = _Sender(organisation, tag, release, dry_run)
+        pushed = send("dataset", _stage_wheel(built, organisation, scratch / WHEELS))
         address = _address(organisation, pushed.revision or "main", built)
         spaces = [
-            publish_folder(
-                stage_metric(task, scratch / task, address),
-                f"{organisation}/{task}",
-                repo_type="space",
-                message=f"Metric {task}",
-                dry_run=dry_run,
-            )
+            send("space", stage_metric(task, scratch / task, address))
             for task in tasks or task_names()
         ]
     return PushedMetrics(pushed, tuple(spaces))
 
 
+@dataclass(kw_only=False, slots=True)
+class _Sender:
+    """Publishes folders one after the other, each under its name."""
+
+    organisation: str
+    tag: str | None
+    release: Release | None
+    dry_run: bool
+
+    def __call__(self, kind: RepoType, folder: Path) -> Published:
+        repo = f"{self.organisation}/{folder.name}"
+        if self.release is not None:
+            seal(folder, repo, kind, self.release)
+        done = publish_folder(
+            folder,
+            repo,
+            repo_type=kind,
+            message="Wheel of echo4o" if kind == "dataset" else f"Metric {folder.name}",
+            tag=self.tag,
+            dry_run=self.dry_run,
+        )
+        if self.release is not None and done.revision is not None:
+            manifest = sha256_file(folder / MANIFEST)
+            pinned = Pinned(id=repo, type=kind, revision=done.revision, manifest=manifest)
+            self.release = self.release.then(pinned)
+        return done
+
+
 def stage_metric(task: str, folder: Path, address: str) -> Path:
     """Copy a metric's folder to `folder`, its requirement replaced by the wheel at `address`."""
-    ignored = shutil.ignore_patterns(*_LEFT_OUT)
+    ignored = shutil.ignore_patterns(*LEFT_OUT)
     shutil.copytree(metric_folder(task), folder, ignore=ignored)
     requirements = folder / REQUIREMENTS
     lines = requirements.read_text(encoding="utf-8").splitlines()
@@ -100,62 +124,14 @@ def stage_metric(task: str, folder: Path, address: str) -> Path:
     return folder
 
 
-def build_wheel(folder: Path) -> Path:
-    """Build the wheel of this checkout; the same sources give the same bytes.
-
-    Raises:
-        Echo4oError: this is an installation without sources, or the build failed.
-    """
-    root = Path(__file__).parents[1]
-    if not (root / "pyproject.toml").is_file():
-        raise Echo4oError(
-            "this installation has no sources to build a wheel from; give one with --wheel"
-        )
-    # Built from a copy: what an earlier build left in the checkout would be packed as well.
-    copy = folder / "sources"
-    for name in _sources(root):
-        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns(*_LEFT_OUT))
-    for name in _FILES:
-        shutil.copyfile(root / name, copy / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
-    command += ["--disable-pip-version-check", "--wheel-dir", str(folder), str(copy)]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "SOURCE_DATE_EPOCH": "1577836800"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise Echo4oError(f"the wheel cannot be built: {said[-1] if said else 'no reason given'}")
-    return _check_wheel(next(folder.glob("*.whl")))
-
-
-def _sources(root: Path) -> Iterator[str]:
-    return (name for name in _SOURCES if (root / name).is_dir())
-
-
-def _check_wheel(path: Path) -> Path:
-    if not path.is_file() or not path.name.startswith("echo4o-") or path.suffix != ".whl":
-        raise Echo4oError(f"{path} is no wheel of echo4o; build one with `make wheel`")
-    return path
-
-
-def _push_wheel(wheel: Path, organisation: str, folder: Path, dry_run: bool) -> Published:
+def _stage_wheel(wheel: Path, organisation: str, folder: Path) -> Path:
     folder.mkdir()
     shutil.copyfile(wheel, folder / wheel.name)
     card = _CARD.format(
         organisation=organisation, name=wheel.name, sha256=sha256_file(folder / wheel.name)
     )
     write_atomic(folder / "README.md", card)
-    return publish_folder(
-        folder,
-        f"{organisation}/{WHEELS}",
-        repo_type="dataset",
-        message=f"Wheel {wheel.name}",
-        dry_run=dry_run,
-    )
+    return folder
 
 
 def _address(organisation: str, revision: str, wheel: Path) -> str:

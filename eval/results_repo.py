@@ -7,17 +7,21 @@ licence is said.
 import hashlib
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echo4o.errors import Echo4oError
 from echo4o.hub import KEPT, Published, publish_folder
+from echo4o.hub_reading import download_file, list_files
+from echo4o.manifest import Release, seal
 from echo4o.records import write_atomic
 
 from .item_repo import is_authors
-from .runs import Run, load_run
+from .runs import Run, load_run, save_run
 from .tasks import get_task
 from .verdicts import Verdict
 
@@ -33,6 +37,7 @@ _README = """---
 
 `runs` has one row for each run: scores with their 95 % intervals, settings, versions, cost.
 `verdicts` has one row for each judged picture, with the judge's findings and its raw reply.
+`runs/*/run.json` has each run whole: `echo4o eval rescore` works its scores out again.
 
 ```python
 from datasets import load_dataset
@@ -51,6 +56,8 @@ def push_results(
     *,
     pictures: bool = False,
     license: str | None = None,
+    tag: str | None = None,
+    release: Release | None = None,
     dry_run: bool = False,
 ) -> Published:
     """Add runs to the dataset repo `ORG/NAME`; a run that is there already changes nothing.
@@ -60,6 +67,8 @@ def push_results(
         repo: `ORG/NAME`.
         pictures: Store the pictures as well, byte for byte.
         license: Licence of the authors' items; without it their texts are left out.
+        tag: Immutable name of this version.
+        release: What it is published with.
         dry_run: Only compare and report.
 
     Raises:
@@ -73,14 +82,28 @@ def push_results(
             has_texts = license is not None or not _is_authors(run)
             _stage(run, Path(name), pictures=pictures, has_texts=has_texts)
         write_atomic(Path(name) / "README.md", _readme(repo))
+        if release is not None:
+            _fetch_earlier(repo, Path(name))
+            seal(Path(name), repo, "dataset", release)
         return publish_folder(
             Path(name),
             repo,
             repo_type="dataset",
             message=f"Results of {len(folders)} run{'s' * (len(folders) > 1)}",
-            keep=(*KEPT, "data/*"),
+            tag=tag,
+            keep=(*KEPT, "data/*", "runs/*"),
             dry_run=dry_run,
         )
+
+
+def _fetch_earlier(repo: str, folder: Path) -> None:
+    """Add what earlier pushes left in the repo, which a manifest has to name as well."""
+    for name in sorted(list_files(repo, "dataset") or ()):
+        if name.startswith(("data/", "runs/")) and not (folder / name).exists():
+            found = download_file(repo, "dataset", name, "main")
+            if found is not None:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(found, folder / name)
 
 
 def run_name(run: Run) -> str:
@@ -110,10 +133,30 @@ def _stage(run: Run, root: Path, *, pictures: bool, has_texts: bool) -> None:
         row["image"] = {"bytes": file.read_bytes(), "path": file.name} if is_there else None
         rows.append(row)
     _write(root / "data" / "verdicts" / f"{name}.parquet", rows, _verdict_features())
+    home = root / "runs" / name
+    # Where the pictures lay on this machine is nobody's business.
+    kept = replace(run, pictures=home / run.pictures.name)
+    save_run(kept if has_texts else _without_texts(kept), home)
+
+
+def _without_texts(run: Run) -> Run:
+    """The run without the authors' words, and with all that its scores follow from."""
+    verdicts = [
+        replace(
+            one,
+            prompt="",
+            findings=tuple(replace(f, expectation="", reason="") for f in one.findings),
+            reason=None,
+            problems=(),
+            raw_reply=None,
+        )
+        for one in run.verdicts
+    ]
+    return replace(run, verdicts=tuple(verdicts))
 
 
 def run_row(run: Run, name: str) -> dict[str, Any]:
-    """The run's row of the config `runs`."""
+    """Return the row of a run in the table `runs`."""
     scores, made = run.scores(), run.generation or {}
     model: Mapping[str, Any] = made.get("model", {})
     return {
@@ -144,7 +187,7 @@ def run_row(run: Run, name: str) -> dict[str, Any]:
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
-    """The verdict's row of the config `verdicts`, without run, task and picture."""
+    """Return what the table `verdicts` says of a verdict, its picture left out."""
     return {
         "number": verdict.number,
         "sample": verdict.sample,

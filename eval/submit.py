@@ -33,7 +33,8 @@ def submit(
     source_url: str | None = None,
     merge: bool = False,
     dry_run: bool = False,
-) -> tuple[str, Published]:
+    into: Path | None = None,
+) -> tuple[str, Published | None]:
     """Open a pull request with a run's scores; return the file's text and what was published.
 
     Args:
@@ -44,6 +45,7 @@ def submit(
         source_url: Where the run can be looked up, such as its results dataset.
         merge: Merge it as well, in a repo of one's own.
         dry_run: Only compare and report.
+        into: Folder of the model that is about to be published: only write the file there.
 
     Raises:
         Echo4oError: the run is partial, its pictures are of another or an unknown model, or its
@@ -54,6 +56,9 @@ def submit(
     _refuse_other_model(run, model_repo)
     repo, commit = _benchmark(run, dataset)
     text = result_file(run, repo, commit, source_url)
+    if into is not None:
+        write_atomic(into / FOLDER / _file_name(run), text)
+        return text, None
     with tempfile.TemporaryDirectory(prefix="echo4o-submit-") as name:
         write_atomic(Path(name) / FOLDER / _file_name(run), text)
         published = publish_folder(

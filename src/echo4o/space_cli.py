@@ -24,6 +24,7 @@ from pathlib import Path
 
 from .children import DIE_WITH_PARENT
 from .errors import Echo4oError
+from .manifest import Release, release_argument, seal
 from .records import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,13 @@ def spaces_folder() -> Path:
 
 
 def space_folder(name: str) -> Path:
-    """The folder of one Space.
+    """The folder of one Space: of its name, or one that was downloaded (a path with a slash).
 
     Raises:
         SpaceError: there is no Space of that name.
     """
+    if "/" in name and (Path(name) / "app.py").is_file():
+        return Path(name).resolve()
     known = {path.parent.name: path.parent for path in sorted(spaces_folder().glob("*/app.py"))}
     if name not in known:
         raise SpaceError(f"there is no Space {name!r}; choose one of: {', '.join(known)}")
@@ -66,7 +69,7 @@ def space_folder(name: str) -> Path:
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `echo4o space run`."""
-    parser.add_argument("name", help="the Space, for example generate")
+    parser.add_argument("name", help="the Space, for example generate, or the folder of one")
     for name in _setting_names():
         parser.add_argument(
             f"--{name}", help=f"folder or Hub id (ORG/NAME[@REVISION]) of its {name}"
@@ -102,7 +105,9 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo", help="ORG/NAME on the Hub")
     for name in _setting_names():
         parser.add_argument(f"--{name}", help=f"Hub id (ORG/NAME[@REVISION]) of its {name}")
+    parser.add_argument("--tag", help="immutable name of this version, for example v1")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be written")
+    release_argument(parser)
 
 
 def push(args: argparse.Namespace) -> None:
@@ -112,9 +117,15 @@ def push(args: argparse.Namespace) -> None:
     given = _given(args)
     with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
         staged = stage(args.name, Path(scratch) / args.name, **given)
-        message = f"Space {args.name}" + (f" with {', '.join(given.values())}" if given else "")
+        if args.release is not None and not args.dry_run:
+            seal(staged, args.repo, "space", Release.load(args.release))
         published = publish_folder(
-            staged, args.repo, repo_type="space", message=message, dry_run=args.dry_run
+            staged,
+            args.repo,
+            repo_type="space",
+            message=f"Space {args.name}" + (f" with {', '.join(given.values())}" if given else ""),
+            tag=args.tag,
+            dry_run=args.dry_run,
         )
     print(published)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from ..errors import Echo4oError
+from ..manifest import Release, release_argument, seal
 from ..records import Input, RunRecord
 from .opening import adapter_arguments, model_arguments, open_model, use_adapters
 
@@ -74,6 +75,7 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tag", help="immutable tag to set, for example v1")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be uploaded")
+    release_argument(parser)
 
 
 def push(args: argparse.Namespace) -> None:
@@ -84,6 +86,8 @@ def push(args: argparse.Namespace) -> None:
     if not args.folder.is_dir():
         raise Echo4oError(f"there is no folder {args.folder}; give the folder of a saved model")
     facts = inspect(args.folder)
+    if args.release is not None and not args.dry_run:
+        seal(args.folder, args.repo, "model", Release.load(args.release))
     done = hub.publish_folder(
         args.folder,
         args.repo,

@@ -1,9 +1,16 @@
 """Command-line verbs of `echo4o release`."""
 
 import argparse
+import contextlib
+import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import Echo4oError
+
+if TYPE_CHECKING:
+    from .verify import Verification
 
 
 def rehearse_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,3 +43,99 @@ def rehearse(args: argparse.Namespace) -> None:
         faults=args.faults,
         say=print,
     ).run()
+
+
+def publish_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `echo4o release publish`."""
+    parser.add_argument("plan", type=Path, metavar="RELEASE.toml", help="what belongs to it")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="what is done (default: beside it, release-VERSION)",
+    )
+    parser.add_argument(
+        "--sign-key",
+        type=Path,
+        metavar="FILE",
+        help="private key (PEM, P-256) that signs every repo",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be written")
+
+
+def publish(args: argparse.Namespace) -> None:
+    """Run `echo4o release publish`."""
+    from .plan import Plan
+    from .publish import Publication
+
+    plan = Plan.load(args.plan)
+    work = args.work or plan.path(f"release-{plan.release.version}")
+    Publication(plan=plan, work=work, key=args.sign_key, dry_run=args.dry_run, say=_say).run()
+
+
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `echo4o release verify`."""
+    parser.add_argument(
+        "targets",
+        nargs="+",
+        metavar="TARGET",
+        help="datasets|spaces/ORG/NAME@COMMIT, ORG/NAME@COMMIT (a model), or the file "
+        "published.json of `release publish`; repos that these were built upon are found",
+    )
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="public key (PEM) of who signed it"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="more rows and pictures; asks the judge"
+    )
+    parser.add_argument(
+        "--here", action="store_true", help="in this environment instead of a fresh one"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="keep what was downloaded here")
+    parser.add_argument(
+        "--wheel", type=Path, metavar="FILE", help="wheel of echo4o for the fresh environment"
+    )
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Run `echo4o release verify`; any difference ends in status 1."""
+    from .verify import Verification, read_targets
+
+    if args.key is not None and not args.key.is_file():
+        raise Echo4oError(f"--key: there is no file {args.key}")
+    targets, collection = read_targets(args.targets)
+    with contextlib.ExitStack() as stack:
+        if args.out is None:
+            made = tempfile.TemporaryDirectory(prefix="echo4o-verify-")
+            args.out = Path(stack.enter_context(made))
+        verification = Verification(
+            targets=targets,
+            out=args.out.resolve() / "repos",
+            key=args.key,
+            full=args.full,
+            collection=collection,
+            say=_say,
+        )
+        if args.here:
+            _report(verification)
+            return
+        from .fresh import make_environment, run_inside
+
+        folder = args.out.resolve() / "environment"
+        python = make_environment(folder, verification.packages(), args.wheel, _say)
+        status = run_inside(python, ["release", "verify", *args.words, "--here"])
+        if status:
+            sys.exit(status)
+
+
+def _report(verification: "Verification") -> None:
+    table = verification.run()
+    print("\n".join(["", *table.lines(), ""]))
+    bad = len(table.bad_rows)
+    if bad:
+        raise Echo4oError(f"{bad} of {len(table.rows)} checks found a difference; see BAD above")
+    print(f"{len(table.rows)} checks, no difference")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

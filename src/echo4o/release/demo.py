@@ -1,43 +1,92 @@
-"""Starts the demo Space on a published model, calls it once as a program would, stops it."""
+"""Starts a Space as it was published, uses it as a program would, stops it."""
 
 import contextlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import Echo4oError
 from . import process
+from .table import Table
 
 _START_SECONDS = 120
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
+_GENERATE = "/generate"
 PROMPT = "A photo of a red circle on the left and a blue square on the right"
 
 
-def try_demo(out: Path, environment: dict[str, str], model: str) -> None:
-    """Save the picture that the demo makes as out/demo.png.
+def check_space(
+    folder: Path, name: str, known: Mapping[str, Path], out: Path, table: Table
+) -> None:
+    """Start a downloaded Space; one that paints must paint.
+
+    Args:
+        folder: The Space.
+        name: What the table calls it.
+        known: Folders of the release's repos by `ORG/NAME@COMMIT`, as the Space may name them.
+        out: Gets the picture and the log.
+        table: Gets the rows.
+    """
+    loaded = {}
+    for kind in ("model", "dataset", "results"):
+        file = folder / f"{kind}.txt"
+        if file.is_file():
+            found = file.read_text(encoding="utf-8").strip()
+            expected = found if found in known else "a repo of this release at its commit"
+            if table.add(name, file.name, found, expected):
+                loaded[kind] = known[found]
+    # Foreign code: it gets no token, and reads the folders whose files were checked.
+    environment = {key: value for key, value in os.environ.items() if key not in _SECRETS}
+    try:
+        endpoints = use_space(folder, name, environment, loaded, out)
+    except Echo4oError as error:
+        table.bad(name, "start and use", str(error), "an app that answers")
+        return
+    table.good(name, "start and use", ", ".join(endpoints)[:120], "an app that answers")
+
+
+def use_space(
+    folder: Path,
+    name: str,
+    environment: Mapping[str, str],
+    loaded: Mapping[str, Path],
+    out: Path,
+) -> list[str]:
+    """Start a Space and make one picture where it can; returns its endpoints.
 
     Raises:
-        Echo4oError: The demo does not start, or its answer is no picture.
+        Echo4oError: it does not start, or its answer is no picture.
     """
-    ready, log = out / "demo.ready.json", out / "demo.log"
+    stem = name.replace("/", "--")
+    ready, log = out / f"{stem}.ready.json", out / f"{stem}.log"
     ready.unlink(missing_ok=True)
-    words = ["space", "run", "generate", "--model", model, "--port", "0", "--ready-file"]
-    server = process.start([*words, str(ready)], environment, log=log)
+    words = ["space", "run", str(folder), "--port", "0", "--ready-file", str(ready)]
+    words += [word for kind, path in loaded.items() for word in (f"--{kind}", str(path))]
+    server = process.start(words, environment, log=log)
     try:
         process.wait_for(ready, server, seconds=_START_SECONDS, log=log)
-        url = json.loads(ready.read_text())["url"]
-        shutil.copyfile(_call(url), out / "demo.png")
+        return _use(json.loads(ready.read_text())["url"], out / f"{stem}.png")
     finally:
         process.stop(server)
 
 
-def _call(url: str) -> Path:
+def _use(url: str, picture: Path) -> list[str]:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
     from gradio_client import Client
 
-    client = Client(url, verbose=False)
-    answer = client.predict(prompt=PROMPT, seed=1, api_name="/generate")
-    return find_picture(answer)
+    try:
+        client = Client(url, verbose=False, token=None)
+        endpoints = list(client.view_api(return_format="dict", print_info=False)["named_endpoints"])
+        if _GENERATE in endpoints:
+            answer = client.predict(prompt=PROMPT, seed=1, api_name=_GENERATE)
+            shutil.copyfile(find_picture(answer), picture)
+    except Echo4oError:
+        raise
+    except Exception as error:  # whatever a foreign app makes the client raise
+        raise Echo4oError(f"it starts and does not answer: {str(error)[:200]}") from error
+    return endpoints
 
 
 def find_picture(answer: object) -> Path:

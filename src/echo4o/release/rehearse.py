@@ -6,10 +6,10 @@ ones resume by themselves, since every verb does.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,18 +21,21 @@ from ..errors import Echo4oError
 from ..owner import sole_owner
 from ..records import write_atomic
 from . import process
-from .demo import try_demo
+from .publish import PUBLISHED
+from .sample import (
+    CANDIDATE,
+    DATASET,
+    MODEL,
+    RESULTS,
+    SPACE,
+    TAG,
+    kit_items,
+    make_keys,
+    release_plan,
+)
 from .summary import write_summary
 
-ORG = "echo4o-sandbox"
-DATASET = f"{ORG}/echo-4o-image"
-BASE_MODEL = f"{ORG}/echo-4o-tiny-untrained"
-MODEL = f"{ORG}/echo-4o-tiny"
-TAG = "v1"
 _NOTE_SECONDS = 10.0
-_PROCESSES = 2
-"""Of training: on two idle cores no faster than one process with two threads, but those stall
-(seconds a step instead of tenths) as soon as the machine has other work."""
 _GUIDANCE = 2.0
 """Between 1.5 and 7 the scores differ by less than their intervals."""
 
@@ -49,6 +52,11 @@ class Scale:
     """Benchmark items, spread evenly over the tags."""
     denoising_steps: int = 25
     """Steps for each benchmark picture."""
+    processes: int = 2
+    """Of training: on two idle cores no faster than one process with two threads, but those stall
+    (seconds a step instead of tenths) as soon as the machine has other work."""
+    metrics: bool = True
+    """Publish the metric Spaces and their wheel, and verify in a fresh environment."""
 
     def __post_init__(self) -> None:
         for name, least in (("rows", 20), ("steps", 0), ("items", 7), ("denoising_steps", 1)):
@@ -58,7 +66,7 @@ class Scale:
     @classmethod
     def quick(cls) -> "Scale":
         """Everything once, small enough for a test."""
-        return cls(rows=160, steps=10, items=14, denoising_steps=8)
+        return cls(rows=160, steps=10, items=14, denoising_steps=8, processes=1, metrics=False)
 
     def changed(self, *, rows: int | None, steps: int | None) -> "Scale":
         """The same scale with what the user gave."""
@@ -108,27 +116,30 @@ class Rehearsal:
             )  # fmt: skip
         else:
             self._stage("import", environment, "data", "import", self.data, "--out", dataset)
-        rights = self.out / "RELEASE.toml"
-        write_atomic(rights, _RIGHTS)
+        plan = self.out / "RELEASE.toml"
+        write_atomic(
+            plan,
+            release_plan(dataset, self.out, items=self.scale.items, metrics=self.scale.metrics),
+        )
         self._stage(
-            "publish dataset", environment, "data", "push", dataset, DATASET, "--tag", TAG,
-            "--rights", rights,
+            "publish dataset", environment, "data", "push", dataset, DATASET, "--tag", CANDIDATE,
+            "--rights", plan,
         )  # fmt: skip
-        self._stage("load dataset", environment, "data", "stats", DATASET)
         self._stage(
-            "train", environment, "train", "run", "tiny", "--data", DATASET, "--revision", TAG,
-            "--out", training, "--set", f"steps={self.scale.steps}", "--set", f"seed={self.seed}",
-            "--processes", _PROCESSES, result=training / "record.json",
+            "train", environment, "train", "run", "tiny", "--data", DATASET,
+            "--revision", CANDIDATE, "--out", training, "--set", f"steps={self.scale.steps}",
+            "--set", f"seed={self.seed}", "--processes", self.scale.processes,
+            result=training / "record.json",
         )  # fmt: skip
-        for name, folder, repo in (
-            ("publish untrained model", "base", BASE_MODEL),
-            ("publish model", "model", MODEL),
-        ):
-            self._stage(name, environment, "model", "push", training / folder, repo, "--tag", TAG)
-        for name, repo in (("untrained", BASE_MODEL), ("trained", MODEL)):
+        self._stage(
+            "publish model", environment, "model", "push", training / "model", MODEL,
+            "--tag", CANDIDATE,
+        )  # fmt: skip
+        models = {"untrained": [training / "base"], "trained": [MODEL, "--revision", CANDIDATE]}
+        for name, model in models.items():
             self._stage(
                 f"judge {name}", environment, "eval", "run", "geneval_plus_plus", *items,
-                "--model", repo, "--revision", TAG, "--steps", self.scale.denoising_steps,
+                "--model", *model, "--steps", self.scale.denoising_steps,
                 "--guidance", _GUIDANCE,
                 "--judge", "sandbox-judge", "--no-canary", "--seed", self.seed,
                 "--out", self.out / "eval" / name,
@@ -138,10 +149,23 @@ class Rehearsal:
             self.out / "eval/trained", "--out", self.out / "report.html",
             "--loss", training / "loss.jsonl", "--title", "Echo-4o rehearsal",
         )  # fmt: skip
-        self._own_stage("demo", lambda: try_demo(self.out, environment, MODEL))
+        private, public = make_keys(self.out / "keys")
+        self._stage(
+            "publish release", environment, "release", "publish", plan, "--sign-key", private,
+            "--work", self.out / "release",
+        )  # fmt: skip
+        self._stage(
+            "verify release", environment, "release", "verify", self.out / "release" / PUBLISHED,
+            "--key", public, "--out", self.out / "verified",
+            *(["--full"] if self.scale.metrics else ["--here"]),
+        )  # fmt: skip
+        shutil.copyfile(
+            self.out / "verified/repos" / f"spaces--{SPACE.replace('/', '--')}.png",
+            self.out / "demo.png",
+        )
 
     def _plan(self, work: Path) -> list[object]:
-        options = ["--rows", self.scale.rows, "--seed", self.seed, "--against", _kit_items()]
+        options = ["--rows", self.scale.rows, "--seed", self.seed, "--against", kit_items()]
         return ["data", "plan", "shapes", "--out", work, *options]
 
     def _stage(
@@ -255,7 +279,7 @@ class Rehearsal:
         self._note(settings=asked)
 
     def _repos(self) -> dict[str, str]:
-        return {"dataset": DATASET, "untrained": BASE_MODEL, "trained": MODEL, "tag": TAG}
+        return {"dataset": DATASET, "model": MODEL, "results": RESULTS, "space": SPACE, "tag": TAG}
 
     def _state(self) -> dict[str, Any]:
         path = self.out / "state.json"
@@ -278,34 +302,6 @@ def sheltered(variables: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
 
 
-_RIGHTS = """\
-[rights]
-generator = "sandbox-image, the painter of the sandbox"
-terms = "none"
-terms_read = 2026-01-01
-account = "none"
-may_train_competing_model = "yes"
-signed_off = "the rehearsal"
-take_down = "nobody: this dataset never leaves the machine"
-[rights.licences]
-outputs = "Apache-2.0"
-instructions = "Apache-2.0"
-references = "Apache-2.0"
-items = "Apache-2.0"
-# A folder given with --data may hold any references; what is rehearsed is not published.
-[[rights.references]]
-match = "*"
-licence = "unknown, rehearsal only"
-consent = "unknown, rehearsal only"
-"""
 _LEADS_AWAY = re.compile(
     r"(HF|TRANSFORMERS|DIFFUSERS|HUGGINGFACE)_.*|ECHO4O_(?!SHARED).*|OPENAI_.*"
 )
-
-
-def _kit_items() -> Path:
-    """The benchmark's own items, which no training row may repeat (a file, not an import)."""
-    spec = importlib.util.find_spec("echo4o.eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise Echo4oError("the package echo4o.eval is missing; install echo4o again")
-    return Path(spec.submodule_search_locations[0]) / "items/geneval_plus_plus_kit.jsonl"

@@ -9,7 +9,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from echo4o.sandbox.hub import routes_commits, routes_discussions, routes_files, routes_repos
+from echo4o.sandbox.hub import (
+    routes_collections,
+    routes_commits,
+    routes_discussions,
+    routes_files,
+    routes_repos,
+)
 from echo4o.sandbox.hub.errors import HubRefusal, unsupported
 from echo4o.sandbox.hub.store import Store
 
@@ -36,7 +42,14 @@ def create_app(root: Path) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.store = store
-    for routes in (routes_repos, routes_files, routes_commits, routes_discussions):
+    # Collections first: /api/{kinds}/... would take their addresses for repos.
+    for routes in (
+        routes_collections,
+        routes_repos,
+        routes_files,
+        routes_commits,
+        routes_discussions,
+    ):
         app.include_router(routes.router)
     app.add_exception_handler(HubRefusal, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)

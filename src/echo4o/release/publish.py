@@ -1,0 +1,257 @@
+"""Publishes a whole release: repos in an order in which nothing points to what is not there yet.
+
+Items, dataset, results, model, metrics, Spaces, collection: each by the push verb that publishes it
+alone, each whole or not at all, each with a manifest that names those before it by their commits.
+What is done stands in the work folder, so the same command goes on after a failure or a kill.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..cli import run_verb
+from ..errors import Echo4oError
+from ..hub import NotOnHubError, RepoType, resolve
+from ..hub_collections import Listed, publish_collection
+from ..hub_reading import download_file
+from ..manifest import MANIFEST, Pinned, Release, address, installed_packages
+from ..owner import sole_owner
+from ..records import RECORD_NAME, sha256_file, write_atomic
+from .plan import Plan
+from .stage import link_folder, stage_model
+
+PUBLISHED = "published.json"
+_STATE, _RELEASE = "state.json", "release.json"
+_METRICS = ("geneval_plus_plus", "imagine_bench")
+_WHEEL = "echo4o-wheel"
+_RUN = "run.json"
+
+
+class PublishError(Echo4oError):
+    """A release cannot be published, or not further."""
+
+
+class Repo(NamedTuple):
+    """One repo of a step."""
+
+    type: RepoType
+    id: str
+
+
+class Step(NamedTuple):
+    """One push: its name, the repos that it publishes in order, and how."""
+
+    name: str
+    repos: tuple[Repo, ...]
+    run: Callable[[], None]
+
+
+@dataclass(kw_only=True)
+class Publication:
+    """One release on its way to the Hub."""
+
+    plan: Plan
+    work: Path
+    """What is done, and what is being sent."""
+    key: Path | None
+    """Private key to sign with."""
+    dry_run: bool
+    say: Callable[[str], None]
+    _state: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def run(self) -> None:
+        """Publish what is left; raises Echo4oError and says what is done when something fails."""
+        busy = f"another publication works in {self.work}; wait for it"
+        with sole_owner(self.work, busy):
+            self._begin()
+            release = Release(**self._state["release"], after=tuple(self._done()))
+            done: list[str] = []
+            for step in self._steps():
+                try:
+                    release = self._step(step, release)
+                except Echo4oError as error:
+                    told = ", ".join(done) or "nothing"
+                    raise PublishError(
+                        f"the step {step.name!r} failed: {error}. Done: {told}; run the same "
+                        "command again to go on"
+                    ) from error
+                done.append(step.name)
+            if not self.dry_run:
+                self._finish(release)
+
+    def _steps(self) -> Iterator[Step]:
+        """The line, read downwards; a step sees what those before it published."""
+        plan, tag = self.plan, ["--tag", self.plan.release.version]
+        for one in plan.items:
+            words = ["items", one.task, one.repo, "--items", self._items(one.items), *tag]
+            words += ["--license", one.license] if one.license else []
+            yield self._push(f"items of {one.task}", [("dataset", one.repo)], "eval", words)
+        if plan.dataset is not None:
+            part = plan.dataset
+            words = [part.folder, part.repo, "--rights", str(plan.file), *tag]
+            stage = lambda into: link_folder(plan.path(part.folder), into)  # noqa: E731
+            yield self._push("dataset", [("dataset", part.repo)], "data", words, stage)
+        if plan.results is not None:
+            results = plan.results
+            words = ["results", results.repo, *(str(plan.path(run)) for run in results.runs), *tag]
+            words += ["--pictures"] * results.pictures
+            words += ["--license", results.license] if results.license else []
+            yield self._push("results", [("dataset", results.repo)], "eval", words)
+        if plan.model is not None:
+            model = plan.model
+            words = [model.folder, model.repo, *tag]
+            stage_it = lambda into: stage_model(plan, into, self._at(model.items))  # noqa: E731
+            yield self._push("model", [("model", model.repo)], "model", words, stage_it)
+        if plan.metrics is not None:
+            metrics = plan.metrics
+            repos = [("dataset", f"{metrics.organisation}/{_WHEEL}")]
+            repos += [("space", f"{metrics.organisation}/{name}") for name in _METRICS]
+            words = ["metrics", metrics.organisation, *tag]
+            words += ["--wheel", str(plan.path(metrics.wheel))] if metrics.wheel else []
+            yield self._push("metrics", repos, "eval", words)
+        for space in plan.spaces:
+            words = [space.name, space.repo, *tag]
+            for kind, repo in plan.loaded(space).items():
+                words += [f"--{kind}", self._at(repo)]
+            yield self._push(f"Space {space.name}", [("space", space.repo)], "space", words)
+
+    def _push(
+        self,
+        name: str,
+        repos: list[tuple[Any, str]],
+        noun: str,
+        words: list[str],
+        stage: Callable[[Path], Path] | None = None,
+    ) -> Step:
+        """A step that runs `echo4o NOUN push WORDS`; with `stage`, on a copy of its folder."""
+
+        def run() -> None:
+            given = [*words]
+            if stage is not None:
+                given[0] = str(stage(self.work / "staged" / noun))
+            given += ["--dry-run"] if self.dry_run else ["--release", str(self.work / _RELEASE)]
+            run_verb(noun, "push", given)
+
+        return Step(name, tuple(Repo(kind, repo) for kind, repo in repos), run)
+
+    def _step(self, step: Step, release: Release) -> Release:
+        known = {one.name: one for one in self._done()}
+        pinned = [known.get(address(repo.type, repo.id)) for repo in step.repos]
+        if all(pinned):
+            self._check_tags([one for one in pinned if one])
+            self.say(f"[done before] {step.name}")
+            return release
+        self.say(f"[{step.name}]")
+        if self.dry_run:
+            step.run()
+            return release
+        release.save(self.work / _RELEASE)
+        step.run()
+        for repo in step.repos:
+            release = release.then(self._pin(repo))
+        self._note(done=[_fields(one) for one in release.after])
+        return release
+
+    def _pin(self, repo: Repo) -> Pinned:
+        """What the Hub holds under the release's tag."""
+        commit = resolve(repo.id, repo.type, self.plan.release.version)
+        manifest = download_file(repo.id, repo.type, MANIFEST, commit)
+        if manifest is None:
+            raise PublishError(f"{repo.type} {repo.id} has no {MANIFEST} at {commit}")
+        return Pinned(id=repo.id, type=repo.type, revision=commit, manifest=sha256_file(manifest))
+
+    def _check_tags(self, repos: list[Pinned]) -> None:
+        for one in repos:
+            try:
+                found = resolve(one.id, one.type, self.plan.release.version)
+            except NotOnHubError:
+                found = "gone"
+            if found != one.revision:
+                raise PublishError(
+                    f"the tag {self.plan.release.version} of {one.name} was set to {one.revision} "
+                    f"and is now {found}; somebody changed it, so look into that first"
+                )
+
+    def _finish(self, release: Release) -> None:
+        slug = None
+        part = self.plan.collection
+        if part is not None:
+            listed = [Listed(one.id, one.type) for one in release.after]
+            listed += [Listed(paper, "paper") for paper in part.papers]
+            title = part.title
+            slug = publish_collection(part.owner, title, listed, description=part.description)
+            self.say(f"collection {slug}")
+        value = {
+            "format": 1,
+            "release": release.name,
+            "version": release.version,
+            "repos": [_fields(one) for one in release.after],
+            "collection": slug,
+        }
+        path = self.work / PUBLISHED
+        write_atomic(path, json.dumps(value, indent=1) + "\n")
+        last = release.after[-1]
+        self.say(f"{release.name} {release.version}: {len(release.after)} repos, listed in {path}")
+        self.say(f"anybody checks it with: echo4o release verify {last.name}@{last.revision}")
+
+    def _begin(self) -> None:
+        """Note what is published, or hold it against what was begun in this folder."""
+        release = {
+            "name": self.plan.release.name,
+            "version": self.plan.release.version,
+            "key": None if self.key is None else str(self.key.resolve()),
+            "kept": str((self.work / "signatures").resolve()),
+        }
+        asked = {"inputs": _fingerprint(self.plan), "key": release["key"]}
+        if self.key is not None and not self.key.is_file():
+            raise PublishError(f"--sign-key: there is no file {self.key}")
+        if (self.work / _STATE).exists():
+            try:
+                self._state = dict(json.loads((self.work / _STATE).read_text()))
+            except ValueError:
+                raise PublishError(
+                    f"{self.work / _STATE} is damaged; delete {self.work} and run again"
+                ) from None
+        if not self._state:
+            # The packages of the first start: a repeated publication has the same bytes.
+            packages = installed_packages()
+            self._note(asked=asked, release={**release, "packages": packages}, done=[])
+        elif self._state["asked"] != asked:
+            raise PublishError(
+                f"{self.work} belongs to another state of {self.plan.file.name}, its folders or "
+                f"its key; a version that was begun does not change, so give a new `version` "
+                f"(or put back what it was begun with)"
+            )
+
+    def _items(self, given: str) -> str:
+        return given if given in ("kit", "authors") else str(self.plan.path(given))
+
+    def _at(self, repo: str) -> str:
+        """A repo with its commit, when this release has published it."""
+        known = {one.id: one.revision for one in self._done()}
+        return f"{repo}@{known[repo]}" if repo in known else repo
+
+    def _done(self) -> list[Pinned]:
+        return [Pinned(**one) for one in self._state.get("done", [])]
+
+    def _note(self, **facts: object) -> None:
+        self._state |= facts
+        if not self.dry_run:
+            write_atomic(self.work / _STATE, json.dumps(self._state, indent=1))
+
+
+def _fields(one: Pinned) -> dict[str, str]:
+    return {"id": one.id, "type": one.type, "revision": one.revision, "manifest": one.manifest}
+
+
+def _fingerprint(plan: Plan) -> str:
+    """Changes when the plan does, or what the folders' records say of their files."""
+    digest = hashlib.sha256(plan.file.read_bytes())
+    for place in plan.inputs():
+        files = [place / name for name in (_RUN, RECORD_NAME) if (place / name).is_file()]
+        for path in files[:1] or sorted(one for one in [place, *place.rglob("*")] if one.is_file()):
+            digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""Puts together what a push verb publishes, beside the originals, which stay as they are."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..cli import run_verb
+from ..errors import Echo4oError
+from ..records import RECORD_NAME, RunRecord, sha256_file, write_atomic
+from .plan import Plan
+
+SCORES = "scores"
+"""Folder of a model repo: the runs behind its card, without their verdicts."""
+_RUN = "run.json"
+_WEIGHTS = "model"
+_BESIDE = ("config.json", "loss.jsonl", "samples")
+"""What a training leaves beside the weights and belongs into their repo."""
+_LONG = ("verdicts",)
+
+
+def link_folder(source: Path, target: Path) -> Path:
+    """A copy of a folder that costs no space where the file system allows that.
+
+    Nothing writes into the copy's files: what is changed is replaced as a whole.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=_link)
+    return target
+
+
+def stage_model(plan: Plan, target: Path, items: str) -> Path:
+    """The model repo: weights, record, card with the scores, and the scores for the Hub.
+
+    Args:
+        plan: The release; it has a model.
+        target: New folder.
+        items: Dataset repo of the runs' items, with its commit; empty writes no `.eval_results`.
+
+    Raises:
+        Echo4oError: the weights are not what the record says, or a run is not of this model.
+    """
+    assert plan.model is not None
+    source = plan.path(plan.model.folder)
+    if (source / _WEIGHTS / "model_index.json").is_file():
+        link_folder(source / _WEIGHTS, target)
+        for name in _BESIDE:
+            if (source / name).is_dir():
+                shutil.copytree(source / name, target / name, copy_function=_link)
+            elif (source / name).is_file() and not (target / name).exists():
+                _link(source / name, target / name)
+    else:
+        link_folder(source, target)
+    if (source / RECORD_NAME).is_file():
+        _fitting(RunRecord.load(source), target).save(target)
+    folders = []
+    for run in plan.model.runs:
+        folder = target / SCORES / Path(run).name
+        write_atomic(folder / _RUN, _short_run(plan.path(run) / _RUN))
+        folders += ["--eval", str(folder)]
+    card = ["model", str(target), "--repo", plan.model.repo, *folders]
+    run_verb("card", "render", card)
+    for run in plan.model.runs if items else ():
+        words = [str(plan.path(run)), plan.model.repo, "--dataset", items, "--into", str(target)]
+        if plan.results is not None:
+            words += ["--source-url", _page(plan.results.repo)]
+        run_verb("eval", "submit", words)
+    return target
+
+
+def _fitting(record: RunRecord, folder: Path) -> RunRecord:
+    """The record with the names that its files have in the repo; each must have its content."""
+    files = {}
+    for name, sha256 in record.files.items():
+        there = name.removeprefix(f"{_WEIGHTS}/")
+        if not (folder / there).is_file():
+            continue
+        if sha256_file(folder / there) != sha256:
+            raise Echo4oError(
+                f"{folder / there} is not the file that the record of {record.name} names; train "
+                "or convert it again"
+            )
+        files[there] = sha256
+    return replace(record, files=files)
+
+
+def _short_run(path: Path) -> str:
+    """A run without its verdicts, which are in the results dataset."""
+    try:
+        run: Mapping[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Echo4oError(f"{path} is no run ({error}); run the evaluation again") from None
+    kept = {name: value for name, value in run.items() if name not in _LONG}
+    # Where the pictures lay on this machine is nobody's business.
+    kept["pictures"] = Path(str(kept.get("pictures", ""))).name
+    return json.dumps(kept, indent=1, sort_keys=True) + "\n"
+
+
+def _page(repo: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/datasets/{repo}"
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)

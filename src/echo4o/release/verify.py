@@ -1,0 +1,260 @@
+"""Checks a release as a stranger would: what it holds, whether it can be used, what its card says.
+
+Trust begins with what the caller gives: commit ids, the list that `publish` wrote, or a public key.
+From the last repo the manifests lead to all others, by commit and hash.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from ..errors import Echo4oError
+from ..hub_collections import read_collection
+from ..hub_errors import NotOnHubError
+from ..hub_reading import RepoType, download_file, download_folder, resolve
+from ..manifest import (
+    MANIFEST,
+    Manifest,
+    ManifestError,
+    address,
+    check_signature,
+    compare_files,
+    compare_records,
+    pins,
+    read_manifest,
+)
+from ..records import sha256_file
+from ..schema import DATASET_NAME
+from . import uses
+from .table import Table
+
+_TARGET = re.compile(r"(?:(datasets|spaces|models)/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+ROWS, PICTURES = 8, 3
+"""Rows of each split that are decoded, pictures of each run that are made again."""
+FULL_ROWS, FULL_PICTURES = 200, 12
+
+
+class Target(NamedTuple):
+    """A repo that the caller named."""
+
+    type: RepoType
+    id: str
+    revision: str | None
+    manifest: str | None = None
+
+
+class Fetched(NamedTuple):
+    """A repo on this disk, as the Hub served it."""
+
+    target: Target
+    folder: Path
+    manifest: Manifest
+    is_whole: bool
+    """Whether every file is what the manifest says."""
+
+    @property
+    def name(self) -> str:
+        """The repo as addresses spell it."""
+        return address(self.target.type, self.target.id)
+
+
+def read_targets(given: Sequence[str]) -> tuple[list[Target], str | None]:
+    """What to verify, from addresses or from the file that `publish` wrote; and its collection.
+
+    Raises:
+        Echo4oError: one is neither.
+    """
+    targets, collection = [], None
+    for text in given:
+        path = Path(text)
+        if path.is_file():
+            try:
+                value = json.loads(path.read_bytes())
+            except ValueError as error:
+                raise Echo4oError(f"{path} is no list of a release: {error}") from None
+            targets += [Target(one.type, one.id, one.revision, one.manifest) for one in pins(value)]
+            collection = value.get("collection")
+            continue
+        found = _TARGET.fullmatch(text)
+        if found is None:
+            raise Echo4oError(
+                f"{text!r} is no file and no repo; write datasets/ORG/NAME@COMMIT, "
+                "spaces/ORG/NAME@COMMIT or ORG/NAME@COMMIT"
+            )
+        kind = cast(RepoType, (found[1] or "models").removesuffix("s"))
+        targets.append(Target(kind, found[2], found[3]))
+    return targets, collection
+
+
+@dataclass(kw_only=True)
+class Verification:
+    """One verification in its folder."""
+
+    targets: Sequence[Target]
+    out: Path
+    """Where the repos are downloaded to."""
+    key: Path | None
+    """Public key."""
+    full: bool
+    collection: str | None
+    say: Callable[[str], None]
+    table: Table = field(default_factory=Table)
+
+    def run(self) -> Table:
+        """Check everything; what is wrong stands in the table."""
+        fetched = list(self._fetch_all())
+        if self.key is None and not any(_is_pinned(one) for one in self.targets):
+            self.table.good(
+                "all", "trust", "no commit id and no --key", "whoever rewrote all would not be seen"
+            )
+        self._check_uses([one for one in fetched if one.is_whole])
+        if self.collection is not None:
+            self._check_collection(fetched)
+        return self.table
+
+    def packages(self) -> dict[str, str]:
+        """The versions that the release was made with."""
+        for one in self.targets:
+            commit = resolve(one.id, one.type, one.revision)
+            file = download_file(one.id, one.type, MANIFEST, commit)
+            if file is not None:
+                return Manifest.from_bytes(file.read_bytes(), MANIFEST).packages
+        raise ManifestError(f"none of the repos has a {MANIFEST}; they are no release")
+
+    def _fetch_all(self) -> Iterator[Fetched]:
+        waiting, seen = list(self.targets), dict[tuple[str, str], Target]()
+        while waiting:
+            target = waiting.pop(0)
+            known = seen.get((target.type, target.id))
+            if known is not None:
+                where = address(target.type, target.id)
+                for name in ("revision", "manifest"):
+                    said, before = getattr(target, name), getattr(known, name)
+                    if said and before and said != before:
+                        self.table.bad(where, f"{name} as other repos name it", said, before)
+                continue
+            seen[target.type, target.id] = target
+            fetched = self._fetch(target)
+            if fetched is None:
+                continue
+            waiting += [
+                Target(one.type, one.id, one.revision, one.manifest)
+                for one in fetched.manifest.after
+            ]
+            yield fetched
+
+    def _fetch(self, target: Target) -> Fetched | None:
+        """Download a repo and hold its files against manifest, pins and signature."""
+        where = address(target.type, target.id)
+        self.say(f"[fetch] {where}")
+        folder = self.out / where.replace("/", "--")
+        try:
+            commit = resolve(target.id, target.type, target.revision)
+            download_folder(target.id, target.type, commit, folder)
+        except NotOnHubError as error:
+            self.table.bad(where, "fetch", str(error), target.revision or "the repo")
+            return None
+        if target.revision is not None and _COMMIT.fullmatch(target.revision):
+            self.table.add(where, "commit", commit, target.revision)
+        manifest = check_repo(folder, target, self.key, self.table)
+        if manifest is None:
+            return None
+        try:
+            tagged = resolve(target.id, target.type, manifest.version)
+        except NotOnHubError:
+            tagged = "no such tag"
+        self.table.add(where, f"tag {manifest.version}", tagged, commit)
+        is_whole = not any(row.where == where for row in self.table.bad_rows)
+        return Fetched(target, folder, manifest, is_whole)
+
+    def _check_uses(self, fetched: Sequence[Fetched]) -> None:
+        rows, most = (FULL_ROWS, FULL_PICTURES) if self.full else (ROWS, PICTURES)
+        runs: list[dict[str, Any]] = []
+        results: Path | None = None
+        for one in fetched:
+            if one.target.type == "dataset":
+                self.say(f"[read] {one.name}")
+                if (one.folder / "runs").is_dir():
+                    runs += uses.check_results(one.folder, one.name, self.table)
+                    results = one.folder
+                elif (one.folder / "items.jsonl").is_file():
+                    uses.check_items(one.folder, one.name, self.table)
+                elif (one.folder / "statistics.json").is_file():
+                    uses.check_dataset(one.folder, one.name, self.table, rows=rows)
+        for one in fetched:
+            if one.target.type == "model":
+                self.say(f"[load] {one.name}")
+                pipe = uses.check_model(one.folder, one.name, self.table)
+                uses.check_card("model", one.folder, one.name, one.target.id, self.table)
+                scored = uses.check_scores(one.folder, one.name, runs, self.table)
+                if pipe is not None and results is not None and scored:
+                    self.say(f"[paint] {one.name}")
+                    uses.check_pictures(pipe, results, scored, one.name, self.table, most=most)
+        for one in fetched:
+            if one.target.type == "space":
+                from .demo import check_space
+
+                self.say(f"[start] {one.name}")
+                known = {
+                    f"{other.target.id}@{_commit_of(one.manifest, other)}": other.folder
+                    for other in fetched
+                }
+                check_space(one.folder, one.name, known, self.out, self.table)
+        if self.full and results is not None:
+            from .rejudge import check_judge
+
+            self.say("[judge] a sample again")
+            check_judge(results, f"judge of {DATASET_NAME}", self.out, self.table)
+
+    def _check_collection(self, fetched: Sequence[Fetched]) -> None:
+        assert self.collection is not None
+        held = read_collection(self.collection)
+        missing = [one.name for one in fetched if (one.target.type, one.target.id) not in held]
+        self.table.add(f"collection {self.collection}", "missing items", missing, [])
+
+
+def check_repo(folder: Path, target: Target, key: Path | None, table: Table) -> Manifest | None:
+    """Everything that the files of one repo can tell; None when there is no manifest.
+
+    Args:
+        folder: The repo as it was served.
+        target: What it must be.
+        key: Public key of who signed it, if known.
+        table: Gets the rows.
+    """
+    where = address(target.type, target.id)
+    if key is not None:
+        table.differ(where, "signature", check_signature(folder, key), fine="by the given key")
+    try:
+        manifest = read_manifest(folder)
+    except ManifestError as error:
+        table.bad(where, MANIFEST, str(error), "a manifest")
+        return None
+    if target.manifest is not None:
+        table.add(where, f"{MANIFEST} sha256", sha256_file(folder / MANIFEST), target.manifest)
+    table.add(where, f"{MANIFEST} names", address(manifest.type, manifest.repo), where)
+    files = compare_files(folder, manifest)
+    table.differ(where, "files", files, fine=f"{len(manifest.files)} files, every sha256 as listed")
+    try:
+        records = compare_records(folder, manifest)
+    except Echo4oError as error:
+        table.bad(where, "records", str(error), "records")
+        return manifest
+    table.differ(where, "records", records, fine=f"{len(manifest.records)} records")
+    return manifest
+
+
+def _is_pinned(target: Target) -> bool:
+    return target.manifest is not None or bool(_COMMIT.fullmatch(target.revision or ""))
+
+
+def _commit_of(manifest: Manifest, other: Fetched) -> str:
+    """The commit under which a manifest names another repo."""
+    for one in manifest.after:
+        if (one.type, one.id) == (other.target.type, other.target.id):
+            return one.revision
+    return "not named"
