@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := src/echo4o dataset_builder training eval model_cards
+# Each Space is a program of its own that imports the installed package.
+SPACE_TYPES := --config-file ../../pyproject.toml --allow-subclassing-any --no-warn-return-any --follow-imports=silent
 
 .PHONY: setup rehearse test browser prove bench bench-gpu check wheel clean
 
@@ -38,6 +40,7 @@ check: $(READY)  ## lint, format, types, dependency rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
+	for space in spaces/*/; do (cd $$space && MYPYPATH=../../src ../../$(BIN)/mypy $(SPACE_TYPES) .) || exit 1; done
 	$(BIN)/python -m pytest -q tests/test_layout.py
 
 wheel: $(READY)  ## build the wheel and use it from an environment that never saw the sources

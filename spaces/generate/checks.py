@@ -4,6 +4,7 @@ Every refusal is one sentence with the limit and the value; values are cut short
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from gradio.utils import get_upload_folder
@@ -28,6 +29,11 @@ ASPECTS: dict[str, tuple[int, int]] = {
     "Tall 9:16": (9, 16),
 }
 AS_REFERENCE = "Like the last picture"
+FAST, BEST = "Fast", "Quality"
+STEPS = {FAST: 25, BEST: 49}
+"""Steps of each way to work, unless asked otherwise."""
+CAPTION_CHARACTERS = 80
+GUIDANCE = 4.0
 
 
 class Refusal(ValueError):
@@ -63,6 +69,13 @@ def number(value: object, what: str, low: float, high: float) -> float:
     return float(value)
 
 
+def switch(value: object, what: str) -> bool:
+    """True or false, nothing that only resembles it."""
+    if not isinstance(value, bool):
+        raise Refusal(f"The {what} must be true or false, not {_kind(value)}.")
+    return value
+
+
 def aspect(value: object, *, reference: Image.Image | None = None) -> tuple[float, float]:
     """Width and height in proportion, from a name or from the last reference picture."""
     if value == AS_REFERENCE and reference is not None:
@@ -77,6 +90,13 @@ def size(proportion: tuple[float, float], longest: int, unit: int) -> tuple[int,
     scale = longest / max(proportion)
     width, height = (max(unit, round(side * scale / unit) * unit) for side in proportion)
     return min(width, longest), min(height, longest)
+
+
+def quality(value: object) -> str:
+    """How to work."""
+    if not isinstance(value, str) or value not in STEPS:
+        raise Refusal(f"The quality must be {FAST} or {BEST}; got {_kind(value)}.")
+    return value
 
 
 def picture(path: object, what: str) -> Image.Image:
@@ -106,7 +126,7 @@ def is_upload(path: str) -> bool:
     return real.is_relative_to(Path(get_upload_folder()).resolve()) and real.is_file()
 
 
-def pictures(paths: list[object]) -> list[Image.Image]:
+def pictures(paths: Sequence[object]) -> list[Image.Image]:
     """The reference pictures in order; empty places between them are left out."""
     found = [
         picture(path, f"picture {place}") for place, path in enumerate(paths, 1) if path is not None
@@ -114,6 +134,17 @@ def pictures(paths: list[object]) -> list[Image.Image]:
     if not found:
         raise Refusal("There is no picture yet: add one to four, in the order your prompt means.")
     return found
+
+
+def captioned(prompt: str, captions: Sequence[object]) -> str:
+    """The prompt with what each reference shows in front of it; one caption per reference."""
+    named = [
+        f"image {place} is {text(caption, f'caption of image {place}', CAPTION_CHARACTERS)}"
+        for place, caption in enumerate(captions, 1)
+        if caption not in (None, "")
+    ]
+    whole_ = f"{', '.join(named).capitalize()}. {prompt}" if named else prompt
+    return text(whole_, "prompt with its captions", PROMPT_CHARACTERS)
 
 
 def _check_sides(width: int, height: int, what: str) -> None:

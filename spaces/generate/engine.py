@@ -8,11 +8,15 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from cost import PLAN_TOKENS, CostModel
+from streams import Piece, Put, Streams, Tick
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from echo4o import Echo4oPipeline
@@ -23,33 +27,67 @@ State = Literal["none", "loading", "ready", "failed"]
 NAMED_IN = Path(__file__).with_name("model.txt")
 TINY_PIXELS = 256
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
+ANSWER_TOKENS = 512
+PREVIEW_SECONDS = 0.4
+"""Least time between two previews: they must not slow the picture down."""
 
 
 class Made(NamedTuple):
-    """One picture and the seed that makes it again."""
+    """One finished picture and the seed that makes it again."""
 
     image: "Image.Image"
     seed: int
 
 
+class Step(NamedTuple):
+    """A denoising step is done."""
+
+    picture: int
+    """Which picture of the job, from 0."""
+    done: int
+    """Steps done of this picture, from 1."""
+    preview: bytes | None = None
+    """A small JPEG of what the picture will be, now and then."""
+
+
 class Settings(NamedTuple):
-    """What a picture depends on besides its prompt and references."""
+    """What a picture depends on besides its prompt, references and seed."""
 
     width: int
     height: int
     steps: int
     guidance: float
+    fast: bool = True
+    """Whether most steps are extrapolated instead of computed."""
+    think: bool = False
+    """Whether the model writes a plan first."""
+
+
+class Job(NamedTuple):
+    """A checked request for pictures, one per seed."""
+
+    prompt: str
+    references: "tuple[Image.Image, ...]"
+    settings: Settings
+    seeds: tuple[int, ...]
+
+
+Event = Step | Made | Piece | Tick
 
 
 class Engine:
     """Loads one model in the background and makes pictures with it."""
 
-    def __init__(self, source: str | None) -> None:
+    def __init__(self, source: str | None, name: str | None = None) -> None:
         self.source = source
         self.state: State = "none" if source is None else "loading"
+        self.reason = ""
+        """Why loading failed, in words for visitors."""
+        self.cost = CostModel()
+        self._name = name
         self._pipeline: Echo4oPipeline | None = None
         self._loaded = threading.Event()
-        self._one_at_a_time = threading.Lock()
+        self._streams = Streams()
 
     def start(self) -> None:
         """Begin loading; on ZeroGPU, which needs models at module level, wait for the end."""
@@ -66,12 +104,24 @@ class Engine:
             self._loaded.wait(seconds)
         return self._pipeline
 
+    def loaded(self) -> "Echo4oPipeline":
+        """The pipeline of an engine that is ready."""
+        pipeline = self.wait()
+        if pipeline is None:
+            raise RuntimeError("no model is loaded")
+        return pipeline
+
     @property
     def name(self) -> str:
         """The model's Hub id, or the folder's own name: never a path of this machine."""
         source = self.source or ""
         is_id = HUB_ID.fullmatch(source) and not Path(source).is_dir()
-        return source if is_id else Path(source).name
+        return self._name or (source if is_id else Path(source).name)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of the Hub repository that the model came from."""
+        return self.loaded().source_revision
 
     @property
     def longest(self) -> int:
@@ -91,80 +141,85 @@ class Engine:
     @property
     def is_tiny(self) -> bool:
         """Whether this is a rehearsal's model, which knows shapes and not photographs."""
-        return self.longest <= TINY_PIXELS
+        return 0 < self.longest <= TINY_PIXELS
 
-    def paint(
-        self,
-        prompt: str,
-        references: "list[Image.Image]",
-        settings: Settings,
-        seeds: list[int],
-        advance: Callable[[int, int], None],
-    ) -> list[Made]:
-        """One picture per seed; `advance(done, total)` is called after every denoising step."""
+    def paint(self, job: Job) -> Iterator[Event]:
+        """Steps with previews, the plan as it is written, and every picture once it is finished.
+
+        Ends within a step of being closed.
+        """
+
+        def work(put: Put) -> None:
+            for place, seed in enumerate(job.seeds):
+                put(self._picture(job, place, seed, put))
+
+        return self._streams.run(work)
+
+    def ask(self, picture: "Image.Image", question: str) -> Iterator[Event]:
+        """The answer to a question about a picture, longer with every piece."""
+
+        def work(put: Put) -> None:
+            pipeline = self.loaded()
+            writer = self._streams.writer(pipeline.tokenizer, put)
+            pipeline.understand([picture], question, max_new_tokens=ANSWER_TOKENS, streamer=writer)
+
+        return self._streams.run(work)
+
+    def seconds(self, job: Job) -> float:
+        """How long a job will probably take."""
+        return self.cost.seconds(job, self.unit)
+
+    def _picture(self, job: Job, place: int, seed: int, put: Put) -> Made:
         import torch
+        from preview import Previews
 
-        pipeline = self.wait()
-        assert pipeline is not None
-        total = settings.steps * len(seeds)
-        made = []
-        for place, seed in enumerate(seeds):
-            start = place * settings.steps
+        from echo4o.models.bagel.step_cache import StepCache
 
-            def on_step(
-                _pipe: object, step: int, _t: object, values: dict[str, object], start: int = start
-            ) -> dict[str, object]:
-                advance(start + step + 1, total)
-                return values
+        pipeline, settings = self.loaded(), job.settings
+        # Whole steps, whatever a job before this one wanted.
+        pipeline.enable_cache(StepCache()) if settings.fast else pipeline.disable_cache()
+        previews = Previews(pipeline, settings.height, settings.width, every=PREVIEW_SECONDS)
 
-            with self._one_at_a_time:
-                result = pipeline(
-                    prompt,
-                    references or None,
-                    **self.arguments(settings),
-                    generator=torch.Generator("cpu").manual_seed(seed),
-                    callback_on_step_end=on_step,
-                )
-            made.append(Made(result.images[0], seed))
-        return made
+        def on_step(
+            _pipe: object, step: int, _time: object, values: "dict[str, torch.Tensor]"
+        ) -> "dict[str, torch.Tensor]":
+            put(Step(place, step + 1, previews.look(step, values["latents"])))
+            return values
+
+        images, _ = pipeline(
+            job.prompt,
+            list(job.references) or None,
+            **self.arguments(settings),
+            max_think_tokens=PLAN_TOKENS,
+            streamer=self._streams.writer(pipeline.tokenizer, put) if settings.think else None,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            callback_on_step_end=on_step,
+            return_dict=False,
+        )
+        return Made(images[0], seed)
 
     @staticmethod
-    def arguments(settings: Settings) -> dict[str, object]:
-        """Settings under the names of the pipeline's call."""
+    def arguments(settings: Settings) -> dict[str, Any]:
+        """Settings under the names of the pipeline's call, all that a repetition needs."""
         return {
             "width": settings.width,
             "height": settings.height,
             "num_inference_steps": settings.steps,
             "guidance_scale": settings.guidance,
+            "image_guidance_scale": None,
+            "timestep_shift": 3.0,
+            "think": settings.think,
         }
-
-    def encode(self, made: Made, prompt: str, used: dict[str, object]) -> bytes:
-        """A PNG file that says it is machine-made and holds what makes it again."""
-        from echo4o.models.pictures import PictureRecord, encode_png
-
-        pipeline = self.wait()
-        assert pipeline is not None
-        record = PictureRecord(
-            prompt=prompt,
-            model=self.name,
-            revision=pipeline.source_revision,
-            seed=made.seed,
-            parameters=used,
-        )
-        return encode_png(made.image, record)
-
-    def ask(self, picture: "Image.Image", question: str) -> str:
-        """The model's answer to a question about a picture."""
-        pipeline = self.wait()
-        assert pipeline is not None
-        with self._one_at_a_time:
-            return str(pipeline.understand([picture], question)).strip()
 
     def _load(self) -> None:
         started = time.monotonic()
         try:
             self._pipeline = load(self.source or "")
+            self.cost = CostModel.of(self._pipeline)
             logger.info("loaded %s in %.1f s", self.name, time.monotonic() - started)
+        except MemoryError as error:
+            self.reason = str(error) or "It needs more memory than this machine has."
+            logger.error("%s", error)
         finally:
             # Whatever went wrong is in the log (threading prints it); visitors see that it did.
             self.state = "failed" if self._pipeline is None else "ready"
@@ -172,28 +227,78 @@ class Engine:
 
 
 def load(source: str) -> "Echo4oPipeline":
-    """Load a folder or a Hub id (`ORG/NAME` or `ORG/NAME@REVISION`) onto the best device."""
+    """Load a folder or a Hub id (`ORG/NAME` or `ORG/NAME@REVISION`) onto the best device.
+
+    Raises:
+        MemoryError: the weights are larger than what is free.
+    """
     import torch
 
     from echo4o import Echo4oPipeline
+    from echo4o.models.bagel.checkpoint import locate
 
     revision = None
     if not Path(source).is_dir() and "@" in source:
         source, revision = source.rsplit("@", 1)
     on_gpu = torch.cuda.is_available()
+    located = locate(source, revision=revision)
+    size = sum(path.stat().st_size for path in located.folder.rglob("*.safetensors"))
+    check_memory(size, free_memory(on_gpu))
+    small = size < 1e9
     pipeline = Echo4oPipeline.from_pretrained(
         source,
         revision=revision,
-        dtype=torch.bfloat16 if on_gpu else None,
+        # bfloat16 gains nothing on a CPU, but halves what a large model needs.
+        dtype=torch.bfloat16 if on_gpu else torch.float32 if small else None,
         device_map="cuda" if on_gpu else None,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def configured_source() -> str | None:
-    """The model this Space was told to use: `$ECHO4O_MODEL`, else `model.txt` beside the app."""
+def free_memory(on_gpu: bool) -> int:
+    """Bytes that are free on the GPU, or in this machine's memory."""
+    if on_gpu:
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        return int(free)
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable()
+
+
+def _reclaimable() -> int:
+    """Bytes of file caches that Linux gives back when memory is asked for."""
+    try:
+        facts = Path("/proc/meminfo").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^Cached:\s+(\d+) kB", facts, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def check_memory(needed: int, free: int) -> None:
+    """Refuse to load what would end the process.
+
+    Raises:
+        MemoryError: with a sentence for visitors.
+    """
+    if needed > free:
+        raise MemoryError(
+            f"Its weights take {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB are free here; "
+            "the owner needs larger hardware."
+        )
+
+
+def configured_source() -> tuple[str | None, str | None]:
+    """The model this Space was told to use, and what to call it if that is no Hub id or folder.
+
+    `$ECHO4O_MODEL`, else `model.txt` beside the app, else the tiny one for `ECHO4O_DEMO=tiny`.
+    """
     named = os.environ.get("ECHO4O_MODEL", "").strip()
     if not named and NAMED_IN.is_file():
         named = NAMED_IN.read_text().strip()
-    return named or None
+    if not named and os.environ.get("ECHO4O_DEMO", "").strip() == "tiny":
+        from importlib.resources import files
+
+        return str(files("echo4o.models") / "tiny_model"), "tiny"
+    return named or None, None

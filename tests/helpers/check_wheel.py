@@ -22,7 +22,9 @@ DATA = [
     "models/tiny_autoencoder/diffusion_pytorch_model.safetensors",
     "_spaces/explore/app.py",
     "_spaces/explore/page.js",
+    "models/tiny_model/model/model.safetensors",
     "_spaces/generate/app.py",
+    "_spaces/generate/examples/green-ring.png",
 ]
 
 missing = [name for name in DATA if not (HOME / name).is_file()]

@@ -1,42 +1,90 @@
-"""A tiny model with random weights, and the demo running on it."""
+"""The demo with the small model of the package, and its files as modules."""
 
-from collections.abc import Iterator
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
-from demo import running
+from browsing import DESKTOP, find_browser
+from demo import TINY, running
+
+SPACES = Path(__file__).parents[2] / "spaces"
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a real pipeline that makes 64 px pictures of nothing in particular."""
-    from diffusers import AutoencoderKL
-
-    from echo4o.training.parts import TinySizes
-    from echo4o.training.tiny import build_pipeline
-
-    vae = AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        norm_num_groups=4,
-        layers_per_block=1,
-        latent_channels=16,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-    )
-    sizes = TinySizes(hidden_size=48, layers=2, heads=4, kv_heads=2, intermediate_size=96)
-    words = ["A photo of three red circles on the left and one small blue square on the right"]
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    build_pipeline(sizes, vae, words, seed=0).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[str]:
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the demo with the tiny model."""
-    folder = tmp_path_factory.mktemp("space")
-    with running(folder, "--model", str(tiny_model)) as (url, _):
+    with running(tmp_path_factory.mktemp("space"), environment=TINY) as (url, _):
         yield url
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a file of spaces/generate; two Spaces may have files of one name."""
+    folder = SPACES / "generate"
+    names = {path.stem for path in folder.glob("*.py")}
+
+    def forget() -> None:
+        for name in names:
+            sys.modules.pop(name, None)
+
+    forget()
+    monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module
+    forget()
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go."""
+    named = os.environ.get("ECHO4O_SCREENSHOTS")
+    path = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[object]:
+    """A headless browser."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = find_browser()
+    if found is None:
+        pytest.skip("there is no Chromium here; run: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visitors(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Open an address as a new visitor; fails on any script error or foreign request."""
+    opened: list[Any] = []
+    faults: list[str] = []
+
+    def open_page(address: str, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> Any:
+        home = "/".join(address.split("/")[:3]).partition("?")[0]
+        viewport = {"width": size[0], "height": size[1]}
+        context = chromium.new_context(viewport=viewport, color_scheme=scheme)
+        opened.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith((home, "data:", "blob:"))
+                else faults.append(request.url)
+            ),
+        )
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in opened:
+        context.close()
+    assert faults == []

@@ -1,6 +1,8 @@
 """The demo as a program sees it: real server, real model, real client, hostile requests."""
 
 import re
+import time
+from importlib import resources
 from pathlib import Path
 
 import httpx
@@ -9,8 +11,11 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from echo4o.cli import main
 from echo4o.models.pictures import is_marked_machine_made, read_record
+from echo4o.records import sha256_file
 
+GENERATE = {"api_name": "/generate"}
 PATHS = re.compile(r"/(?:root|home|work|usr|opt|var)/")
 
 
@@ -19,9 +24,10 @@ def client(app, tmp_path_factory):
     return Client(app, verbose=False, download_files=str(tmp_path_factory.mktemp("got")))
 
 
-def make(client, **values):
-    pictures, note = client.predict(api_name="/generate", **{"steps": 2, "seed": 5} | values)
-    return [Path(one["image"]) for one in pictures], [one["caption"] for one in pictures], note
+def make(client, api_name="/generate", **values):
+    """Files and the rest of a reply."""
+    reply = client.predict(api_name=api_name, **{"steps": 2, "seed": 5} | values)
+    return [Path(one["image"]) for one in reply["pictures"]], reply
 
 
 def refused(client, api_name, **values):
@@ -34,48 +40,111 @@ def refused(client, api_name, **values):
 
 
 def test_generate_makes_marked_pictures_that_a_seed_repeats(client):
-    files, captions, note = make(client, prompt="three red circles", count=2)
-    again, _, _ = make(client, prompt="three red circles", seed=6)
+    files, reply = make(client, prompt="three red circles", count=2)
+    again, _ = make(client, prompt="three red circles", seed=6)
     assert [Image.open(file).size for file in files] == [(64, 64), (64, 64)]
     assert files[0].read_bytes() != files[1].read_bytes()
     assert files[1].read_bytes() == again[0].read_bytes()
-    assert captions == ["machine-made, seed 5", "machine-made, seed 6"]
+    assert [one["caption"] for one in reply["pictures"]] == [
+        "machine-made, seed 5",
+        "machine-made, seed 6",
+    ]
+    assert [one["seed"] for one in reply["pictures"]] == [5, 6]
     assert all(is_marked_machine_made(file) for file in files)
     record = read_record(files[1])
     assert (record.prompt, record.seed, record.model) == ("three red circles", 6, "tiny")
     assert record.parameters["num_inference_steps"] == 2
-    assert "64 x 64 pixels, 2 steps" in note
+    assert (reply["progress"], reply["withheld"]) == (1.0, 0)
+
+
+def test_a_picture_of_quality_is_repeated_by_the_command_line(client, tmp_path, capsys):
+    files, _ = make(client, prompt="a blue ring", quality="Quality")
+    model = resources.files("echo4o.models") / "tiny_model"
+    words = ["--again", str(files[0]), "--out", str(tmp_path), str(model), "--dtype", "float32"]
+    main(["model", "generate", *words])
+    assert "all pixels equal" in capsys.readouterr().err
+
+
+def test_fast_computes_fewer_steps_and_says_so(client):
+    fast, _ = make(client, prompt="a blue ring", steps=12)
+    careful, _ = make(client, prompt="a blue ring", steps=12, quality="Quality")
+    assert "step_cache" in read_record(fast[0]).parameters
+    assert "step_cache" not in read_record(careful[0]).parameters
+    assert fast[0].read_bytes() != careful[0].read_bytes()
 
 
 def test_sizes_follow_aspect_and_model(client):
-    files, _, _ = make(client, prompt="a ring", aspect="Wide 16:9")
+    files, _ = make(client, prompt="a ring", aspect="Wide 16:9")
     assert Image.open(files[0]).size == (64, 32)
+
+
+def test_think_mode_streams_its_plan(client):
+    job = client.submit(prompt="a ring", steps=2, think=True, api_name="/generate")
+    reply = job.result()
+    plans = [one["thought"] for one in job.outputs() if one["thought"]]
+    assert len(set(plans)) > 3
+    assert reply["thought"].startswith(plans[0])
 
 
 def test_compose_minds_order_and_last_shape(client, tmp_path):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
     Image.new("RGB", (80, 40), "blue").save(tmp_path / "blue.jpg")
     red, blue = handle_file(tmp_path / "red.png"), handle_file(tmp_path / "blue.jpg")
-    call = {"prompt": "both", "seed": 1, "steps": 2, "api_name": "/compose"}
-    one, _ = client.predict(image_1=red, image_2=blue, **call)
-    other, _ = client.predict(image_1=blue, image_2=red, **call)
-    assert Image.open(one[0]["image"]).size == (64, 32)
-    assert Image.open(other[0]["image"]).size == (64, 64)
+    call = {"prompt": "both", "seed": 1, "api_name": "/compose"}
+    one, _ = make(client, image_1=red, image_2=blue, **call)
+    other, _ = make(client, image_1=blue, image_2=red, **call)
+    assert Image.open(one[0]).size == (64, 32)
+    assert Image.open(other[0]).size == (64, 64)
+    assert [one.name for one in read_record(one[0]).references] == ["red.png", "blue.jpg"]
+    hashes = [one.sha256 for one in read_record(other[0]).references]
+    assert hashes == [sha256_file(tmp_path / name) for name in ("blue.jpg", "red.png")]
 
 
-def test_ask_answers(client, tmp_path):
+def test_ask_streams_its_answer(client, tmp_path):
     Image.new("RGB", (64, 64), "green").save(tmp_path / "green.webp")
     picture = handle_file(tmp_path / "green.webp")
-    assert isinstance(client.predict(picture=picture, question="what?", api_name="/ask"), str)
+    job = client.submit(picture=picture, question="what?", api_name="/ask")
+    assert isinstance(job.result(), str)
+    pieces = [piece for piece in job.outputs() if piece]
+    assert len(pieces) > 2
+    assert pieces[-1].startswith(pieces[0])
+
+
+def test_cancel_ends_the_work_and_frees_the_queue(client):
+    long = client.submit(prompt="a ring", count=4, steps=100, quality="Quality", **GENERATE)
+    while not any(one["progress"] > 0 for one in long.outputs()):
+        time.sleep(0.02)
+    cancelled = time.monotonic()
+    assert long.cancel()
+    make(client, prompt="next")
+    assert time.monotonic() - cancelled < 2
+    assert long.outputs()[-1]["progress"] < 0.9
 
 
 def test_endpoints_are_named_and_typed(client):
     api = client.view_api(return_format="dict")["named_endpoints"]
     assert set(api) == {"/generate", "/compose", "/ask"}
-    names = [one["parameter_name"] for one in api["/generate"]["parameters"]]
-    assert names == ["prompt", "aspect", "count", "seed", "steps", "guidance"]
-    required = [one["parameter_name"] for one in api["/compose"]["parameters"]][:5]
-    assert required == ["prompt", "image_1", "image_2", "image_3", "image_4"]
+    types = {one["parameter_name"]: one["python_type"]["type"] for one in parameters(api)}
+    assert types["prompt"] == "str"
+    assert types["count"] == "int"
+    assert types["aspect"].startswith("Literal['Square 1:1'")
+    assert types["think"] == "bool"
+    names = [one["parameter_name"] for one in api["/compose"]["parameters"]][:5]
+    assert names == ["prompt", "image_1", "image_2", "image_3", "image_4"]
+    returned = api["/generate"]["returns"][0]["python_type"]["type"]
+    assert "pictures: list[dict(image: filepath" in returned
+
+
+def parameters(api):
+    return api["/generate"]["parameters"]
+
+
+def test_many_calls_at_once_come_back_in_order(client):
+    calls = 12
+    jobs = [client.submit(prompt=f"ring {n}", seed=n, steps=1, **GENERATE) for n in range(calls)]
+    replies = [job.result() for job in jobs]
+    records = [read_record(Path(reply["pictures"][0]["image"])) for reply in replies]
+    assert [(one.prompt, one.seed) for one in records] == [(f"ring {n}", n) for n in range(calls)]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +158,8 @@ def test_endpoints_are_named_and_typed(client):
         ({"prompt": "x", "steps": 1.5}, "whole number, got 1.5"),
         ({"prompt": "x", "seed": 2**40}, "seed must be from -1"),
         ({"prompt": "x", "guidance": None}, "not nothing"),
+        ({"prompt": "x", "quality": "best"}, "quality must be Fast or Quality; got 'best'"),
+        ({"prompt": "x", "think": "yes"}, "think switch must be true or false, not 'yes'"),
         ({"prompt": "x", "aspect": "<b>bold</b>"}, "got '?b?bold??b?'"),
         ({"prompt": "x", "aspect": "Like the last picture"}, "aspect must be one of"),
     ],
@@ -160,5 +231,5 @@ def post(app, name, data):
 
 
 def test_lives_on_after_all_that(client):
-    files, _, _ = make(client, prompt="still here")
+    files, _ = make(client, prompt="still here")
     assert len(files) == 1

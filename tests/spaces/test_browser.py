@@ -1,77 +1,61 @@
 """The demo in a real Chromium; screenshots go to $ECHO4O_SCREENSHOTS for people to look at."""
 
-import os
 import re
-import shutil
-from pathlib import Path
+import time
 
 import pytest
+from browsing import DESKTOP, PHONE, fits
 from PIL import Image
 
+from echo4o.models.pictures import read_record
+from echo4o.records import sha256_file
+
 pytestmark = pytest.mark.browser
-DESKTOP, PHONE = (1280, 860), (390, 844)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless browser."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("there is no Chromium here; run: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where screenshots go."""
-    named = os.environ.get("ECHO4O_SCREENSHOTS")
-    path = Path(named) if named else tmp_path_factory.mktemp("screenshots")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+READY = re.compile(r"tiny . up to 64 px")
+PICTURES = "#create-pictures"
+PROMPT = "A photo of three red circles on the left"
 
 
 @pytest.fixture
-def visit(chromium, app):
-    """Open the page in a window of some size; fails on any script error or foreign request."""
-    opened, faults = [], []
+def visit(visitors, app):
+    """Open the page, when its model is loaded."""
 
-    def open_page(size=DESKTOP, scheme="light"):
-        viewport = {"width": size[0], "height": size[1]}
-        context = chromium.new_context(viewport=viewport, color_scheme=scheme)
-        page = context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: faults.append(request.url) if foreign(request) else None)
-        page.goto(app)
-        page.get_by_text(re.compile(r"tiny . up to 64 px")).wait_for(timeout=90_000)
-        opened.append(context)
+    def open_page(size=DESKTOP, scheme="light", address=""):
+        page = visitors(app + address, size, scheme)
+        page.get_by_text(READY).wait_for(timeout=90_000)
+        page.locator("button.start:enabled").first.wait_for(timeout=30_000)
         return page
 
-    def foreign(request):
-        return not request.url.startswith((app, "data:", "blob:"))
-
-    yield open_page
-    for context in opened:
-        context.close()
-    assert faults == []
+    return open_page
 
 
-def make(page, prompt="A photo of three red circles"):
-    page.get_by_label("Prompt").first.fill(prompt)
-    page.get_by_role("button", name="Create", exact=True).click()
-    page.get_by_text("seed").first.wait_for(timeout=60_000)
-    picture = page.locator(".pictures img").first
-    picture.wait_for(timeout=60_000)
-    return picture
+def start(page, tab="Create"):
+    page.get_by_role("button", name=re.compile(f"^{tab}")).locator("visible=true").click()
 
 
-def fits(page):
-    """Nothing sticks out sideways."""
-    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+def pictures(page, tab="create"):
+    return page.locator(f"#{tab}-pictures img[alt*='machine-made']")
+
+
+def make(page, prompt=PROMPT, **settings):
+    page.locator("#create-prompt textarea").fill(prompt)
+    choose(page, **settings)
+    start(page)
+    pictures(page).first.wait_for(timeout=60_000)
+
+
+def choose(page, **settings):
+    """Set fields of Create: number, steps, seed, quality."""
+    tab = page.get_by_role("tabpanel").locator("visible=true")
+    if "quality" in settings:
+        tab.get_by_label(settings.pop("quality"), exact=True).check()
+    if {"steps", "seed"} & settings.keys() and not tab.get_by_label("Seed").is_visible():
+        tab.get_by_role("button", name="Advanced").click()
+    labels = {"number": "number input for Pictures", "steps": "number input for Steps"}
+    for name, value in settings.items():
+        field = tab.get_by_label(labels.get(name, name.capitalize()), exact=name == "seed")
+        field.fill(str(value))
+        field.blur()
 
 
 @pytest.mark.parametrize(
@@ -79,71 +63,199 @@ def fits(page):
     [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")],
     ids=["desktop-light", "desktop-dark", "phone-light", "phone-dark"],
 )
-def test_create_makes_a_picture(visit, folder, size, scheme, request):
+def test_every_tab_fits_and_is_looked_at(visit, screenshots, size, scheme, request):
     page = visit(size, scheme)
     name = request.node.callspec.id
-    page.screenshot(path=folder / f"{name}-empty.png", full_page=True)
-    picture = make(page)
-    assert "machine-made" in picture.get_attribute("alt")
+    page.screenshot(path=screenshots / f"{name}-empty.png", full_page=True)
+    top = place(page, "#create-stage")
+    make(page, number=2)
     assert fits(page)
-    page.wait_for_timeout(400)
-    page.screenshot(path=folder / f"{name}-create.png", full_page=True)
-    for tab in ("Compose", "Ask"):
+    jumps = [abs(after - before) for after, before in zip(place(page, PICTURES), top, strict=True)]
+    assert max(jumps) <= 2, jumps
+    page.screenshot(path=screenshots / f"{name}-create.png", full_page=True)
+    for tab in ("Compose", "Ask", "Compare"):
         page.get_by_role("tab", name=tab).click()
-        page.wait_for_timeout(200)
+        page.get_by_role("tabpanel").locator("visible=true").wait_for()
         assert fits(page)
-        page.screenshot(path=folder / f"{name}-{tab.lower()}.png", full_page=True)
+        page.screenshot(path=screenshots / f"{name}-{tab.lower()}.png", full_page=True)
 
 
-def test_starter_fills_the_prompt_and_more_pictures_are_made(visit):
-    page = visit()
-    page.get_by_role("button", name="A photo of a blue sun").click()
-    page.wait_for_function("document.querySelector('textarea').value.includes('blue sun')")
-    page.get_by_label("number input for Pictures").first.fill("3")
-    page.get_by_role("button", name="Create", exact=True).click()
-    page.locator(".pictures img[alt*='machine-made']").nth(2).wait_for(
-        state="attached", timeout=60_000
+def place(page, selector):
+    """Left, top, width and height on the page, however far it is scrolled."""
+    return page.evaluate(
+        """(one) => { const b = document.querySelector(one).getBoundingClientRect();
+        return [b.left + scrollX, b.top + scrollY, b.width, b.height]; }""",
+        selector,
     )
 
 
-def test_compose_and_ask_take_uploads(visit, folder, tmp_path):
+def test_previews_come_at_least_every_second_and_stop_ends_it(visit, screenshots):
+    page = visit()
+    page.evaluate(WATCH_PREVIEWS)
+    page.locator("#create-prompt textarea").fill(PROMPT)
+    choose(page, quality="Quality", number=4, steps=100)
+    start(page)
+    page.wait_for_function("window.previews.length >= 4", timeout=60_000)
+    page.screenshot(path=screenshots / "working.png")
+    assert re.search(r"to go", page.locator("#create-stage").inner_text())
+    asked = time.monotonic()
+    page.get_by_role("button", name="Stop").locator("visible=true").click()
+    page.locator("#create-stage").get_by_text("Stopped").wait_for(timeout=5_000)
+    assert time.monotonic() - asked < 1
+    times = page.evaluate("window.previews")
+    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    assert max(gaps) <= 1_000, gaps
+    # The queue is free again: the next picture comes at once, and none of the stopped ones.
+    make(page, number=1, steps=4)
+    assert pictures(page).count() >= 1
+    assert page.locator("#create-stage").get_by_text("Stopped").is_hidden()
+
+
+WATCH_PREVIEWS = """() => {
+  window.previews = [];
+  let last = null;
+  new MutationObserver(() => {
+    const now = document.querySelector('#create-stage .working img')?.src;
+    if (now && now !== last) { last = now; window.previews.push(performance.now()); }
+  }).observe(
+    document.querySelector('#create-stage'), {subtree: true, childList: true, attributes: true}
+  );
+}"""
+
+
+def test_a_downloaded_picture_is_repeated_and_a_link_restores(visit, tmp_path):
+    page = visit()
+    make(page, "A photo of a purple apple", number=1, seed=77)
+    first = download(page, tmp_path / "first.png")
+    address = page.get_by_role("link", name="Link to these settings").get_attribute("href")
+    again = visit()
+    again.get_by_role("button", name="Repeat a picture").click()
+    again.locator("#repeat-file input[type=file]").set_input_files(first)
+    again.get_by_text("Its prompt and settings are in place").wait_for(timeout=20_000)
+    start(again)
+    pictures(again).first.wait_for(timeout=60_000)
+    second = download(again, tmp_path / "second.png")
+    assert Image.open(first).tobytes() == Image.open(second).tobytes()
+    assert read_record(first).seed == 77
+    linked = visit(address=address)
+    linked.wait_for_function(
+        "document.querySelector('#create-prompt textarea').value === 'A photo of a purple apple'"
+    )
+    linked.get_by_role("button", name="Advanced").first.click()
+    assert linked.get_by_label("Seed", exact=True).first.input_value() == "77"
+
+
+def download(page, path):
+    with page.expect_download() as caught:
+        page.locator("#create-pictures").get_by_label("Download").first.click()
+    caught.value.save_as(path)
+    return path
+
+
+def test_references_keep_their_order(visit, screenshots, tmp_path):
     for colour in ("red", "blue"):
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{colour}.png")
     page = visit()
     page.get_by_role("tab", name="Compose").click()
-    slots = page.locator("input[type=file]")
-    slots.nth(0).set_input_files(tmp_path / "red.png")
-    slots.nth(0).set_input_files(tmp_path / "blue.png")  # the first slot is taken now
-    page.get_by_label("Prompt").nth(1).fill("Put both side by side")
-    page.get_by_role("button", name="Compose", exact=True).click()
-    page.locator(".pictures img[alt*='machine-made']").first.wait_for(timeout=60_000)
-    page.wait_for_timeout(400)
-    page.screenshot(path=folder / "composed.png", full_page=True)
-    page.get_by_role("tab", name="Ask").click()
-    page.locator("input[type=file]").last.set_input_files(tmp_path / "red.png")
-    page.get_by_label("Question").fill("What is it?")
-    page.get_by_role("button", name="Ask", exact=True).click()
-    answer = page.get_by_label("Answer")
+    for place, colour in ((1, "red"), (2, "blue")):
+        put(page, place, tmp_path / f"{colour}.png")
+    before = page.locator("#image-1 img").get_attribute("src")
+    page.locator("#earlier-2").click()  # now blue comes first
     page.wait_for_function(
-        "box => box.value.length > 0", arg=answer.element_handle(), timeout=60_000
+        "(was) => document.querySelector('#image-1 img')?.src.endsWith(was) === false", arg=before
+    )
+    page.locator("#caption-1").get_by_role("textbox").fill("the sea")
+    page.locator("#compose-prompt textarea").fill("Join")
+    for place in (1, 2):
+        page.get_by_role("button", name=f"Use image {place}").click()
+    page.wait_for_function(
+        "document.querySelector('#compose-prompt textarea').value === 'Join image 1 image 2'"
+    )
+    start(page, "Compose")
+    pictures(page, "compose").first.wait_for(timeout=60_000)
+    page.screenshot(path=screenshots / "composed.png", full_page=True)
+    with page.expect_download() as caught:
+        page.locator("#compose-pictures").get_by_label("Download").first.click()
+    caught.value.save_as(tmp_path / "made.png")
+    record = read_record(tmp_path / "made.png")
+    assert record.prompt == "Image 1 is the sea. Join image 1 image 2"
+    wanted = [sha256_file(tmp_path / f"{colour}.png") for colour in ("blue", "red")]
+    assert [one.sha256 for one in record.references] == wanted
+
+
+def put(page, place, path):
+    """Upload into one slot and wait until it is there."""
+    page.locator(f"#image-{place} input[type=file]").set_input_files(path)
+    page.locator(f"#image-{place} img").wait_for(timeout=20_000)
+
+
+def test_answer_and_plan_are_streamed(visit, tmp_path, screenshots):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    page = visit()
+    page.get_by_role("tab", name="Ask").click()
+    page.locator("#ask-picture input[type=file]").set_input_files(tmp_path / "red.png")
+    page.locator("#ask-picture img").wait_for(timeout=20_000)
+    page.get_by_role("button", name="What is in this picture?").click()
+    page.wait_for_function("document.querySelector('#ask-question textarea').value.length > 5")
+    answer = page.get_by_label("Answer")
+    start(page, "Ask")
+    lengths = set()
+    deadline = time.monotonic() + 30
+    while len(lengths) < 3 and time.monotonic() < deadline:
+        lengths.add(len(answer.input_value()))
+    assert len(lengths) >= 3
+    page.get_by_role("button", name="Stop").locator("visible=true").click()
+    page.get_by_role("alert").get_by_text("Stopped.").wait_for(timeout=5_000)
+    page.get_by_role("tab", name="Create").click()
+    page.get_by_role("button", name="Advanced").first.click()
+    page.get_by_label("Think first").first.check()
+    page.locator(".thought.empty").locator("visible=true").wait_for(timeout=20_000)
+    page.locator("#create-prompt textarea").fill(PROMPT)
+    start(page)
+    page.locator(".thought.writing:not(.empty)").locator("visible=true").wait_for(timeout=30_000)
+    page.screenshot(path=screenshots / "thinking.png", full_page=True)
+    pictures(page).first.wait_for(timeout=60_000)
+    page.locator(".thought.written:not(.empty)").locator("visible=true").wait_for()
+
+
+def test_two_visitors_stay_apart(visit):
+    one, other = visit(), visit()
+    make(one, "A photo of a red ring", seed=1, number=1)
+    make(other, "A photo of a blue cross", seed=2, number=1)
+    for page, seed, foreign in ((one, 1, 2), (other, 2, 1)):
+        page.get_by_role("button", name="This visit").click()
+        page.locator(f"#visit img[alt='machine-made, seed {seed}']").wait_for(timeout=20_000)
+        assert page.locator(f"#visit img[alt='machine-made, seed {foreign}']").count() == 0
+    # A picture of the visit brings its settings back.
+    one.locator("#create-prompt textarea").fill("something else")
+    one.locator("#visit button").filter(has=one.locator("img")).first.click()
+    one.wait_for_function(
+        "document.querySelector('#create-prompt textarea').value === 'A photo of a red ring'"
     )
 
 
-def test_refusal_is_a_sentence_and_the_page_lives_on(visit, folder):
+def test_compare_shows_two_pictures_of_one_seed(visit, screenshots):
     page = visit()
-    page.get_by_role("button", name="Create", exact=True).click()
-    page.get_by_text("The prompt is empty: write a sentence first.").wait_for(timeout=30_000)
-    page.screenshot(path=folder / "refusal.png")
-    make(page)
+    page.get_by_role("tab", name="Compare").click()
+    page.locator("#compare-prompt textarea").fill(PROMPT)
+    start(page, "Compare")
+    page.locator("#compare-pictures img").nth(1).wait_for(timeout=60_000)
+    page.get_by_text(re.compile("Left: Fast, 25 steps.*Right: Quality, 49 steps")).wait_for()
+    page.wait_for_timeout(300)
+    page.screenshot(path=screenshots / "compare.png", full_page=True)
 
 
-def test_keyboard_alone_makes_a_picture(visit):
+def test_refusal_is_a_sentence_and_the_keyboard_is_enough(visit, screenshots):
     page = visit()
-    page.get_by_label("Prompt").first.focus()
+    start(page)
+    page.get_by_role("alert").get_by_text("The prompt is empty").wait_for(timeout=30_000)
+    page.screenshot(path=screenshots / "refusal.png")
+    page.locator("#create-prompt textarea").focus()
     page.keyboard.type("A photo of a ring")
-    for _ in range(40):
+    for _ in range(10):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.textContent.trim()") == "Create":
+        if page.evaluate("document.activeElement.textContent").strip().startswith("Create ·"):
             break
     page.keyboard.press("Enter")
-    page.locator(".pictures img[alt*='machine-made']").first.wait_for(timeout=60_000)
+    pictures(page).first.wait_for(timeout=60_000)
+    assert page.get_by_role("alert").locator("visible=true").count() == 0

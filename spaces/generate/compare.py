@@ -1,0 +1,150 @@
+"""The tab Compare: one prompt and one seed, two settings or two models, a slider between them."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import checks
+import gradio as gr
+import limits
+import look
+import widgets
+from checks import Refusal
+from jobs import Desk, Order, Progress, Result, Wish, draw_seeds, in_words
+from restore import Values
+from running import ON_MODEL, PRIVATE, described, values_of
+
+
+class Side(NamedTuple):
+    """How one of the two pictures is made."""
+
+    model: gr.Dropdown
+    quality: gr.Radio
+    steps: gr.Slider
+    guidance: gr.Slider
+
+
+def compare(desks: dict[str, Desk]) -> widgets.Buttons:
+    """Prompt in, two pictures out; `desks` by the name of their model."""
+    with gr.Row(equal_height=False, elem_classes="desk"):
+        with gr.Column(min_width=280, elem_classes="ask"):
+            prompt = widgets.prompt_box(
+                "Prompt", "What should both pictures show?", "compare-prompt"
+            )
+            buttons = widgets.buttons("Compare")
+        with gr.Column(min_width=280, elem_classes="show"):
+            empty = look.notice("Two pictures, one seed", "Drag the line between them to compare.")
+            stage = gr.HTML(empty, padding=False, elem_id="compare-stage")
+            slider = gr.ImageSlider(
+                label="Left and right",
+                show_label=False,
+                type="filepath",
+                format="png",
+                height=widgets.HEIGHT,
+                interactive=False,
+                visible=False,
+                buttons=["fullscreen"],
+                elem_classes="pictures",
+                elem_id="compare-pictures",
+            )
+            note = gr.HTML("", padding=False)
+        with gr.Column(min_width=280, elem_classes="more"):
+            with gr.Row():
+                aspect = widgets.raw(gr.Dropdown([*checks.ASPECTS], label="Aspect", min_width=150))
+                seed = widgets.raw(gr.Number(-1, label="Seed", min_width=150))
+            left = _side("Left", checks.FAST, [*desks])
+            right = _side("Right", checks.BEST, [*desks])
+
+    def run(request: gr.Request, *given: Any) -> Iterator[tuple[Any, ...]]:
+        same = gr.skip()
+        try:
+            with in_words():
+                orders = _orders(desks, given, limits.visitor(request))
+                made = []
+                for place, (desk, order) in enumerate(orders):
+                    for update in desk.make(order):
+                        if isinstance(update, Result):
+                            made.append(update)
+                        else:
+                            yield look.working(_of_two(update, place)), same, same, ""
+                yield _result(orders, made)
+        except Refusal as refusal:
+            yield look.failed(str(refusal)), same, same, look.alert(str(refusal))
+
+    places = [stage, slider, buttons.start, buttons.stop]
+    begun = gr.on(
+        [buttons.start.click, prompt.submit],
+        lambda: (gr.update(value=look.waiting(), visible=True), *_visible(False, False, True), ""),
+        outputs=[*places, buttons.alert],
+        queue=False,
+        scroll_to_output=True,
+        trigger_mode="once",
+        **PRIVATE,
+    )
+    inputs = [prompt, aspect, seed, *left, *right]
+    work = begun.then(run, inputs, [stage, slider, note, buttons.alert], **ON_MODEL)
+    work.success(
+        lambda pair: (gr.update(visible=not pair), *_visible(bool(pair), True, False)),
+        slider,
+        places,
+        queue=False,
+        **PRIVATE,
+    )
+    stopped = look.notice("Stopped", "Nothing was kept; start again whenever you like.")
+    buttons.stop.click(
+        lambda: (gr.update(value=stopped, visible=True), *_visible(False, True, False), ""),
+        outputs=[*places, buttons.alert],
+        cancels=[work],
+        queue=False,
+        **PRIVATE,
+    )
+    return buttons
+
+
+def _side(name: str, quality: str, models: list[str]) -> Side:
+    with gr.Accordion(f"{name}: {quality}", open=False):
+        model = gr.Dropdown(
+            models, value=models[0], label="Model", visible=len(models) > 1, interactive=True
+        )
+        how = gr.Radio([*checks.STEPS], value=quality, label="How", elem_id=f"{name.lower()}-how")
+        steps = gr.Slider(1, checks.MAX_STEPS, checks.STEPS[quality], step=1, label="Steps")
+        guidance = gr.Slider(1, checks.MAX_GUIDANCE, checks.GUIDANCE, step=0.5, label="Guidance")
+    how.input(lambda one: checks.STEPS.get(one, 25), how, steps, queue=False, **PRIVATE)
+    return Side(*(widgets.raw(widget) for widget in (model, how, steps, guidance)))
+
+
+def _orders(
+    desks: dict[str, Desk], given: tuple[Any, ...], visitor: str
+) -> list[tuple[Desk, Order]]:
+    prompt, aspect, seed, *sides = given
+    (drawn,) = draw_seeds(checks.whole(seed, "seed", -1, checks.MAX_SEED), 1)
+    found = []
+    for model, quality, steps, guidance in (sides[:4], sides[4:]):
+        if model not in desks:
+            raise Refusal(f"The model must be one of {', '.join(desks)}.")
+        wish = Wish(prompt, aspect, 1, drawn, steps, guidance, quality)
+        found.append((desks[model], desks[model].order(wish, visitor)))
+    return found
+
+
+def _of_two(progress: Progress, place: int) -> Progress:
+    side = ("Left", "Right")[place]
+    words = f"{side} picture: {progress.words.lower()}"
+    return progress._replace(share=(progress.share + place) / 2, words=words)
+
+
+def _result(orders: list[tuple[Desk, Order]], made: list[Result]) -> tuple[Any, ...]:
+    if not all(result.files for result in made):
+        words = "The check of contents kept a picture back; try another prompt."
+        return look.failed(words), None, "", look.alert(words)
+    told = []
+    for side, (desk, order), result in zip(("Left", "Right"), orders, made, strict=True):
+        values: Values = values_of(desk, order, result.files[0].seed)
+        name = f"{desk.engine.name}, " if orders[0][0] is not orders[1][0] else ""
+        told.append(f"{side}: {name}{described(values)}, {result.seconds:.1f} s")
+    words = f"{'; '.join(told)}. Both machine-made with seed {made[0].files[0].seed}."
+    pair = (made[0].files[0].path, made[1].files[0].path)
+    return gr.skip(), pair, look.plain_note(words), ""
+
+
+def _visible(pictures: bool, start: bool, stop: bool) -> tuple[Any, ...]:
+    return tuple(gr.update(visible=one) for one in (pictures, start, stop))

@@ -1,0 +1,112 @@
+"""What protects the Space and its visitors: who asks how often, and how long files stay."""
+
+import ipaddress
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+from checks import Refusal
+
+HOSTED = "SPACE_ID" in os.environ or os.environ.get("ECHO4O_HOSTED") == "1"
+"""Whether strangers use this page: then requests are counted and contents are checked."""
+HOUR = 3600.0
+HOSTED_PER_HOUR = 60
+SWEEP_SECONDS = 60.0
+_MOST_VISITORS = 10_000
+
+
+class RateLimit:
+    """So many requests an hour from each visitor; 0 counts nothing."""
+
+    def __init__(self, per_hour: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_hour, self._clock = per_hour, clock
+        self._times: dict[str, deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def spend(self, visitor: str) -> None:
+        """Count one request.
+
+        Raises:
+            Refusal: the visitor had too many.
+        """
+        if not self.per_hour:
+            return
+        now = self._clock()
+        with self._lock:
+            times = self._times.setdefault(visitor, deque())
+            while times and now - times[0] >= HOUR:
+                times.popleft()
+            if len(times) >= self.per_hour:
+                minutes = int((HOUR - (now - times[0])) // 60) + 1
+                raise Refusal(
+                    f"You have made {self.per_hour} requests within an hour, the most that one "
+                    f"visitor gets here; the next one is possible in {minutes} minutes."
+                )
+            times.append(now)
+            if len(self._times) > _MOST_VISITORS:
+                self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        for visitor in [who for who, times in self._times.items() if now - times[-1] >= HOUR]:
+            del self._times[visitor]
+
+
+def visitor(request: gr.Request | None) -> str:
+    """Who asks: an address, on a hosted page the last public one that its proxies noted."""
+    if request is None or request.client is None:
+        return "unknown"
+    direct = str(request.client.host)
+    if not HOSTED:
+        return direct
+    noted = [part.strip() for part in request.headers.get("x-forwarded-for", "").split(",")]
+    return next((address for address in reversed(noted) if _is_public(address)), direct)
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False
+
+
+def requests_per_hour() -> int:
+    """The limit of `$ECHO4O_REQUESTS_PER_HOUR`, by default none on one's own machine."""
+    given = os.environ.get("ECHO4O_REQUESTS_PER_HOUR", "").strip()
+    if not given:
+        return HOSTED_PER_HOUR if HOSTED else 0
+    if not given.isdigit():
+        raise ValueError(f"ECHO4O_REQUESTS_PER_HOUR must be a whole number, got {given!r}")
+    return int(given)
+
+
+def sweep(folder: Path, *, older_than: float = HOUR) -> int:
+    """Delete the files below `folder` that nobody wrote to for so many seconds; returns how many.
+
+    Only ever called with the folder of this process's own uploads and results.
+    """
+    deadline, gone = time.time() - older_than, 0
+    for path in [*folder.rglob("*")] if folder.is_dir() else []:
+        try:
+            if path.is_file() and path.stat().st_mtime < deadline:
+                path.unlink()
+                gone += 1
+            elif path.is_dir() and path.stat().st_mtime < deadline:
+                path.rmdir()
+        except OSError:
+            continue  # somebody else deleted it, or the folder is not empty yet
+    return gone
+
+
+def keep_swept(folder: Path) -> None:
+    """Sweep every minute for as long as the process lives."""
+
+    def forever() -> None:
+        while True:
+            time.sleep(SWEEP_SECONDS)
+            sweep(folder)
+
+    threading.Thread(target=forever, name="sweep", daemon=True).start()
