@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageOps
 
 from echo4o.errors import Echo4oError
 
@@ -26,6 +27,7 @@ from .geneval_rules import COLOURS, POSITIONS, Boxes, problems
 from .intervals import stratified
 from .items import KIT, Constraint, Item, ItemSet, text
 from .layouts import Part, check_counts, check_prompts
+from .pictures import Picture, opened
 from .protocols import Finding, JudgeProtocol, Question, UnreadableReply, one_object
 from .scores import RELEASED, Scores, by_item, score_shares
 from .tasks import PAPER, Hooks, Task
@@ -130,6 +132,13 @@ class DetectorProtocol(JudgeProtocol):
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    def load(self, path: Path) -> Picture:
+        """Return the picture upright and RGB, as the bare pixels that a detector is given."""
+        with opened(path.read_bytes(), path.name) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            header = f"P6\n{upright.width} {upright.height}\n255\n".encode()
+            return Picture(name=path.name, data=header + upright.tobytes())
 
     def question(self, item: Item, attempt: int = 0) -> Question:
         """Return the item's row, which says whose colours matter."""

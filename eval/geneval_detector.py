@@ -126,10 +126,13 @@ class InstanceDetector:
 def prepared(image: Image.Image, geometry: Geometry) -> Tensor:
     """RGB picture -> (3, H, W), resized, normalised as for ImageNet, padded with zeros."""
     height, width = geometry.resized
-    array = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
-    values = (array / 255 - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
+    # As Pillow's bilinear resize, a level apart at most, in a third of its time.
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    small = interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)[0]
     padded = torch.zeros(3, *geometry.padded)
-    padded[:, :height, :width] = torch.from_numpy(values).permute(2, 0, 1)
+    for channel, mean, deviation in zip(range(3), _MEAN, _STD, strict=True):
+        inside = padded[channel, :height, :width]
+        inside.copy_(small[channel]).mul_(1 / (255 * deviation)).sub_(mean / deviation)
     return padded
 
 
@@ -156,22 +159,26 @@ def by_class(
     chances = class_logits.softmax(dim=-1)[:, :-1].flatten()
     best, places = chances.topk(min(_MOST, len(chances)))
     places = places[best >= least_score]
-    found: dict[str, tuple[list[list[float]], list[Tensor]]] = {}
+    found: dict[str, tuple[list[list[float]], list[NDArray[np.bool_]]]] = {}
     for place in places.tolist():
         query, label = divmod(place, len(names))
         logits = _to_picture(mask_logits[query], geometry)
-        mask = logits > 0
-        pixels = int(mask.sum())
+        mask = (logits > 0).numpy()
+        pixels = np.count_nonzero(mask)
         if not pixels:
             continue
-        certainty = float(logits.sigmoid()[mask].sum()) / (pixels + _EPSILON)
-        rows, columns = mask.any(dim=1).nonzero()[:, 0], mask.any(dim=0).nonzero()[:, 0]
-        corners = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        rows = np.flatnonzero(mask.any(axis=1))
+        top, bottom = rows[0], rows[-1] + 1
+        columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+        left, right = columns[0], columns[-1] + 1
+        inside = logits[top:bottom, left:right]
+        certainty = float((inside.sigmoid() * (inside > 0)).sum()) / (pixels + _EPSILON)
+        corners = (left, top, right, bottom)
         boxes, masks = found.setdefault(names[label], ([], []))
         boxes.append([*map(float, corners), float(chances[place]) * certainty])
         masks.append(mask)
     return {
-        name: Detections(np.array(boxes, dtype=np.float32), torch.stack(masks).numpy())
+        name: Detections(np.array(boxes, dtype=np.float32), np.stack(masks))
         for name, (boxes, masks) in found.items()
     }
 
