@@ -240,7 +240,10 @@ def _input(path: Path) -> Input:
     if path.is_dir():
         return Input(kind="pictures", id=path.name)
     if not path.is_file():
-        raise Echo4oError(f"--against {path}: no such file")
+        raise Echo4oError(
+            f"--against {path}: there is no such file; give benchmark items (JSON lines), a "
+            "picture, or a folder of pictures"
+        )
     return Input(kind="items", id=path.name, sha256=sha256_file(path))
 
 

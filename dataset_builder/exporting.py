@@ -49,10 +49,11 @@ def export(
     """
     from tqdm import tqdm
 
-    from .look import stream
+    from .look import pinned, stream
 
     if out.exists() and (out.is_file() or (any(out.iterdir()) and not (out / _MARK).is_file())):
         raise Echo4oError(f"{out} holds something else; give an empty or a new folder")
+    revision = pinned(dataset, revision)
     splits = stream(dataset, config, revision)
     if split not in splits:
         raise Echo4oError(f"{dataset} ({config}) has no split {split!r}; it has {sorted(splits)}")

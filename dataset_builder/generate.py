@@ -55,8 +55,12 @@ class Summary(NamedTuple):
 
     outcomes: dict[str, int]
     """done, refused, failed, and `no reference` for rows whose reference was not made."""
+    references: dict[str, int]
+    """The same of the reference pictures that are made."""
     reasons: dict[str, int]
-    """Refusals by the code that the service gave."""
+    """Refusals by the code that the service gave, of references and rows."""
+    failures: dict[str, int]
+    """Failed calls by what went wrong."""
     reworded: int
     """Rows and references that were made after a refusal, with other words."""
     calls: int
@@ -74,7 +78,9 @@ class Buyer:
         self.client = client
         self.purchases = purchases
         self.outcomes: Counter[str] = Counter()
+        self.references: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
         self.reworded = 0
         self._batch = api.batch
         self._progress = progress
@@ -85,7 +91,7 @@ class Buyer:
         """Buy references, then rows; `watch` may end it early."""
         made = [entry for entry in references if entry.source is None]
         if made:
-            await self._settle(made, "references", Watch())
+            self.references, self.reasons = await self._settle(made, "references", Watch())
         for name, part in self._portions(rows, watch):
             outcomes, reasons = await self._settle(part, name, watch)
             self.outcomes += outcomes
@@ -116,7 +122,9 @@ class Buyer:
         """What became of the rows."""
         return Summary(
             dict(sorted(self.outcomes.items())),
+            dict(sorted(self.references.items())),
             dict(sorted(self.reasons.items())),
+            dict(self.failures.most_common()),
             self.reworded,
             self.client.calls_made,
             self.purchases.ledger.spent_usd,
@@ -160,8 +168,10 @@ class Buyer:
             watch.observe(entry, reply.outcome, None if reply.cached else reply.cost_usd / share)
             if reply.outcome == "refused":
                 refused.append((entry, reply.reason or "no reason given"))
-            else:
-                outcomes[reply.outcome] += 1
+                continue
+            outcomes[reply.outcome] += 1
+            if reply.outcome == "failed":
+                self.failures[reply.reason or "no reason given"] += 1
         if rows.without_reference:
             outcomes["no reference"] = rows.without_reference
         return refused

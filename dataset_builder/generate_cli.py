@@ -9,6 +9,9 @@ from .cli import estimator_of, price_arguments
 if TYPE_CHECKING:
     from .generate import Api, Settings, Summary
 
+_FAILURES = 3
+"""Reasons that are told."""
+
 
 def generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `data generate`."""
@@ -118,7 +121,7 @@ def _whole(args: argparse.Namespace, settings: "Settings") -> None:
 
     watch = pauses.watch(args.folder, go_on=args.go_on)
     summary = buy(args.folder, settings, _api(args), watch=watch, progress=True)
-    _print(summary)
+    _print(summary, settings)
     if (words := pauses.note_pause(args.folder, watch)) is not None:
         raise Echo4oError(words)
 
@@ -134,18 +137,25 @@ def _pilot(args: argparse.Namespace, settings: "Settings") -> None:
         check_model=args.check_model,
         progress=True,
     )
-    _print(summary)
+    _print(summary, settings)
     print(*report.lines(), sep="\n")
     print("run the same command without --pilot to buy the rest; it pauses outside of these rates")
 
 
-def _print(summary: "Summary") -> None:
+def _print(summary: "Summary", settings: "Settings") -> None:
     counted = ", ".join(f"{count} {name}" for name, count in summary.outcomes.items())
     print(f"{counted}; {summary.calls} calls now, {summary.spent_usd:.4f} USD spent in all")
+    if set(summary.references) - {"done"}:
+        told = ", ".join(f"{count} {name}" for name, count in summary.references.items())
+        print(f"references: {told}; rows without their reference wait for it")
     if summary.reasons:
         told = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
         print(f"refused: {told}")
+        if settings.rewriter is None:
+            print("--rewrite MODEL words refused prompts anew and tries again")
     if summary.reworded:
         print(f"{summary.reworded} were made with other words after a refusal")
-    if summary.outcomes.get("failed"):
-        print("failed rows are tried again when you run the same command; a build leaves them out")
+    for reason, count in list(summary.failures.items())[:_FAILURES]:
+        print(f"failed: {count} times {reason[:200]}")
+    if {"failed"} & {*summary.outcomes, *summary.references}:
+        print("what failed is tried again when you run the same command; a build leaves it out")

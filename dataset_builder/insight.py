@@ -103,13 +103,16 @@ def stats(
         Echo4oError: the dataset, the captions or the ledger cannot be read.
     """
     revision = pinned(dataset, revision)
+    paid = None if plan is None else bought(plan)
+    if captions is not None:
+        next(read_captions(captions), None)  # a wrong file is told before minutes are spent
     count = partial(_count, dataset, config, revision, captions, progress)
     told = patiently(f"read {dataset}", count)
     if pictures:
         look = partial(_plain, dataset, config, pictures, revision, progress)
         told["plain_backgrounds"] = patiently(f"read pictures of {dataset}", look)
-    if plan is not None:
-        told["bought"] = bought(plan)
+    if paid is not None:
+        told["bought"] = paid
     return told
 
 

@@ -71,12 +71,21 @@ def pinned(path: str, revision: str | None) -> str | None:
 
     Raises:
         NotOnHubError: there is no such repository or revision.
+        Echo4oError: it is neither a built dataset nor a Hub id.
     """
     from huggingface_hub import constants
 
     from echo4o.hub import resolve
 
-    if Path(path).is_dir() or constants.HF_HUB_OFFLINE:
+    if Path(path).is_dir():
+        if not (Path(path) / "README.md").is_file():
+            raise Echo4oError(
+                f"{path} is no built dataset; run `echo4o data build` or `data import`"
+            )
+        return revision
+    if "/" not in path:
+        raise Echo4oError(f"{path!r} is neither a folder here nor a Hub id (ORG/NAME)")
+    if constants.HF_HUB_OFFLINE:
         return revision
     # Ours tells of a missing network in seconds, `datasets` in half a minute.
     return resolve(path, "dataset", revision)

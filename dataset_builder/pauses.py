@@ -14,7 +14,7 @@ from echo4o.records import JsonValue, sha256_file, write_atomic
 
 from .band import Range, Watch
 from .pilot import Report
-from .plan import PLAN_NAME
+from .plan import PLAN_NAME, read_plan
 
 PILOT_NAME = "pilot.json"
 
@@ -39,6 +39,7 @@ def watch(folder: Path, *, go_on: bool) -> Watch:
     if facts is None:
         return Watch()
     if facts.get("plan_sha256") != sha256_file(folder / PLAN_NAME):
+        read_plan(folder)  # a damaged plan is also another one
         raise Echo4oError(
             f"{folder / PILOT_NAME} is of another plan; make a pilot of this one or remove the file"
         )

@@ -93,6 +93,8 @@ def write(
         ValueError: a number or a share makes no sense.
     """
     started, clock = datetime.now(UTC), time.monotonic()
+    if out.exists() and not out.is_dir():
+        raise Echo4oError(f"--out {out} is a file; give a folder for the plan")
     block = Blocklist(request.against)
     prices = PriceTable.load() if prices is None else prices
     seers: list[Seer] = [] if estimator is None else [estimator.add]

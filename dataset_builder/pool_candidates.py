@@ -1,6 +1,7 @@
 """Pictures that could become references: what a folder or a `datasets` repository says of them."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ KINDS = {
     **dict.fromkeys(("scene", "scenes", "sence", "place", "places", "background"), "scene"),
 }
 """Folder or class names -> kind; `sence` is how the authors spell it."""
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[^@]+)?(@.+)?", re.ASCII)
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 
@@ -57,8 +59,11 @@ def candidates_of(source: str) -> tuple[Input, Iterator[Candidate]]:
     local = Path(source)
     if local.is_dir():
         return Input(kind="folder", id=local.name), of_folder(local)
-    if local.exists() or source.startswith((".", "/")):
-        raise Echo4oError(f"--references {source} is no folder; give a folder or ORG/NAME")
+    if local.exists() or not _HUB_ID.fullmatch(source):
+        raise Echo4oError(
+            f"--references {source} is no folder and no Hub id; give a folder of pictures or "
+            "ORG/NAME[:CONFIG][@REVISION]"
+        )
     return of_hub(source)
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue
 
 
@@ -150,6 +151,7 @@ def _told(args: argparse.Namespace) -> dict[str, JsonValue]:
 
     if args.pictures < 0:
         raise ValueError(f"--pictures must be 0 or more, got {args.pictures}")
+    _check_file("--marks", args.marks)
     told = count(
         args.dataset,
         args.config,
@@ -160,6 +162,12 @@ def _told(args: argparse.Namespace) -> dict[str, JsonValue]:
         progress=True,
     )
     return told if args.marks is None else told | {"every_picture": _inspected(args)}
+
+
+def _check_file(option: str, path: Path | None) -> None:
+    """Refuse a folder before minutes are spent on what would be written there."""
+    if path is not None and path.is_dir():
+        raise Echo4oError(f"{option} {path} is a folder; give the name of a file")
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,6 +185,7 @@ def show(args: argparse.Namespace) -> None:
 
     if args.rows < 0:
         raise ValueError(f"--rows must be 0 or more, got {args.rows}")
+    _check_file("--page", args.page)
     told = _told(args)
     revision = pinned(args.dataset, args.revision)
     rows = sample(args.dataset, args.config, args.rows, revision)

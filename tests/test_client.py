@@ -275,7 +275,12 @@ def test_model_without_price_names_the_file(tmp_path, monkeypatch):
         ("{", "is no JSON"),
         ("[]", 'needs an object "models"'),
         ('{"models": {"m": {"outptu": 1}}}', "unknown"),
-        ('{"models": {"m": {"output": 1}}}', "missing"),
+        ('{"models": {"m": {"output": 1}}}', "needs `input_text` and `input_image`"),
+        (
+            '{"models": {"m": {"input_text": 1, "input_image": 1, "output": 1, "image_tokens": '
+            '{"64x64/low": "many"}}}}',
+            "`image_tokens` of '64x64/low' must be 0 or more",
+        ),
         ('{"models": {"m": {"input_text": -1, "input_image": 0, "output": 1}}}', "0 or more"),
     ],
 )

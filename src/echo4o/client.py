@@ -315,4 +315,8 @@ def _openai(base_url: str | None, api_key: str | None, timeout_s: float) -> "Asy
             "there is no API key; set OPENAI_API_KEY (any word will do for a server without keys)"
         )
     timeout = openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S))
-    return openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=0)
+    client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=0)
+    if client.base_url.scheme not in ("http", "https") or not client.base_url.host:
+        address = shown_address(client.base_url)
+        raise Echo4oError(f"{address!r} is no address of an API; give --base-url https://HOST/v1")
+    return client

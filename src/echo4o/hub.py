@@ -5,6 +5,7 @@ a run that was killed is finished by running it again. Imports `huggingface_hub`
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,7 @@ def publish_folder(
         VerificationError: the Hub holds something else than was sent.
         HubError: everything else that the Hub or the network did.
     """
+    _check_names(repo_id, tag)
     files = take_inventory(folder, repo_id, repo_type)
     repo = _Publication(repo_id, repo_type, files, tuple(keep))
     # 1. The repo, and whether the tag says that all is done.
@@ -135,6 +137,14 @@ def publish_folder(
     if tag:
         repo.tag(tag, revision)
     return repo.report(revision, tag, changes, number)
+
+
+def _check_names(repo_id: str, tag: str | None) -> None:
+    """Refuse names that no Hub takes, before anything is sent."""
+    if not re.fullmatch(r"[^/\s]+/[^/\s]+", repo_id):
+        raise HubError(f"{repo_id!r} is no name of a repo; give ORG/NAME")
+    if tag is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", tag):
+        raise HubError(f"{tag!r} is no name of a tag; give letters, digits and . _ + - such as v1")
 
 
 class _Publication:

@@ -17,6 +17,7 @@ from .errors import Echo4oError
 ENVIRONMENT_VARIABLE = "ECHO4O_PRICES"
 BUILT_IN = Path(__file__).with_name("prices.json")
 _PER = 1_000_000
+_NEEDED = ("input_text", "input_image", "output")
 
 
 class PriceError(Echo4oError):
@@ -57,10 +58,20 @@ class Price:
         for name, value in numbers.items():
             if not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise ValueError(f"`{name}` must be a price of 0 or more, got {value!r}")
-        if not 0 < self.batch_factor <= 1:
-            raise ValueError(f"`batch_factor` must be in (0, 1], got {self.batch_factor}")
-        if min(self.output_patch, self.input_patch, self.output_max_tokens) < 1:
-            raise ValueError("patch sizes and `output_max_tokens` must be 1 or more")
+        if not (isinstance(self.batch_factor, int | float) and 0 < self.batch_factor <= 1):
+            raise ValueError(f"`batch_factor` must be in (0, 1], got {self.batch_factor!r}")
+        for name in ("output_patch", "input_patch", "output_max_tokens", "input_image_max_tokens"):
+            if not (isinstance(value := getattr(self, name), int) and value >= 1):
+                raise ValueError(f"`{name}` must be a whole number of 1 or more, got {value!r}")
+        for name in ("quality_factor", "image_tokens"):
+            self._check_table(name, getattr(self, name))
+
+    def _check_table(self, name: str, table: object) -> None:
+        if not isinstance(table, Mapping):
+            raise ValueError(f"`{name}` must be an object with numbers, got {table!r}")
+        for key, value in table.items():
+            if not (isinstance(value, int | float) and 0 <= value < math.inf):
+                raise ValueError(f"`{name}` of {key!r} must be 0 or more, got {value!r}")
 
     @property
     def is_free(self) -> bool:
@@ -161,6 +172,11 @@ def _read(path: Path) -> dict[str, Price]:
             raise PriceError(
                 f"the price table {path}: model {name!r} has unknown {sorted(unknown)}; "
                 f"known are {sorted(known)}"
+            )
+        if missing := [f"`{one}`" for one in _NEEDED if one not in entry]:
+            raise PriceError(
+                f"the price table {path}: model {name!r} needs {' and '.join(missing)}, in USD for "
+                f"a million tokens; it has {sorted(entry)}"
             )
         try:
             prices[name] = Price(**entry)

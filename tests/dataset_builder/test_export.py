@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import webdataset
 import yaml
 from datasets import load_dataset
 from PIL import Image
+from rights_file import write_release as write_rights
 
 from echo4o.cli import main
 from echo4o.dataset_builder import trainer_forms
@@ -211,18 +214,58 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+# HF_ENDPOINT is read when the libraries are imported, so this runs in a process of its own.
+FROM_THE_HUB = """
+import json, sys
+from datasets import get_dataset_config_names, load_dataset
+from echo4o.cli import main
+folder, repo, rights, out = sys.argv[1:]
+main(["data", "push", folder, repo, "--tag", "v1", "--rights", rights])
+for form in ("omnigen2", "bagel", "blip3o"):
+    main(["data", "export", repo, form, "--revision", "v1", "--out", f"{out}/{form}"])
+found = {}
+for config in [None, *get_dataset_config_names(repo)]:
+    rows = load_dataset(repo, config, split="train", cache_dir=f"{out}/cache")
+    found[config or "no config"] = [
+        (row["instruction"], [one["bytes"].hex() for one in row["input_images"]],
+         row["output_image"]["bytes"].hex(), row["subset"])
+        for row in rows.with_format("arrow")[:].to_pylist()
+    ]
+json.dump(found, open(f"{out}/found.json", "w"))
+"""
+
+
 @pytest.mark.shared
-def test_the_real_sample_goes_into_all_three_forms(shared, tmp_path):
-    sample, out = shared / "sample" / "Echo-4o-Image", tmp_path / "echo-4o-image"
-    main(["data", "import", str(sample), "--out", str(out)])
-    rows = originals(out)
+def test_the_real_sample_from_archives_over_the_hub_to_every_trainer(shared, sandbox, tmp_path):
+    """Imported, published, loaded by its id in every config, exported from there, read back."""
+    folder, repo = tmp_path / "echo-4o-image", "echo4o-sandbox/real-sample"
+    main(["data", "import", str(shared / "sample" / "Echo-4o-Image"), "--out", str(folder)])
+    rows = originals(folder)
     assert len(rows) == 19
     assert sorted(len(references) for _, references, *_ in rows)[-2:] == [3, 4]
-    read = read_omnigen2(export(out, "omnigen2", tmp_path / "o"))
-    assert sorted_rows(read) == sorted_rows(rows)
-    assert sorted_rows(read_bagel(export(out, "bagel", tmp_path / "b"))) == sorted_rows(rows)
-    pairs = read_blip3o(export(out, "blip3o", tmp_path / "t"))
+    words = [str(folder), repo, str(write_rights(tmp_path)), str(tmp_path)]
+    environment = sandbox.environment(tmp_path / "home")
+    script = [sys.executable, "-c", FROM_THE_HUB, *words]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = {
+        config: [
+            (text, tuple(map(bytes.fromhex, references)), bytes.fromhex(output), subset)
+            for text, references, output, subset in found
+        ]
+        for config, found in json.loads((tmp_path / "found.json").read_text()).items()
+    }
+    assert loaded.pop("no config") == loaded.pop("all") == rows
+    assert sorted(row[0] for row in loaded.pop("preview")) == sorted(row[0] for row in rows)
+    assert sorted(loaded) == ["instruction_following", "multi_reference", "surreal_fantasy"]
+    for config, found in loaded.items():
+        assert found == [row for row in rows if row[3] == config]
+    assert sorted_rows(read_omnigen2(tmp_path / "omnigen2")) == sorted_rows(rows)
+    assert sorted_rows(read_bagel(tmp_path / "bagel")) == sorted_rows(rows)
+    pairs = read_blip3o(tmp_path / "blip3o")
     assert sorted(text for text, *_ in pairs) == sorted(text for text, refs, *_ in rows if not refs)
     by_text = {text: output for text, _, output, _ in rows}
     for text, _, picture in pairs:
         assert picture.size == Image.open(io.BytesIO(by_text[text])).size
+    record = RunRecord.load(tmp_path / "bagel" / "export.record.json")
+    assert (record.inputs[0].id, len(record.inputs[0].revision)) == (repo, 40)
