@@ -40,6 +40,7 @@ def compare(desks: dict[str, Desk]) -> widgets.Buttons:
                 type="filepath",
                 format="png",
                 height=widgets.HEIGHT,
+                max_height=widgets.HEIGHT - 2,
                 interactive=False,
                 visible=False,
                 buttons=["fullscreen"],

@@ -89,7 +89,7 @@ def thought(words: str, *, writing: bool, is_tiny: bool = False) -> str:
     empty = "" if words else " empty"
     return (
         f'<div class="thought {state}{empty}"><strong>{title}</strong>'
-        f'<div class="words" tabindex="0">{shown}</div></div>'
+        f'<div class="words" tabindex="0"><div>{shown}</div></div></div>'
     )
 
 

@@ -148,7 +148,10 @@ def ask(desk: Desk) -> widgets.Buttons:
             with gr.Row(elem_classes="starters"):
                 starters = [gr.Button(words, size="sm", min_width=120) for words in QUESTIONS]
             buttons = widgets.buttons("Ask")
-            answer = gr.Textbox(label="Answer", lines=8, max_lines=16, interactive=False)
+            about = look.BABBLE if desk.engine.name == "tiny" else None
+            answer = gr.Textbox(
+                label="Answer", info=about, lines=8, max_lines=16, interactive=False
+            )
 
     def run(request: gr.Request, image: object, words: object) -> Any:
         try:

@@ -106,9 +106,9 @@ def settings(first_aspect: str, *more: str) -> Settings:
     """Aspect, number and quality in sight; the rest folded away."""
     with gr.Row():
         aspect = gr.Dropdown(
-            [*more, *checks.ASPECTS], value=first_aspect, label="Aspect", min_width=150
+            [*more, *checks.ASPECTS], value=first_aspect, label="Aspect", min_width=190
         )
-        number = gr.Slider(1, checks.MAX_PICTURES, 1, step=1, label="Pictures", min_width=150)
+        number = gr.Slider(1, checks.MAX_PICTURES, 1, step=1, label="Pictures", min_width=190)
     quality = gr.Radio(
         [checks.FAST, checks.BEST],
         value=checks.FAST,

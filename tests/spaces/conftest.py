@@ -88,3 +88,22 @@ def visitors(chromium: Any) -> Iterator[Callable[..., Any]]:
     for context in opened:
         context.close()
     assert faults == []
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real classifier of pictures, small, which finds none of them unsafe."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(**sizes, intermediate_size=8, id2label={0: "normal", 1: "nsfw"})
+    model = ViTForImageClassification(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.classifier.bias[0] = 1.0
+    folder = tmp_path_factory.mktemp("classifier")
+    model.save_pretrained(folder)
+    ViTImageProcessor().save_pretrained(folder)
+    return folder

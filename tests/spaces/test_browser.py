@@ -5,6 +5,7 @@ import time
 
 import pytest
 from browsing import DESKTOP, PHONE, fits
+from demo import TINY, running
 from PIL import Image
 
 from echo4o.models.pictures import read_record
@@ -259,3 +260,33 @@ def test_refusal_is_a_sentence_and_the_keyboard_is_enough(visit, screenshots):
     page.keyboard.press("Enter")
     pictures(page).first.wait_for(timeout=60_000)
     assert page.get_by_role("alert").locator("visible=true").count() == 0
+
+
+def test_a_hosted_page_checks_counts_and_judges(
+    visitors, screenshots, sandbox, classifier, tmp_path
+):
+    hosted = {
+        **TINY,
+        "ECHO4O_HOSTED": "1",
+        "ECHO4O_REQUESTS_PER_HOUR": "2",
+        "ECHO4O_SAFETY_MODEL": str(classifier),
+        "ECHO4O_JUDGE": "sandbox-judge",
+        "ECHO4O_JUDGE_FOLDER": str(tmp_path / "ledgers"),
+        "OPENAI_BASE_URL": sandbox.openai,
+        "OPENAI_API_KEY": sandbox.api_key,
+    }
+    with running(tmp_path, environment=hosted) as (url, _):
+        page = visitors(url)
+        page.get_by_text(READY).wait_for(timeout=90_000)
+        page.locator("button.start:enabled").first.wait_for(timeout=30_000)
+        page.locator("#create-prompt textarea").fill("a naked ring")
+        start(page)
+        page.get_by_role("alert").get_by_text("is about nudity or sex").wait_for(timeout=30_000)
+        for prompt in ("A photo of a purple apple", "A photo of a blue sun"):
+            make(page, prompt, seed=3)
+            page.locator("button.start:enabled").first.wait_for(timeout=30_000)
+        page.get_by_role("button", name="Judge it").click()
+        page.locator(".verdict li").first.wait_for(timeout=30_000)
+        page.screenshot(path=screenshots / "judged.png", full_page=True)
+        start(page)
+        page.get_by_role("alert").get_by_text("2 requests within an hour").wait_for(timeout=30_000)

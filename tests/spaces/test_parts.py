@@ -84,27 +84,6 @@ def test_prompts_pass_rules(module, prompt, is_fine):
             safety.check_words(prompt)
 
 
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory):
-    """A real classifier, small, which finds every picture of full brightness unsafe."""
-    import torch
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
-
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = ViTConfig(**sizes, intermediate_size=8, id2label={0: "normal", 1: "nsfw"})
-    model = ViTForImageClassification(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        # Patches see their mean brightness; one layer hands it to the first token.
-        model.vit.embeddings.patch_embeddings.projection.weight[0].fill_(1 / 768)
-        model.classifier.bias[0] = 1.0
-    folder = tmp_path_factory.mktemp("classifier")
-    model.save_pretrained(folder)
-    ViTImageProcessor().save_pretrained(folder)
-    return folder
-
-
 def test_pictures_pass_a_classifier_or_nothing_is_made(module, classifier, tmp_path):
     safety = module("safety")
     check = safety.PictureCheck(str(classifier))

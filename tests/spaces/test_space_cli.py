@@ -25,7 +25,9 @@ def test_unknown_space_is_one_sentence(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["space", "run", "../../etc"])
     assert stop.value.code == 1
-    assert "there is no Space '../../etc'; choose one of: explore, generate" in capsys.readouterr().err
+    assert (
+        "there is no Space '../../etc'; choose one of: explore, generate" in capsys.readouterr().err
+    )
 
 
 def test_port_in_use_is_one_sentence(capsys):
@@ -86,13 +88,19 @@ def listens(address):
 def test_staged_folder_is_what_the_repository_holds_plus_the_model(tmp_path):
     plain = space_cli.stage("generate", tmp_path / "plain")
     source = ROOT / "spaces" / "generate"
-    names = {path.name for path in source.iterdir() if path.name != "__pycache__"}
-    assert {path.name for path in plain.iterdir()} == names
-    assert all((plain / n).read_bytes() == (source / n).read_bytes() for n in names)
+    assert contents(plain) == contents(source)
+    assert "samples/sample-1.png" in contents(plain)
     told = space_cli.stage("generate", tmp_path / "told", model="acme/tiny@v1")
     assert (told / "model.txt").read_text() == "acme/tiny@v1\n"
     card = SpaceCard((told / "README.md").read_text())
     assert (card.data.models, card.data.sdk) == (["acme/tiny"], "gradio")
+
+
+def contents(folder):
+    files = (
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    )
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("model", ["../x", "folder", "a/b/c", "a/b\nc", ""])
