@@ -3,7 +3,8 @@
 Types are those of JSON; every argument is checked here, whoever asks.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypedDict
@@ -11,11 +12,15 @@ from typing import TypedDict
 import refusals
 from catalogue import Catalogue, Listed, View
 from pictures import LARGE, REFERENCE, TILE, Shown, show
-from refusals import Refusal, for_visitors
+from refusals import Refusal
 from results import Results, Run, Verdict
 from stores import configured
+from visitors import for_visitors
+
+logger = logging.getLogger(__name__)
 
 PAGE = 24
+MAX_REFERENCES = 16
 MAX_PAGE_ROWS = 100
 CARDS = 12
 WAIT_SECONDS = 20
@@ -272,15 +277,27 @@ def thumb(place: int) -> Shown:
 
 def thumbs(places: Sequence[int]) -> list[Shown]:
     """Small pictures of many rows, read side by side."""
-    return list(_readers.map(thumb, places))
+    return list(_readers.map(lambda place: tried(lambda: [thumb(place)])[0], places))
+
+
+def tried(read: Callable[[], list[Shown]]) -> list[Shown]:
+    """Pictures, or that they cannot be read now: a bad page or a slow Hub costs nothing else."""
+    try:
+        return read()
+    except Exception:
+        logger.exception("a picture cannot be read")
+        return [Shown("", fault="This picture cannot be read now")]
 
 
 def row_pictures(place: int) -> tuple[Shown, list[Shown]]:
     """Target and references of a row, in order."""
-    target, references = _readers.map(
-        lambda column: catalogue.pictures(place, column), ("output_image", "input_images")
-    )
-    return show(target[0], LARGE), [show(one, REFERENCE) for one in references[:16]]
+
+    def read(column: str, side: int) -> list[Shown]:
+        return [show(one, side) for one in catalogue.pictures(place, column)[:MAX_REFERENCES]]
+
+    target = _readers.submit(read, "output_image", LARGE)
+    references = tried(lambda: read("input_images", REFERENCE))
+    return tried(target.result)[0], references
 
 
 @lru_cache(256)

@@ -18,8 +18,9 @@ import markup
 from api import catalogue, results
 from catalogue import View
 from links import BoardLink, RowsLink
-from refusals import MAX_SEED, Refusal, guarded
+from refusals import MAX_SEED, Refusal
 from theme import STYLE, THEME
+from visitors import guarded
 
 Widget = TypeVar("Widget", bound=gr.components.Component)
 Updates = Iterator[dict[gr.components.Component, object]]

@@ -210,12 +210,11 @@ class Catalogue:
                     )
             self._set("ready")
             logger.info("%s: indexed in %.1f s", self.name, time.monotonic() - started)
-        except Echo4oError as error:
-            self._set("failed", str(error))
-            raise
-        finally:
-            if self.state != "ready":
-                self._set("failed", self.fault or "it cannot be read; the log says why")
+        except Exception as error:
+            # Foreign data may fail in any way; only our own sentences are for visitors.
+            logger.exception("cannot read the dataset %s", self.name)
+            is_ours = isinstance(error, Echo4oError)
+            self._set("failed", str(error) if is_ours else "it cannot be read; the log says why")
 
     def _open(self) -> None:
         store = open_store(self._source or "")

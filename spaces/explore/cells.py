@@ -9,7 +9,8 @@ way - no index, dictionary pages, version 2 pages - is left to pyarrow and its r
 import struct
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import wraps
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import pyarrow as pa
 
@@ -21,6 +22,9 @@ Cell = list[bytes | None]
 CODECS = {0: None, 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd"}
 MAX_PAGE_BYTES = 128 * 1024 * 1024
 MAX_VALUES = 1_000_000
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error)
+P = ParamSpec("P")
+R = TypeVar("R")
 _PLAIN, _RLE, _DATA_PAGE = 0, 3, 0
 _SHAPES = {(2, 0), (4, 1)}
 """(definition, repetition) levels of a nullable struct's field, plain and in a nullable list."""
@@ -28,6 +32,19 @@ _SHAPES = {(2, 0), (4, 1)}
 
 class NotHere(Exception):
     """The page is not of the form that this module reads."""
+
+
+def _readable(function: Callable[P, R]) -> Callable[P, R]:
+    """Whatever damage leads to on the way is one thing: not here."""
+
+    @wraps(function)
+    def safe(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except _DAMAGE as error:
+            raise NotHere(f"damaged ({type(error).__name__})") from error
+
+    return safe
 
 
 class Chunk(NamedTuple):
@@ -108,6 +125,7 @@ class Thrift:
         return [self.value(head & 15, depth) for _ in range(size)]
 
 
+@_readable
 def chunks(footer: bytes, levels: dict[str, tuple[int, int]]) -> list[dict[str, Chunk]]:
     """Per row group the columns of `levels` (path -> levels) that can be read here."""
     groups: list[dict[str, Chunk]] = []
@@ -122,24 +140,23 @@ def chunks(footer: bytes, levels: dict[str, tuple[int, int]]) -> list[dict[str, 
     return groups
 
 
+@_readable
 def page_starts(index: bytes) -> list[tuple[int, int, int]]:
     """(first row in the row group, offset in the file, bytes) of each page of an index."""
     return [(page[3], page[1], page[2]) for page in Thrift(index).struct()[1]]  # type: ignore
 
 
+@_readable
 def cell(read: Read, chunk: Chunk, starts: list[tuple[int, int, int]], line: int) -> Cell:
     """The values of row `line` of the chunk's row group.
 
     Raises:
         NotHere: the page is of another form.
     """
-    try:
-        first, at, size = starts[bisect_right(starts, (line, 1 << 62, 0)) - 1]
-        if at < 0 or not 0 < size <= MAX_PAGE_BYTES or not 0 <= first <= line:
-            raise NotHere(f"page of {size} bytes")
-        return _row(read(at, at + size), chunk, line - first)
-    except (IndexError, KeyError, TypeError, AttributeError, struct.error, pa.ArrowException) as e:
-        raise NotHere(f"damaged page ({type(e).__name__})") from e
+    first, at, size = starts[bisect_right(starts, (line, 1 << 62, 0)) - 1]
+    if at < 0 or not 0 < size <= MAX_PAGE_BYTES or not 0 <= first <= line:
+        raise NotHere(f"page of {size} bytes")
+    return _row(read(at, at + size), chunk, line - first)
 
 
 def _row(page: bytes, chunk: Chunk, line: int) -> Cell:

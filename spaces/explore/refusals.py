@@ -4,16 +4,6 @@ Every refusal is one sentence with the value and what is taken instead; values a
 nothing that could be markup is repeated.
 """
 
-import logging
-from collections.abc import Callable, Iterator
-from functools import wraps
-from typing import ParamSpec, TypeVar
-
-import gradio as gr
-
-logger = logging.getLogger(__name__)
-P = ParamSpec("P")
-R = TypeVar("R")
 WORDS_CHARACTERS = 200
 ID_CHARACTERS = 300
 MAX_PAGE = 1_000_000
@@ -60,38 +50,3 @@ def shown(value: object) -> str:
     if isinstance(value, int | float):
         return str(value)[:20]
     return "nothing" if value is None else type(value).__name__
-
-
-def for_visitors(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn every refusal and failure into one sentence that names nothing of the server."""
-
-    @wraps(function)
-    def safe(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            raise _told(error) from None
-
-    return safe
-
-
-def guarded(function: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
-    """The same for a generator."""
-
-    @wraps(function)
-    def safe(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-        try:
-            yield from function(*args, **kwargs)
-        except Exception as error:
-            raise _told(error) from None
-
-    return safe
-
-
-def _told(error: Exception) -> gr.Error:
-    """Data is foreign and may fail in any way; the log has it, the visitor a sentence."""
-    if isinstance(error, Refusal):
-        return gr.Error(str(error), title="Not possible", print_exception=False)
-    logger.error("a request failed", exc_info=error)
-    sentence = "Something failed on our side; please try again."
-    return gr.Error(sentence, title="Sorry", print_exception=False)

@@ -174,14 +174,14 @@ class Results:
         try:
             self._load()
             self.state = "ready"
-        except Echo4oError as error:
-            self.fault = str(error)
-            raise
-        finally:
-            # Whatever went wrong is in the log; visitors see that it did.
+        except Exception as error:
+            # Foreign data may fail in any way; only our own sentences are for visitors.
+            logger.exception("cannot read the results %s", self.name)
             if self.state != "ready":
-                self.state, self.fault = "failed", self.fault or "they cannot be read"
-            self._done.set()
+                is_ours = isinstance(error, Echo4oError)
+                self.fault = str(error) if is_ours else "they cannot be read; the log says why"
+                self.state = "failed"
+        self._done.set()
 
     def _load(self) -> None:
         read = _open_source(self._source or "")
@@ -189,7 +189,7 @@ class Results:
         for name, raw in read.runs().items():
             try:
                 runs[name] = _run(raw, name)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, AttributeError) as error:
                 logger.warning("left out the run %s: %s", name[:80], error)
                 left_out += 1
         if not runs:
@@ -340,6 +340,8 @@ def _tags(scores: object) -> list[Tag]:
     by_tag = scores.get("by_tag") if isinstance(scores, dict) else None
     found = []
     for name, one in (by_tag if isinstance(by_tag, dict) else {}).items():
+        if not isinstance(one, dict):
+            continue
         numbers = [_number(one.get(key)) for key in ("score", "low", "high", "items")]
         if None not in numbers:
             score, low, high, items = (float(number or 0) for number in numbers)

@@ -5,7 +5,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import cells
@@ -123,9 +123,8 @@ class Shards:
         try:
             chunk = self._chunks(shard.path, shard.footer)[group][path]
             starts = self._index(shard.path, chunk.index_at, chunk.index_bytes)
-            read = lambda start, end: self.store.read(shard.path, start, end)  # noqa: E731
-            return cells.cell(read, chunk, starts, line)
-        except (cells.NotHere, KeyError):
+            return cells.cell(partial(self.store.read, shard.path), chunk, starts, line)
+        except (cells.NotHere, KeyError, IndexError, SourceError):
             return self._from_group(shard, group, line, column)
 
     def _from_group(self, shard: Shard, group: int, line: int, column: str) -> list[bytes | None]:
@@ -143,7 +142,8 @@ class Shards:
         with self._whole_groups, self.store.open(shard.path) as file:
             parquet = pq.ParquetFile(file, metadata=facts, pre_buffer=True)
             value = parquet.read_row_group(group, columns=[column])[column][line].as_py()
-        many = value if isinstance(value, list) else [value]
+        is_list = pa.types.is_nested(facts.schema.to_arrow_schema().field(column).type.field(0).type)
+        many = (value or []) if is_list else [value]
         return [one.get("bytes") if isinstance(one, dict) else None for one in many]
 
     def _footer(self, file: Found) -> tuple[Found, bytes | None]:

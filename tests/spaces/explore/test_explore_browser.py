@@ -1,0 +1,166 @@
+"""The explorer in a real Chromium; screenshots go to $ECHO4O_SCREENSHOTS for people to look at."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.browser
+DESKTOP, PHONE = (1280, 860), (390, 844)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("there is no Chromium here; run: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where screenshots go."""
+    named = os.environ.get("ECHO4O_SCREENSHOTS")
+    path = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture
+def visit(chromium, explorer):
+    """Open a link in a window; fails on any script error or foreign request."""
+    opened, faults = [], []
+
+    def open_page(link="", size=DESKTOP, scheme="light", wait=".tile img"):
+        viewport = {"width": size[0], "height": size[1]}
+        context = chromium.new_context(viewport=viewport, color_scheme=scheme)
+        opened.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: faults.append(request.url) if foreign(request) else None)
+        page.goto(explorer + link)
+        page.locator(wait).first.wait_for(timeout=30_000)
+        return page
+
+    def foreign(request):
+        return not request.url.startswith((explorer, "data:", "blob:"))
+
+    yield open_page
+    for context in opened:
+        context.close()
+    assert faults == []
+
+
+def fits(page):
+    """Nothing sticks out sideways."""
+    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")],
+    ids=["desktop-light", "desktop-dark", "phone-light", "phone-dark"],
+)
+def test_rows_row_leaderboard_and_report(visit, folder, size, scheme, request):
+    page = visit("?subset=multi_reference", size, scheme)
+    name = f"explore-{request.node.callspec.id}"
+    assert page.locator(".tile").count() == 6
+    assert fits(page)
+    page.screenshot(path=folder / f"{name}-rows.png")
+    page.locator(".tile").nth(3).click()
+    page.locator(".references img").nth(3).wait_for()
+    assert page.locator(".target img").get_attribute("alt") == "Put 4 things together, number 3."
+    alts = [one.get_attribute("alt") for one in page.locator(".references img").all()]
+    assert alts == [f"Reference {n} of 4" for n in (1, 2, 3, 4)]
+    assert fits(page)
+    page.screenshot(path=folder / f"{name}-row.png", full_page=True)
+    page.get_by_role("tab", name="Leaderboard").click()
+    page.get_by_role("link", name="good-model").click()
+    page.locator(".card img").first.wait_for()
+    assert page.locator(".tags tbody tr").count() >= 1
+    assert fits(page)
+    page.screenshot(path=folder / f"{name}-report.png", full_page=True)
+
+
+def test_a_shared_link_restores_filters_page_and_row(visit):
+    page = visit()
+    page.get_by_role("textbox", name="Search").fill("cubes")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Rows 1 to 24 of 30").wait_for()
+    page.get_by_role("link", name="Next").first.click()
+    page.get_by_role("heading", name="Rows 25 to 30 of 30").wait_for()
+    page.locator(".tile").first.click()
+    page.locator(".row-page").wait_for()
+    assert re.search(r"\?words=cubes&page=2&row=plain-00024$", page.url)
+    other = visit(
+        page.url.partition("/?")[2] and "/?" + page.url.partition("/?")[2], wait=".target"
+    )
+    assert other.get_by_role("textbox", name="Search").input_value() == "cubes"
+    assert other.locator(".about h2").inner_text().startswith("A photo of 24 red cubes")
+    other.get_by_role("link", name="All rows").click()
+    other.get_by_role("heading", name="Rows 25 to 30 of 30").wait_for()
+
+
+def test_keyboard_walks_through_rows_and_the_way_back_is_the_browsers(visit):
+    page = visit()
+    page.locator(".tile").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/?row=plain-00000")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/?row=plain-00001")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url("**/?row=plain-00000")
+    page.keyboard.press("Escape")
+    page.locator(".grid").wait_for()
+    page.go_back()
+    page.locator(".row-page").wait_for()
+    assert page.url.endswith("?row=plain-00000")
+
+
+def test_filters_follow_each_other_and_shuffle_has_a_link(visit):
+    page = visit()
+    page.get_by_role("combobox", name="Subset").click()
+    page.get_by_role("option", name=re.compile("multi reference")).click()
+    page.get_by_role("heading", name="Rows 1 to 6 of 6").wait_for()
+    page.get_by_role("button", name="Shuffle").click()
+    page.wait_for_url(re.compile(r"subset=multi_reference&seed=\d+"))
+    page.get_by_role("link", name="back in order").click()
+    page.wait_for_url(re.compile(r"\?subset=multi_reference$"))
+
+
+def test_hostile_rows_are_text_and_broken_pictures_have_a_place(visit, folder):
+    page = visit("/?words=hostile", wait=".tile .broken")
+    assert page.locator(".tile .broken").count() == 2
+    page.screenshot(path=folder / "explore-hostile.png")
+    page.locator(".tile", has_text="<script>").click()
+    page.locator(".row-page").wait_for()
+    assert "<script>document.title='owned'" in page.locator(".about h2").inner_text()
+    assert page.title() == "Echo-4o explorer"
+    page.goto(page.url.partition("?")[0] + "?row=%3Cscript%3E")
+    page.get_by_text("There is no row '?script?'").wait_for()
+    page.get_by_role("link", name="Show all rows").click()
+    page.locator(".tile img").first.wait_for()
+
+
+def test_a_report_is_filtered_by_verdict_and_tag(visit):
+    page = visit("/?tab=leaderboard", wait=".runs")
+    row = page.locator(".runs tbody tr").first
+    assert "sandbox-judge" in row.inner_text()
+    assert re.search(r"[\d.]+ % to [\d.]+ %", row.inner_text())
+    page.get_by_role("link", name="bad-model").click()
+    page.get_by_role("link", name="Wrong").click()
+    page.get_by_text("19 pictures").wait_for()
+    assert page.locator(".card.wrong").count() == 12
+    page.get_by_role("link", name="Not judged").click()
+    page.get_by_text("1 picture", exact=True).wait_for()
+    assert "declined" not in page.locator(".card").inner_text()
+    page.get_by_role("link", name="All runs").click()
+    page.locator(".runs").wait_for()
