@@ -9,7 +9,7 @@ from .verdicts import Verdict
 
 _COLOURS = ("#e6194b", "#1f77ff", "#12a14b", "#f58231", "#911eb4", "#008080", "#b8860b", "#d81b9c")
 _OTHER = "#777777"
-_LETTER = 0.035
+_LETTER = 0.07
 """Height of a label, as a share of the picture's longer side."""
 _SMALLEST = 10
 

@@ -50,14 +50,23 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="+", type=Path, help="run folders; the last is held against the first"
     )
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="also write a Markdown table of first and last"
+    )
 
 
 def compare(args: argparse.Namespace) -> None:
     """Say which run is better; over the same pictures, how far their judges agree."""
+    from echo4o.records import write_atomic
+
+    from .before_after import before_after
     from .compared import compare_runs
     from .runs import each_run
 
-    print("\n".join(compare_runs(each_run(args.runs))))
+    runs = each_run(args.runs)
+    print("\n".join(compare_runs(runs)))
+    if args.table is not None:
+        write_atomic(args.table, before_after(runs[0], runs[-1]))
 
 
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -312,7 +321,7 @@ def tell_run(finished: "Run", out: Path, *, explained: bool) -> None:
     lines = [("overall", scores.overall), ("one or two objects", scores.one_or_two_objects)]
     for name, score in [*lines, *scores.by_group.items(), *scores.by_tag.items()]:
         if score is not None:
-            print(f"{name:26}{_score(score, scores.scale)}  {score.items:4d} items")
+            print(f"{name:30}{_score(score, scores.scale)}  {score.items:4d} items")
     counts = ", ".join(f"{count} {name}" for name, count in scores.outcomes.items() if count)
     print(f"verdicts: {counts}; {finished.calls} calls now, {finished.spent_usd:.4f} USD in all")
     smallest = 100 * scores.smallest_clear / scores.scale
@@ -339,7 +348,7 @@ def _tell_panel(panel: "Panel", out: Path) -> None:
     from .runs import PANEL_FILE
 
     together = panel.together
-    print(f"all judges together       {_score(together.overall, together.scale)}")
+    print(f"all judges together           {_score(together.overall, together.scale)}")
     if panel.overall is not None:
         print("Krippendorff's alpha between the judges:")
         print("\n".join(agreement_lines(panel.overall, panel.by_tag)))

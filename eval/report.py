@@ -91,9 +91,10 @@ def write_report(
         runs=runs,
         scores=scores,
         comparison=comparison,
-        rows=_rows(scores, comparison),
+        rows=_rows(scores, comparison, about=bool(task.about)),
         cards=cards,
         strip=first_of_each_tag(cards),
+        has_samples=any(len(group) > 1 for card in cards for group in card.shown),
         outcomes=OUTCOMES,
         warnings=_warnings(names, runs, scores),
         published=_published(runs[-1]),
@@ -157,10 +158,11 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 
-def _rows(scores: Sequence[Scores], comparison: Comparison | None) -> list[_Row]:
+def _rows(scores: Sequence[Scores], comparison: Comparison | None, *, about: bool) -> list[_Row]:
     scale = scores[0].scale
     has_groups = any(one.by_group for one in scores)
     note = "weighted mean of the groups" if has_groups else "mean of the tags"
+    note = "as said above" if about else note
     overall = comparison.overall if comparison else None
     rows = [_row("Overall", note, [one.overall for one in scores], overall, scale)]
     few = [one.one_or_two_objects for one in scores]
