@@ -14,6 +14,8 @@ import pytest
 from echo4o.release.rehearse import sheltered
 
 SHARED = Path(os.environ.get("ECHO4O_SHARED") or Path(__file__).parents[1] / ".." / "shared")
+# Several workers share two cores: threads of one model would wait for each other, spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -12,7 +12,8 @@ from typing import Literal
 from echo4o.records import JsonValue
 
 from .checks import at_least, check_sizes, positive, within
-from .parts import LoraSettings, TinySizes
+from .fingerprint import described
+from .parts import LoraSettings, OmniGen2Settings, TinyOmniGen2, TinySizes
 
 UNTRACED = frozenset(
     {
@@ -38,12 +39,15 @@ class TrainConfig:
     """Folder or Hub id to start from; None makes a small random model of the sizes in `tiny`."""
     base_revision: str | None = None
     """Commit, branch or tag of a Hub `base_model`."""
-    tiny: TinySizes | None = None
+    tiny: TinySizes | TinyOmniGen2 | None = None
     """Sizes of the random model, when there is no `base_model`."""
+    omnigen2: OmniGen2Settings | None = None
+    """Train an OmniGen2, with what only it has; None trains a BAGEL."""
     autoencoder: str | None = None
     """Folder of the AutoencoderKL of a random model; None takes the one the package ships."""
     freeze: tuple[str, ...] = ()
-    """Groups that are not trained: und, gen, vit, embeddings, heads; the autoencoder never is."""
+    """Groups that are not trained: und, gen, vit, embeddings, heads (of OmniGen2: layers, refiners,
+    embeddings, heads); the autoencoder and OmniGen2's text encoder never are."""
     lora: LoraSettings | None = None
     """Train adapters only; None trains the weights themselves."""
     gradient_checkpointing: bool = False
@@ -176,7 +180,13 @@ class TrainConfig:
     resume_force: bool = False
     """Go on from checkpoints that were made with other settings."""
 
+    @property
+    def family(self) -> Literal["bagel", "omnigen2"]:
+        """The kind of model."""
+        return "bagel" if self.omnigen2 is None else "omnigen2"
+
     def __post_init__(self) -> None:
+        self._check_family()
         self._check_model_and_data()
         self._check_batch()
         self._check_optimiser()
@@ -187,10 +197,18 @@ class TrainConfig:
                 f"exactly one of `base_model` and `tiny` must be set, got {self.base_model!r} and "
                 f"{self.tiny!r}; set base_model to a model folder or Hub id"
             )
-        unknown = sorted(set(self.freeze) - {*GROUPS, "autoencoder"})
+        if self.lora is not None and self.base_model is None:
+            raise ValueError(
+                "`lora` needs `base_model`, a model that can draw: an adapter on random weights "
+                "learns nothing"
+            )
+        groups = GROUPS[self.family]
+        unknown = sorted(set(self.freeze) - {*groups, "autoencoder"})
         if unknown:
-            raise ValueError(f"`freeze` has unknown groups {unknown}; choose from {GROUPS}")
-        if not set(GROUPS if self.lora is None else self.lora.experts) - set(self.freeze):
+            raise ValueError(f"`freeze` has unknown groups {unknown}; choose from {groups}")
+        if self.lora is not None and self.family == "bagel":
+            groups = self.lora.experts
+        if not set(groups) - set(self.freeze):
             raise ValueError(f"`freeze` {self.freeze} leaves nothing to train; take a group out")
         if not self.mixture or all(weight == 0 for _, weight in self.mixture):
             raise ValueError(f"`mixture` {self.mixture!r} has no weight above 0: nothing to train")
@@ -203,6 +221,28 @@ class TrainConfig:
             check_sizes(name, getattr(self, name))
         at_least("latent_cache_mb", self.latent_cache_mb, 0)
         at_least("workers", self.workers, 0)
+
+    def _check_family(self) -> None:
+        sizes = TinySizes if self.family == "bagel" else TinyOmniGen2
+        if self.tiny is not None and not isinstance(self.tiny, sizes):
+            raise ValueError(
+                f"`tiny` holds the sizes of another family: {self.family} needs {sizes.__name__}, "
+                f"got {type(self.tiny).__name__}"
+            )
+        if self.family == "bagel":
+            return
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in _BAGEL_ONLY:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"`{name}` = {getattr(self, name)!r} has no meaning for {self.family}; leave "
+                    f"it out"
+                )
+        if self.lora is not None and (self.lora.experts, self.lora.quantize) != (("gen",), "none"):
+            raise ValueError(
+                f"`lora.experts` and `lora.quantize` have no meaning for {self.family}; leave them "
+                f"out"
+            )
 
     def _check_batch(self) -> None:
         if (self.samples_per_pack is None) == (self.tokens_per_pack is None):
@@ -246,11 +286,17 @@ class TrainConfig:
         return ("adapter", "model") if self.lora.merged else ("adapter",)
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """The settings as JSON values: tuples become lists, local folders their bare names."""
+        """The settings as JSON values: tuples become lists, local folders their bare names.
+
+        With the name of a local model stands what tells it from others of that name.
+        """
         fields = {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
-        for name in ("data", "base_model", "autoencoder"):
-            if fields[name] and Path(str(fields[name])).is_dir():
+        for name in ("data", "latent_store"):
+            if fields[name] and (name == "latent_store" or Path(str(fields[name])).is_dir()):
                 fields[name] = Path(str(fields[name])).resolve().name
+        for name in ("base_model", "autoencoder"):
+            if fields[name] and Path(str(fields[name])).is_dir():
+                fields[name] = described(Path(str(fields[name])))
         return fields
 
 
@@ -264,19 +310,39 @@ _CHOICES = {
     "layout": ("echo4o", "bagel"),
 }
 
-GROUPS = ("und", "gen", "vit", "embeddings", "heads")
-"""Parameter groups that can be frozen, by the name `freeze` takes."""
+_BAGEL_ONLY = (
+    *("vae_sizes", "vit_sizes", "understanding_sizes", "pad_pictures", "shuffle_references"),
+    *("drop_references", "drop_vit", "drop_vae", "latent_store"),
+    *("noise_draws", "timestep_shift", "ce_weight", "layout"),
+)
+"""Settings that nothing else than BAGEL knows."""
+
+GROUPS = {
+    "bagel": ("und", "gen", "vit", "embeddings", "heads"),
+    "omnigen2": ("layers", "refiners", "embeddings", "heads"),
+}
+"""Parameter groups of each family that can be frozen, by the name `freeze` takes."""
 
 
 def differences(saved: dict[str, JsonValue], config: TrainConfig) -> list[str]:
     """Settings that changed since `saved` and that change the weights: `name: old -> new`."""
-    now = config.to_dict()
-    names = sorted((set(saved) | set(now)) - UNTRACED)
+    before, now = _flat(saved), _flat(config.to_dict())
     return [
-        f"{name}: {saved.get(name)!r} -> {now.get(name)!r}"
-        for name in names
-        if saved.get(name) != now.get(name)
+        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted(set(before) | set(now))
+        if before.get(name) != now.get(name)
     ]
+
+
+def _flat(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Traced settings, the nested ones by their dotted names."""
+    found: dict[str, JsonValue] = {}
+    for name in set(fields) - UNTRACED:
+        value = fields[name]
+        found |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {}
+        if not isinstance(value, dict):
+            found[name] = value
+    return found
 
 
 def _plain(value: object) -> JsonValue:

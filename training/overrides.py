@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from echo4o.errors import Echo4oError
 
 from .config import TrainConfig
-from .parts import LoraSettings, TinySizes
+from .parts import LoraSettings, OmniGen2Settings, TinyOmniGen2, TinySizes
 
-_NESTED: dict[str, type[TinySizes] | type[LoraSettings]] = {
+_NESTED: dict[str, type[TinySizes | TinyOmniGen2 | OmniGen2Settings | LoraSettings]] = {
     "tiny": TinySizes,
+    "omnigen2": OmniGen2Settings,
     "lora": LoraSettings,
 }
+"""Classes of fields that are settings themselves, where the recipe has none in them."""
 
 
 class SettingError(Echo4oError):
@@ -35,7 +37,9 @@ def override(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
     changes: dict[str, object] = {}
     nested: dict[str, dict[str, object]] = {}
     known = _fields(TrainConfig)
-    for group, cls in _NESTED.items():
+    for group, default in _NESTED.items():
+        own = getattr(config, group)
+        cls = default if own is None else type(own)
         known |= {f"{group}.{name}": kind for name, kind in _fields(cls).items()}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -60,6 +64,8 @@ def _changed(config: TrainConfig, group: str, parts: dict[str, object]) -> objec
         return dataclasses.replace(before, **parts)
     if group == "tiny":
         raise SettingError("tiny.* has no meaning here: this recipe starts from `base_model`")
+    if group == "omnigen2":
+        raise SettingError("omnigen2.* has no meaning here: this recipe trains another family")
     return _NESTED[group](**parts)  # type: ignore[arg-type]
 
 

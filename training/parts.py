@@ -1,10 +1,10 @@
-"""Settings that belong together: sizes of a small random model, and adapters."""
+"""Settings that belong together: sizes of small random models, a family's own, and adapters."""
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import at_least, multiple, positive
+from .checks import at_least, multiple, positive, within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +51,71 @@ class TinySizes:
                 f"`tiny.vocab_size` must be at least 300 (256 bytes, special tokens and merges), "
                 f"got {self.vocab_size}"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TinyOmniGen2:
+    """Sizes of a small OmniGen2 that is made from random weights."""
+
+    hidden_size: int = 192
+    """Width of the transformer."""
+    layers: int = 4
+    """Layers over the joint sequence."""
+    refiner_layers: int = 1
+    """Layers of each of the three refiners."""
+    heads: int = 6
+    """Query heads; the head size is hidden_size / heads."""
+    kv_heads: int = 3
+    """Key/value heads."""
+    intermediate_size: int = 384
+    """Width of the MLPs, a multiple of 16."""
+    text_hidden_size: int = 128
+    """Width of the text encoder, which is not trained."""
+    text_layers: int = 2
+    """Its layers."""
+    vocab_size: int = 640
+    """Tokens of the tokenizer that is trained on the instructions, special ones included."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            at_least(f"tiny.{field.name}", getattr(self, field.name), 1)
+        multiple("tiny.hidden_size", self.hidden_size, "tiny.heads", self.heads)
+        multiple("tiny.heads", self.heads, "tiny.kv_heads", self.kv_heads)
+        multiple("tiny.intermediate_size", self.intermediate_size, "the step of MLPs", 16)
+        # 6: three position axes, each of pairs of values.
+        at_least("tiny.hidden_size / tiny.heads", self.hidden_size // self.heads, 6)
+        multiple("tiny.hidden_size / tiny.heads", self.hidden_size // self.heads, "a pair", 2)
+        multiple("tiny.text_hidden_size", self.text_hidden_size, "the text encoder's heads", 32)
+        at_least("tiny.vocab_size", self.vocab_size, 300)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OmniGen2Settings:
+    """What only OmniGen2 has; the defaults are its released recipe."""
+
+    max_pixels: int = 1024 * 1024
+    """Larger pictures to draw are made smaller; nothing is enlarged."""
+    reference_pixels: tuple[int, ...] = (1024**2, 1024**2, 768**2, 512**2)
+    """The same for each of 1, 2, 3, ... references; the last number holds for more."""
+    max_side: int = 2048
+    """Limit of a picture's longer side, in pixels."""
+    max_text_tokens: int = 888
+    """Longer prompts are cut."""
+    drop_references_too: float = 0.5
+    """Probability that a sample without text (`drop_text`) loses its references, too."""
+    time_rule: Literal["by_tokens", "as_sampling", "constant"] = "by_tokens"
+    """How flow times are moved towards noise: by the picture's tokens, as sampling does, or
+    always as for 4,096 tokens."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "max_side"):
+            at_least(f"omnigen2.{name}", getattr(self, name), 16)
+        if not self.reference_pixels or min(self.reference_pixels) < 256:
+            raise ValueError(
+                f"`omnigen2.reference_pixels` must be numbers from 256, got {self.reference_pixels}"
+            )
+        at_least("omnigen2.max_text_tokens", self.max_text_tokens, 1)
+        within("omnigen2.drop_references_too", self.drop_references_too, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

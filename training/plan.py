@@ -5,17 +5,28 @@ activations are estimated from what each layer keeps for its backward pass.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
+from echo4o.models.bagel.checkpoint import locate
 from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
+from echo4o.models.omnigen2 import OmniGen2Transformer2DModel
+from echo4o.models.omnigen2.assembly import MODEL_FOLDER
+from echo4o.models.omnigen2.transformer import RELEASED
 
 from .adapters import add_adapters
 from .config import TrainConfig
 from .groups import parameter_group
+from .omnigen2 import add_adapters as add_omnigen2_adapters
+from .omnigen2 import parameter_group as omnigen2_group
+from .omnigen2_tiny import transformer_sizes
+from .opening import read_main
+from .parts import TinyOmniGen2, TinySizes
 from .tiny import model_config
 
 DEVICES = (1, 8, 16)
@@ -43,7 +54,9 @@ class Needs(NamedTuple):
     """Parameters of one decoder layer."""
     rest: int
     """Parameters outside the decoder's layers; a shared model is gathered by layers and this."""
-    config: BagelConfig
+    layers: int
+    hidden_size: int
+    intermediate_size: int
     tokens_per_step: int | None
     """Upper limit; None when the recipe fixes samples, not tokens."""
 
@@ -64,19 +77,28 @@ class Memory(NamedTuple):
         return sum(self) + _AUTOENCODER
 
 
+class _Empty(NamedTuple):
+    """A model without memory, and what the estimate needs to know of it."""
+
+    model: nn.Module
+    group_of: Callable[[str], str | None]
+    layers_in: str
+    """How the names of parameters in its layers begin."""
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+
+
 def needs(config: TrainConfig) -> Needs:
     """Count parameters on the meta device."""
-    sizes = _sizes(config)
     with torch.device("meta"):
-        model = BagelForUnifiedGeneration(sizes)
-        if config.lora is not None:
-            add_adapters(model, config.lora, config.seed)
+        empty = _bagel(config) if config.omnigen2 is None else _omnigen2(config)
     counts: Counter[str] = Counter()
     trained = in_layers = 0
-    for name, parameter in model.named_parameters():
-        if (group := parameter_group(name)) is not None:
+    for name, parameter in empty.model.named_parameters():
+        if (group := empty.group_of(name)) is not None:
             counts[group] += parameter.numel()
-            in_layers += parameter.numel() * name.startswith("language_model.model.layers.")
+            in_layers += parameter.numel() * name.startswith(empty.layers_in)
             if group not in config.freeze and (config.lora is None or ".lora_" in name):
                 trained += parameter.numel()
     budget = config.tokens_per_pack
@@ -84,9 +106,11 @@ def needs(config: TrainConfig) -> Needs:
         parameters=dict(counts),
         trained=trained,
         frozen=counts.total() - trained,
-        layer=in_layers // sizes.text_config.num_hidden_layers,
+        layer=in_layers // empty.layers,
         rest=counts.total() - in_layers,
-        config=sizes,
+        layers=empty.layers,
+        hidden_size=empty.hidden_size,
+        intermediate_size=empty.intermediate_size,
         tokens_per_step=None if budget is None else budget * config.packs_per_step,
     )
 
@@ -101,23 +125,41 @@ def memory(found: Needs, config: TrainConfig, devices: int) -> Memory:
     training = found.trained * (4 + _MOMENTS[config.optimizer] + 4) / shared
     # Two layers, as the next one is fetched while one computes; their gradients in float32.
     gathered = 0.0 if shared == 1 else 2.0 * (2 * found.layer + found.rest) + 4.0 * found.layer
-    text = found.config.text_config
-    tokens = config.tokens_per_pack or 0
-    one_layer = 2.0 * tokens * (_KEPT_PER_LAYER * text.hidden_size + 3 * text.intermediate_size)
-    layers = text.num_hidden_layers
-    activations = layers * one_layer
+    tokens, width = config.tokens_per_pack or 0, found.hidden_size
+    one_layer = 2.0 * tokens * (_KEPT_PER_LAYER * width + 3 * found.intermediate_size)
+    activations = found.layers * one_layer
     if config.gradient_checkpointing:
-        activations = layers * 2.0 * tokens * text.hidden_size + one_layer
+        activations = found.layers * 2.0 * tokens * width + one_layer
     return Memory(weights, training, gathered, activations)
 
 
-def _sizes(config: TrainConfig) -> BagelConfig:
-    if config.tiny is not None:
-        return model_config(config.tiny, config.tiny.vocab_size)
-    if config.base_model and Path(config.base_model).is_dir():
-        loaded: BagelConfig = BagelConfig.from_pretrained(config.base_model)
-        return loaded
-    return BagelConfig()
+def _bagel(config: TrainConfig) -> _Empty:
+    if isinstance(config.tiny, TinySizes):
+        sizes = model_config(config.tiny, config.tiny.vocab_size)
+    elif config.base_model and Path(config.base_model).is_dir():
+        _, sizes, _ = read_main(locate(config.base_model))
+    else:
+        sizes = BagelConfig()
+    model, text = BagelForUnifiedGeneration(sizes), sizes.text_config
+    if config.lora is not None:
+        add_adapters(model, config.lora, config.seed)
+    rest = (text.num_hidden_layers, text.hidden_size, text.intermediate_size)
+    return _Empty(model, parameter_group, "language_model.model.layers.", *rest)
+
+
+def _omnigen2(config: TrainConfig) -> _Empty:
+    if isinstance(config.tiny, TinyOmniGen2):
+        sizes = transformer_sizes(config.tiny, latent_channels=16)
+    elif config.base_model and (path := Path(config.base_model) / MODEL_FOLDER).is_dir():
+        sizes = OmniGen2Transformer2DModel.load_config(path)
+    else:
+        sizes = RELEASED
+    model = OmniGen2Transformer2DModel.from_config(sizes)
+    if config.lora is not None:
+        add_omnigen2_adapters(model, config.lora, config.seed)
+    mlp = model.layers[0].feed_forward.linear_1.out_features
+    rest = (model.config.num_layers, model.config.hidden_size, mlp)
+    return _Empty(model, omnigen2_group, "layers.", *rest)
 
 
 def plan_lines(config: TrainConfig, rate: float = RATE) -> list[str]:

@@ -219,7 +219,8 @@ def write_model(
             for name, shard in zip(names, shards, strict=True):
                 create(folder / name, shard, dtype)
             if count > 1 or one_file:
-                write_atomic(folder / "model.safetensors.index.json", _index(names, shards, dtype))
+                file = f"{'model' if one_file else stem}.safetensors.index.json"
+                write_atomic(folder / file, _index(names, shards, dtype))
 
     def fill() -> None:
         for name, shard in zip(names, shards, strict=True):

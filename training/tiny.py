@@ -1,4 +1,4 @@
-"""Makes the base model of the recipe `tiny`: random weights from a seed.
+"""Makes the base model of a tiny recipe: random weights from a seed.
 
 Its tokenizer is trained on the dataset's instructions; its autoencoder is the one we ship.
 """
@@ -22,6 +22,7 @@ from echo4o.records import RECORD_NAME, JsonValue, RunRecord, sync_folder
 
 from .config import TrainConfig
 from .data import Rows
+from .omnigen2_tiny import build_omnigen2
 from .parts import TinySizes
 from .tokenizer import train_tokenizer
 
@@ -52,7 +53,11 @@ def make_base(config: TrainConfig, rows: Rows, folder: Path) -> Path:
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     vae = load_autoencoder(config.autoencoder)
-    build_pipeline(sizes, vae, rows.instructions(), config.seed).save_pretrained(aside)
+    texts = rows.instructions()
+    if isinstance(sizes, TinySizes):
+        build_pipeline(sizes, vae, texts, config.seed).save_pretrained(aside)
+    else:
+        build_omnigen2(sizes, vae, texts, config.seed).save_pretrained(aside)
     RunRecord(
         name="base",
         command=f"echo4o train run {config.recipe}",

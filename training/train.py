@@ -15,15 +15,21 @@ from torch.nn import Parameter
 from echo4o.errors import Echo4oError
 from echo4o.records import RECORD_NAME
 
-from .bagel import open_family
 from .config import TrainConfig
-from .data import Rows, load_rows
+from .data import Rows, load_rows, pinned
+from .families import open_family
 from .family import Family
 from .feed import Feed
 from .loss import Counts, weighted
 from .optimise import Trained, learning_rate
 from .order import Order, Packer, Source
-from .processes import StopSignal, make_accelerator, rank_and_world, sum_over_processes
+from .processes import (
+    StopSignal,
+    make_accelerator,
+    rank_and_world,
+    start_trackers,
+    sum_over_processes,
+)
 from .pushing import Pusher
 from .results import StepFacts, is_finished, save_copy, save_pictures, save_result
 from .resume import State, resume, save_state
@@ -53,7 +59,7 @@ def train(config: TrainConfig, out: Path) -> Result:
     # ---- 1. processes, data, model -----------------------------------------------------------
     accelerator = make_accelerator(config, out)
     main = accelerator.is_main_process
-    rows = load_rows(config)
+    config, rows = pinned(config), load_rows(config)
     if is_finished(config, rows, out):
         logger.info("%s is finished; choose another --out to train again", out)
         Pusher(config, out).finish()
@@ -76,6 +82,7 @@ def train(config: TrainConfig, out: Path) -> Result:
         feed=_feed(config, family, rows, usable),
     )
     resume(state, config, rows, out)
+    start_trackers(accelerator, config, out)
     watch = Watch(config, accelerator, out, after_step=state.step)
     pusher = Pusher(config, out)
 
@@ -107,6 +114,8 @@ def train(config: TrainConfig, out: Path) -> Result:
 
     # ---- 4. the result -----------------------------------------------------------------------
     save_result(state, config, rows, out)
+    if main and rows.refused:
+        logger.warning("left out: %s", rows.skipped_in_words())
     accelerator.wait_for_everyone()
     accelerator.end_training()
     pusher.finish()
@@ -144,14 +153,26 @@ def _trained(family: Family, config: TrainConfig) -> dict[str, Parameter]:
 
 
 def _feed(config: TrainConfig, family: Family, rows: Rows, usable: set[int]) -> Feed[Any]:
-    weights = [weight for _, weight in config.mixture if weight > 0]
-    sources = [
-        Source([row for row in numbers if row in usable], weight, blocks)
-        for numbers, weight, blocks in zip(rows.sources(), weights, rows.blocks(), strict=True)
-    ]
+    parts = [part for part in config.mixture if part[1] > 0]
+    sources = []
+    for (name, weight), numbers, blocks in zip(parts, rows.sources(), rows.blocks(), strict=True):
+        found = [row for row in numbers if row in usable]
+        if not round(weight * len(found)):
+            raise Echo4oError(
+                f"an epoch shows no row of {name!r}: {len(found)} of {len(numbers)} can be used, "
+                f"and its weight in `mixture` is {weight:g}; raise it or take {name!r} out"
+            )
+        sources.append(Source(found, weight, blocks))
+
+    def length(row: int) -> int | None:
+        tokens, budget = family.length(row), config.tokens_per_pack
+        if tokens is not None and budget is not None and tokens > budget:
+            rows.skip(row, "longer than `tokens_per_pack`")
+        return tokens
+
     packer = Packer(
         Order(sources, seed=config.seed),
-        family.length,
+        length,
         samples=config.samples_per_pack,
         budget=config.tokens_per_pack,
         lookahead=config.lookahead,

@@ -83,6 +83,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "release": {
         "rehearse": ("echo4o.release.cli:rehearse", "the whole line on the sandbox"),
+        "compare": ("echo4o.release.cli:compare", "two models on the same benchmarks"),
         "publish": ("echo4o.release.cli:publish", "publish a whole release, repo by repo"),
         "verify": ("echo4o.release.cli:verify", "check a published release as a stranger would"),
     },

@@ -45,14 +45,14 @@ def test_references_are_learned(settings, tmp_path):
         tiny(),
         [
             *settings,
-            *(f"data={write_dataset(tmp_path / 'rows', rows)}", "steps=80", "ema_decay=0.9"),
+            *(f"data={write_dataset(tmp_path / 'rows', rows)}", "steps=60", "ema_decay=0.9"),
             *("drop_text=0", "drop_vit=0", "drop_vae=0", "checkpoint_every=1000"),
             *("learning_rate=0.01", "warmup_steps=5"),
         ],
     )
     train(config, tmp_path / "run")
     losses = [line["loss"] for line in trace(tmp_path / "run")]
-    assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
+    assert sum(losses[-15:]) < 0.6 * sum(losses[:15])
 
 
 def test_what_a_run_leaves(config: TrainConfig, tmp_path):
@@ -97,6 +97,7 @@ def test_frozen_groups_stay(config: TrainConfig, tmp_path):
 
 
 def test_pictures_encoded_at_every_use_give_the_same_losses(config: TrainConfig, tmp_path):
+    config = override(config, ["steps=5"])
     train(config, tmp_path / "cached")
     train(override(config, ["latent_cache_mb=0"]), tmp_path / "fresh")
     cached, fresh = (
@@ -172,23 +173,30 @@ def broken_rows() -> list[dict[str, object]]:
 def test_rows_that_cannot_be_used_are_skipped_and_counted(settings, tmp_path, mode):
     rows = [*broken_rows(), *(make_row(n) for n in range(6))]
     data = write_dataset(tmp_path / "rows", rows)
-    train(override(tiny(), [*settings, f"data={data}", mode]), tmp_path / "run")
-    record = RunRecord.load(tmp_path / "run")
-    assert record.metrics["rows_skipped"] == {
+    config, out = override(tiny(), [*settings, f"data={data}", mode]), tmp_path / "run"
+    train(config, out)
+    skipped = {
         "a picture is too large": 1,
         "a picture does not decode": 2,
         "a picture is only a path, its bytes are not stored": 1,
         "no instruction": 1,
         "a picture has more than 8 bits per channel": 1,
     }
+    assert RunRecord.load(out).metrics["rows_skipped"] == skipped
+    # A resumed run knows of those that came up before.
+    (out / "record.json").unlink()
+    train(config, out)
+    assert RunRecord.load(out).metrics["rows_skipped"] == skipped
 
 
 def test_only_broken_rows_end_in_a_sentence(settings, tmp_path):
     data = write_dataset(tmp_path / "rows", broken_rows())
     config = override(tiny(), [*settings, f"data={data}"])
-    with pytest.raises(Echo4oError, match="none of the 6 rows can be used.*too large: 1"):
+    with pytest.raises(
+        Echo4oError, match="no row can be used; left out: 6 of 6 rows .*too large: 1"
+    ):
         train(config, tmp_path / "run")
-    with pytest.raises(Echo4oError, match="none of the 6 rows can be used"):
+    with pytest.raises(Echo4oError, match="no row can be used"):
         train(override(config, ["latent_cache_mb=0"]), tmp_path / "run")
 
 
@@ -197,6 +205,11 @@ def test_a_missing_column_is_named(settings, tmp_path):
     data = write_dataset(tmp_path / "rows", rows)
     with pytest.raises(Echo4oError, match=r"lacks the columns output_image"):
         train(override(tiny(), [*settings, f"data={data}"]), tmp_path / "run")
+
+
+def test_a_part_of_the_mixture_that_shows_nothing_is_refused(config: TrainConfig, tmp_path):
+    with pytest.raises(Echo4oError, match=r"no row of 'all': 18 of 18 can be used.* is 0\.01"):
+        train(override(config, ["mixture=all:0.01"]), tmp_path / "run")
 
 
 def test_pictures_of_any_kind_decode_or_are_refused():
@@ -259,8 +272,8 @@ def test_the_authors_checkpoint_is_fine_tuned_by_token_budget(shared, mixed, tmp
         [
             *(f"base_model={shared / 'goldens/bagel/tiny_upstream'}", f"data={mixed}"),
             *("mixture=all:1", "vae_sizes=64,32,16", "vit_sizes=56,28,14", "trackers="),
-            *("tokens_per_pack=200", "packs_per_step=2", "steps=4", "warmup_steps=1"),
-            *("sample_every=4", "sample_steps=2", "precision=fp32", "layout=bagel"),
+            *("tokens_per_pack=200", "packs_per_step=2", "steps=2", "warmup_steps=1"),
+            *("sample_every=2", "sample_steps=2", "precision=fp32", "layout=bagel"),
         ],
     )
     train(config, tmp_path / "run")
@@ -272,7 +285,7 @@ def test_the_authors_checkpoint_is_fine_tuned_by_token_budget(shared, mixed, tmp
     assert all(100 < line["tokens"] <= 400 for line in plain)
     record = RunRecord.load(tmp_path / "run")
     assert [entry.id for entry in record.inputs if entry.kind == "model"] == ["tiny_upstream"]
-    assert (tmp_path / "run/samples/step-0000004.png").exists()
+    assert (tmp_path / "run/samples/step-0000002.png").exists()
     stored = load_file(tmp_path / "run/model/ema.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
     assert any(name.startswith("vit_model.") for name in stored)

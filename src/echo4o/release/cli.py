@@ -139,3 +139,28 @@ def _report(verification: "Verification") -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `echo4o release compare`."""
+    parser.add_argument("--before", required=True, help="model: folder or Hub id[@revision]")
+    parser.add_argument("--after", required=True, help="the same, after its training")
+    parser.add_argument(
+        "--tasks", nargs="+", default=["geneval_plus_plus"], help="benchmarks to run both on"
+    )
+    parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder; resumes")
+    parser.add_argument(
+        "options",
+        nargs=argparse.REMAINDER,
+        metavar="-- OPTIONS",
+        help="what else `echo4o eval run` takes, for every run",
+    )
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Run `echo4o release compare`."""
+    from .compare import compare as compare_models
+
+    words = args.options[1:] if args.options[:1] == ["--"] else args.options
+    found = compare_models(args.before, args.after, args.tasks, args.out, words, _say)
+    print(f"comparison  {found}")

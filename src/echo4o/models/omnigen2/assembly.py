@@ -16,8 +16,9 @@ from ...records import write_atomic
 from ..bagel.checkpoint import CheckpointError, check_tensors, download, read_headers, read_json
 from .transformer import OmniGen2Transformer2DModel
 
+MODEL_FOLDER = "transformer"
 WEIGHTS = {
-    "transformer": "diffusion_pytorch_model",
+    MODEL_FOLDER: "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "mllm": "model",
 }
@@ -70,7 +71,7 @@ def load_components(folder: Path, *, dtype: torch.dtype | None = None) -> Compon
     """
     for part, stem in WEIGHTS.items():
         read_headers(folder / part, stem)
-    transformer = _transformer(folder / "transformer", dtype)
+    transformer = _transformer(folder / MODEL_FOLDER, dtype)
     vae = AutoencoderKL.from_pretrained(
         folder / "vae", torch_dtype=torch.float32, use_safetensors=True
     )
@@ -83,7 +84,7 @@ def load_components(folder: Path, *, dtype: torch.dtype | None = None) -> Compon
 
 
 def _transformer(folder: Path, dtype: torch.dtype | None) -> OmniGen2Transformer2DModel:
-    tensors = read_headers(folder, WEIGHTS["transformer"])
+    tensors = read_headers(folder, WEIGHTS[MODEL_FOLDER])
     with torch.device("meta"):
         empty = OmniGen2Transformer2DModel.from_config(read_json(folder / "config.json"))
     shapes = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
@@ -101,6 +102,6 @@ def finish(folder: Path) -> None:
     index = read_json(folder / "model_index.json")
     index["_class_name"] = ["pipeline", "OmniGen2Pipeline"]
     index["transformer"] = [MODEL_MODULE, "OmniGen2Transformer2DModel"]
-    write_atomic(folder / "transformer" / f"{MODEL_MODULE}.py", MODEL_SHIM)
+    write_atomic(folder / MODEL_FOLDER / f"{MODEL_MODULE}.py", MODEL_SHIM)
     write_atomic(folder / "pipeline.py", PIPELINE_SHIM)
     write_atomic(folder / "model_index.json", json.dumps(index, indent=2) + "\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.loaders import Lumina2LoraLoaderMixin
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
@@ -26,8 +27,8 @@ from .transformer import MAX_REFERENCES, OmniGen2Transformer2DModel
 Callback = Callable[["OmniGen2Pipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
-class OmniGen2Pipeline(DiffusionPipeline):
-    """Text to image, editing and several references."""
+class OmniGen2Pipeline(DiffusionPipeline, Lumina2LoraLoaderMixin):
+    """Text to image, editing and several references; adapters as for other diffusers pipelines."""
 
     model_cpu_offload_seq = "mllm->transformer->vae"
     _callback_tensor_inputs = ["latents"]
@@ -78,6 +79,26 @@ class OmniGen2Pipeline(DiffusionPipeline):
         """Write the same five folders; `kwargs` go to diffusers."""
         super().save_pretrained(save_directory, **kwargs)
         assembly.finish(Path(save_directory))
+
+    def save_parts(self, folder: Path) -> None:
+        """Write all but the transformer's weights, which may be shared by processes."""
+        self.save_config(folder)
+        self.transformer.save_config(folder / assembly.MODEL_FOLDER)
+        self.vae.save_pretrained(folder / "vae")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        self.mllm.save_pretrained(folder / "mllm")
+        self.processor.save_pretrained(folder / "processor")
+        assembly.finish(folder)
+
+    def load_lora_weights(
+        self, source: str | Path | dict[str, Tensor], adapter_name: str | None = None, **kwargs: Any
+    ) -> None:
+        """Add the adapter of a folder, file, Hub id or state dict; `kwargs` go to diffusers.
+
+        Only safetensors are read.
+        """
+        plain = source if isinstance(source, dict) else str(source)
+        super().load_lora_weights(plain, adapter_name, **kwargs, use_safetensors=True)
 
     @torch.no_grad()
     def __call__(

@@ -30,7 +30,11 @@ def reference_size(width: int, height: int, max_pixels: int, max_side: int) -> t
 
 def resized(image: Image.Image, max_pixels: int, max_side: int) -> Image.Image:
     """An RGB picture in its `reference_size`."""
-    size = reference_size(*image.size, max_pixels, max_side)
+    return resized_to(image, reference_size(*image.size, max_pixels, max_side))
+
+
+def resized_to(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture in a (width, height), filtered as the released pipeline does."""
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
 
 

@@ -26,6 +26,17 @@ from torch.nn.utils.rnn import pad_sequence
 from .positions import caption_positions, picture_positions, rotations
 
 MAX_REFERENCES = 5
+RELEASED = {
+    "hidden_size": 2520,
+    "num_layers": 32,
+    "num_attention_heads": 21,
+    "num_kv_heads": 7,
+    "axes_dim_rope": (40, 40, 40),
+    "axes_lens": (10000, 10000, 10000),
+    "text_feat_dim": 2048,
+    "timestep_scale": 1000.0,
+}
+"""Sizes of the released model, where they are not the defaults of the class."""
 Picture = tuple[Tensor, tuple[int, int]]
 """Tokens (N, D), and the rows and columns of patches."""
 _TIME_SIZE = 1024
