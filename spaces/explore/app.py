@@ -243,23 +243,27 @@ def build() -> gr.Blocks:
             if shown and is_done:
                 link = read(shown)
                 if not isinstance(link, str):
-                    yield from follow(link)
+                    for changed in follow(link):
+                        # Somebody may be typing.
+                        yield {part: new for part, new in changed.items() if part is not words}
 
         hidden = {"api_visibility": "private", "show_progress": "hidden"}
+        # A click while pictures are on their way waits for them, and only the last one counts.
+        patient = {**hidden, "trigger_mode": "always_last"}
         # Gradio's request does not carry the query of the page's own address.
         page.load(open_page, address, everything, js="() => [location.search]", **hidden)
         timer.tick(on_tick, waiting, everything, **hidden)
         for stage in (rows_stage, board_stage):
-            stage.select(on_click, None, everything, **hidden)
+            stage.select(on_click, None, everything, **patient)
         filters = [subset, category, words]
         gr.on(
             [subset.input, category.input, words.submit, search.click],
             on_filter,
             filters,
             everything,
-            **hidden,
+            **patient,
         )
-        shuffle.click(on_shuffle, filters, everything, **hidden)
+        shuffle.click(on_shuffle, filters, everything, **patient)
         gr.api(api.rows, api_name="rows")
         gr.api(api.row, api_name="row")
         gr.api(api.search, api_name="search")

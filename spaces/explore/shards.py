@@ -110,26 +110,20 @@ class Shards:
             SourceError: the column is not there or its row groups are too large.
         """
         shard, group, line = self.where(place)
-        path = next(
-            (
-                p
-                for p in (f"{column}.bytes", f"{column}.list.element.bytes")
-                if p in _levels(shard.footer)
-            ),
-            None,
-        )
-        if path is None:
+        paths = {f"{column}.bytes", f"{column}.list.element.bytes"} & set(_levels(shard.footer))
+        if not paths:
             raise SourceError(f"{self.store.name} has no pictures in the column {column}")
+        path = paths.pop()
         try:
             chunk = self._chunks(shard.path, shard.footer)[group][path]
             starts = self._index(shard.path, chunk.index_at, chunk.index_bytes)
             return cells.cell(partial(self.store.read, shard.path), chunk, starts, line)
         except (cells.NotHere, KeyError, IndexError, SourceError):
-            return self._from_group(shard, group, line, column)
+            return self._from_group(shard, group, line, path)
 
-    def _from_group(self, shard: Shard, group: int, line: int, column: str) -> list[bytes | None]:
+    def _from_group(self, shard: Shard, group: int, line: int, path: str) -> list[bytes | None]:
         """The same from the whole row group, one at a time: each is tens of megabytes."""
-        facts = _metadata(shard.footer)
+        facts, column = _metadata(shard.footer), path.partition(".")[0]
         chosen = facts.row_group(group)
         columns = [chosen.column(number) for number in range(chosen.num_columns)]
         size = sum(
@@ -142,8 +136,7 @@ class Shards:
         with self._whole_groups, self.store.open(shard.path) as file:
             parquet = pq.ParquetFile(file, metadata=facts, pre_buffer=True)
             value = parquet.read_row_group(group, columns=[column])[column][line].as_py()
-        is_list = pa.types.is_nested(facts.schema.to_arrow_schema().field(column).type.field(0).type)
-        many = (value or []) if is_list else [value]
+        many = (value or []) if ".list." in path else [value]
         return [one.get("bytes") if isinstance(one, dict) else None for one in many]
 
     def _footer(self, file: Found) -> tuple[Found, bytes | None]:
