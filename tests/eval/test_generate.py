@@ -6,8 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from eval_tools import KIT, WorldPainter, paint_into
 from PIL import Image
+from tiny_omnigen2 import make_omnigen2
 
 from echo4o.errors import Echo4oError
 from echo4o.eval.generate import MANIFEST, GenerateConfig, generate, seed_of
@@ -49,6 +51,25 @@ def test_our_pipeline_paints_the_same_picture_in_every_batch(model_folder, tmp_p
         "revision": None,
         "sha256": painter.identity.sha256,
     }
+
+
+def test_omnigen2_paints(tmp_path):
+    pipe = make_omnigen2()
+    pipe.save_pretrained(tmp_path / "model")
+    painter = PipelinePainter(str(tmp_path / "model"))
+    config = GenerateConfig(seed=5, steps=2, size=(32, 48))
+    assert generate(ITEMS[:2], KIT, painter, tmp_path / "pictures", config) == 2
+    manifest = json.loads((tmp_path / "pictures" / MANIFEST).read_text())
+    assert manifest["pipeline"] == "OmniGen2Pipeline"
+    alone = pipe(
+        ITEMS[1].prompt,
+        width=32,
+        height=48,
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(seed_of(5, ITEMS[1].number)),
+    )
+    found = pixels(find_pictures(tmp_path / "pictures")[ITEMS[1].number])
+    assert np.abs(found - np.asarray(alone.images[0], dtype=np.int16)).max() <= 1
 
 
 def test_a_changed_weight_is_another_model(model_folder, tmp_path):

@@ -1,6 +1,7 @@
 """The whole pipeline with tiny random parts: every mode, batches, saving and loading."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_omnigen2 import make_omnigen2
 
 from echo4o.models.bagel.checkpoint import CheckpointError
@@ -101,6 +103,35 @@ def test_the_released_index_needs_no_trust(saved, tmp_path):
     names = {"_class_name": "OmniGen2Pipeline", "transformer": ["transformer_omnigen2", "X"]}
     (tmp_path / "model_index.json").write_text(json.dumps(names))
     assert OmniGen2Pipeline.from_pretrained(tmp_path).transformer.config.num_layers == 2
+
+
+@pytest.mark.parametrize("layout", ["older", "newer"])
+def test_a_text_encoder_in_either_layout(pipe, saved, tmp_path, layout):
+    """transformers 4.51 kept the text model at the top, and its sizes in a flat config."""
+    folder = tmp_path / layout
+    shutil.copytree(saved, folder)
+    weights, settings = folder / "mllm/model.safetensors", folder / "mllm/config.json"
+    older = load_file(weights)  # as transformers still writes it
+    assert {name.partition(".")[0] for name in older} == {"model", "visual", "lm_head"}
+    if layout == "newer":
+        start = {"model.": "model.language_model.", "visual.": "model.visual."}
+        newer = {
+            start.get(name[: name.index(".") + 1], name[: name.index(".") + 1])
+            + name.partition(".")[2]: tensor
+            for name, tensor in older.items()
+        }
+        save_file(newer, weights, metadata={"format": "pt"})
+    else:
+        config = json.loads(settings.read_text())
+        text = config.pop("text_config")
+        rope = text.pop("rope_parameters")
+        flat = {"rope_theta": rope.pop("rope_theta"), "rope_scaling": {**rope, "type": "mrope"}}
+        kept = {name: value for name, value in text.items() if name not in ("model_type", "dtype")}
+        settings.write_text(json.dumps({**kept, **config, **flat}))
+    texts = ["a cat", "three red circles"]
+    found = OmniGen2Pipeline.from_pretrained(folder).encode_text(texts)
+    for one, wanted in zip(found, pipe.encode_text(texts), strict=True):
+        assert one.equal(wanted)
 
 
 def test_a_checkpoint_that_does_not_fit(saved, tmp_path):
