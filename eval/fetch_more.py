@@ -28,7 +28,7 @@ from .wording import COMMIT, ITEM_FILES, REPOSITORY, WordingError, data_folder, 
 CONTEXT_DATASET = "OmniGen2/OmniContext"
 _CONTEXT_SCRIPT = "omnicontext/prompt_generator.py"
 _CONTEXT_SCRIPT_SHA256 = "a8f2976f9ceff9f0ae7d80f604dd272d491f846ab434fa033530c797583505a1"
-_TEXTS = {
+TEXT_HASHES = {
     "prompt_following": "a1c5830be940042b0e1451a86d9f922e9aa9f06fefa7f478c68a14fb54cc09c3",
     "prompt_following_scene": "b399ff1d4636ee295fed4a88eb46a44d401d5c1705ff58223eb0ab4982af98ea",
     "subject_consistency": "332c3091688e24a784f1bebeaf30c3babdea8fb4f51337f6d5cc25f1ced627ce",
@@ -83,7 +83,7 @@ def fetch_context(origin: str | None) -> list[str]:
     With a folder, only the wording is read from there; the items come from the Hub in any case.
     """
     script = get_file(origin, _CONTEXT_SCRIPT, _CONTEXT_SCRIPT_SHA256)
-    texts = find_texts(script.decode("utf-8", errors="replace"), _TEXTS)
+    texts = find_texts(script.decode("utf-8", errors="replace"), TEXT_HASHES)
     facts = {
         "benchmark": "omnicontext",
         "source": f"{REPOSITORY}@{COMMIT} {_CONTEXT_SCRIPT}",

@@ -9,10 +9,13 @@ import yaml
 from eval_tools import KIT, paint_into
 from PIL import Image
 from tests_sandbox import image_api
+from tiny_detectors import save_detectors
 
 import echo4o.eval
+from echo4o.errors import Echo4oError
 from echo4o.eval.protocols import checklist
-from echo4o.eval.tasks import get_task
+from echo4o.eval.tasks import get_task, task_names
+from echo4o.sandbox import world
 
 METRICS = Path(echo4o.eval.__file__).parent / "metrics"
 FOLDER = METRICS / "geneval_plus_plus"
@@ -101,6 +104,7 @@ def test_the_space_judges_a_picture(api, tmp_path, monkeypatch):
     [
         ("geneval_plus_plus", "**Right**", ["yes", "exactly 1 pink ring"]),
         ("imagine_bench", "**10 of 10 points**", ["10", "fantasy"]),
+        ("dpg_bench", "**100 of 100 points**", ["holds", "Is there a circle?"]),
     ],
 )
 def test_a_visitor_of_the_space_gets_a_verdict(api, tmp_path, monkeypatch, name, words, row):
@@ -122,7 +126,7 @@ def test_a_visitor_of_the_space_gets_a_verdict(api, tmp_path, monkeypatch, name,
     _, url, _ = app.demo.launch(prevent_thread_lock=True, quiet=True, inbrowser=False)
     try:
         client = Client(url, verbose=False)
-        choice = f"{item.prompt} ({item.tag})"
+        choice = next(iter(app.ITEMS))
         said, table = client.predict(choice, handle_file(picture), api_name="/judge")
         assert said == words
         assert table["data"][0][:2] == row
@@ -156,7 +160,7 @@ def test_imagine_bench_computes_points(api, load, tmp_path):
     assert (again["overall"]["items"], again["calls"]) == (2, 0)
 
 
-@pytest.mark.parametrize("name", ["geneval_plus_plus", "imagine_bench"])
+@pytest.mark.parametrize("name", task_names())
 def test_the_folder_is_a_space(name):
     folder = METRICS / name
     text = (folder / "README.md").read_text()
@@ -168,7 +172,7 @@ def test_the_folder_is_a_space(name):
     assert "echo4o[eval]" in (folder / "requirements.txt").read_text()
 
 
-@pytest.mark.parametrize("name", ["geneval_plus_plus", "imagine_bench"])
+@pytest.mark.parametrize("name", task_names())
 def test_the_metric_file_obeys_the_loaders_import_rules(name):
     """evaluate copies one file and reads its imports by pattern: one plain module a line."""
     text = (METRICS / name / f"{name}.py").read_text()
@@ -176,3 +180,71 @@ def test_the_metric_file_obeys_the_loaders_import_rules(name):
     assert top
     for line in top:
         assert re.fullmatch(r"import \w+|from (pathlib|typing) import \w+", line), line
+
+
+def test_several_pictures_of_an_item_are_one_item(api, load, tmp_path):
+    metric = load("dpg_bench", cache_dir=str(tmp_path / "cache"))
+    items = get_task("dpg_bench").items("kit").items[:2]
+    for item in items:
+        for sample in range(4):
+            picture = world.paint(item.prompt, width=64, height=64, seed=sample)
+            if (item.number, sample) == (2, 3):
+                picture = Image.new("RGB", (64, 64), "white")
+            picture.save(tmp_path / f"{item.number}-{sample}.png")
+    files = [str(tmp_path / f"{item.number}-{n}.png") for item in items for n in range(4)]
+    rows = [item.to_json() for item in items for _ in range(4)]
+    result = metric.compute(predictions=files, references=rows, judge="sandbox-judge")
+    assert result["overall"]["score"] == pytest.approx(87.5)
+    assert (result["overall"]["items"], result["calls"]) == (2, 8)
+    with pytest.raises(Echo4oError, match="between 3 and 4 pictures; give as many of each"):
+        metric.compute(predictions=files[:7], references=rows[:7], judge="sandbox-judge")
+
+
+def test_omnicontext_sees_the_references(api, load, tmp_path):
+    metric = load("omnicontext", cache_dir=str(tmp_path / "cache"))
+    items = get_task("omnicontext").items("kit").items[9:11]
+    folder = paint_into(tmp_path / "pictures", items)
+    result = metric.compute(
+        predictions=[str(folder / f"{item.number}.png") for item in items],
+        references=[item.to_json() for item in items],
+        judge="sandbox-judge",
+    )
+    assert (result["overall"]["score"], result["calls"]) == (10, 2)
+    assert {"average of 8 types", "average of 6 types"} <= set(result["by_group"])
+
+
+def test_geneval_needs_no_judge_but_a_detector(load, tmp_path):
+    detector, clip = save_detectors(tmp_path)
+    metric = load("geneval", cache_dir=str(tmp_path / "cache"))
+    item = get_task("geneval").items("kit").items[0]
+    files = []
+    for sample in range(2):
+        picture = world.paint("a red ring", width=64, height=64, seed=sample)
+        picture.save(tmp_path / f"{sample}.png")
+        files.append(str(tmp_path / f"{sample}.png"))
+    result = metric.compute(
+        predictions=files,
+        references=[item.to_json()] * 2,
+        detector=str(detector),
+        colours=str(clip),
+    )
+    assert (result["overall"]["items"], result["calls"], result["coverage"]) == (1, 2, 1.0)
+
+
+def test_the_space_of_geneval_draws_what_was_found(tmp_path, monkeypatch):
+    detector, clip = save_detectors(tmp_path)
+    spec = importlib.util.spec_from_file_location("geneval_app", METRICS / "geneval" / "app.py")
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    app.LEDGER.parent.rmdir()
+    monkeypatch.setattr(app, "LEDGER", tmp_path / "ledger.sqlite")
+    world.paint("a red ring", width=96, height=64, seed=1).save(tmp_path / "1.png")
+    choice = next(iter(app.ITEMS))
+    with pytest.raises(app.gr.Error, match="ECHO4O_DETECTOR"):
+        app.judge_picture(choice, str(tmp_path / "1.png"))
+    monkeypatch.setenv("ECHO4O_DETECTOR", str(detector))
+    monkeypatch.setenv("ECHO4O_COLOURS", str(clip))
+    words, rows, shown = app.judge_picture(choice, str(tmp_path / "1.png"))
+    assert words in ("**Right**", "**Wrong**")
+    assert rows[0][1] == "1 dog"
+    assert shown.size == (96, 64)

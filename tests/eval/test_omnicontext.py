@@ -15,12 +15,16 @@ from tests_sandbox import image_api
 from echo4o.cli import main
 from echo4o.client import Reply
 from echo4o.errors import Echo4oError
+from echo4o.eval.buying import BuyConfig
+from echo4o.eval.fetch_more import TEXT_HASHES, find_texts
+from echo4o.eval.generate import Wanted
 from echo4o.eval.items import KIT
 from echo4o.eval.judging import JudgeConfig, judge, make_cases
 from echo4o.eval.omnicontext import EIGHT, SIX, read_row, score
 from echo4o.eval.omnicontext_judges import ContextItem, as_jpeg
 from echo4o.eval.runs import load_run
 from echo4o.eval.tasks import get_task
+from echo4o.models.pictures import read_record
 from echo4o.sandbox import world
 
 TASK = get_task("omnicontext")
@@ -264,3 +268,75 @@ def test_killed_three_times_400_items_are_asked_six_times_each(shared, tmp_path)
     assert all(one.outcome == "judged" for one in run.verdicts)
     assert sum(one.calls for one in run.verdicts) == 2400
     assert run.calls < 2400
+
+
+def test_pictures_are_made_from_the_references(api, model_folder, tmp_path, capsys):
+    words = ["eval", "run", "omnicontext", "--model", str(model_folder), "--steps", "1"]
+    words += ["--size", "64x64", "--limit", "8", "--judge", "sandbox-judge", "--no-canary"]
+    main([*words, "--out", str(tmp_path / "run")])
+    run = load_run(tmp_path / "run")
+    assert [one.outcome for one in run.verdicts] == ["judged"] * 8
+    last = read_record(tmp_path / "run" / "pictures" / f"{run.verdicts[-1].number}.png")
+    assert [one.name for one in last.references] == [
+        "character-yellow-face.png",
+        "object-yellow-square.png",
+        "scene-beach.png",
+    ]
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert report.count('alt="reference') == sum(len(item.references) for item in ITEMS[::3])
+    asked = BuyConfig(model="m").request(Wanted(ITEMS[-1], 1))
+    assert len(asked.references) == 3
+    assert asked.endpoint == "/v1/images/edits"
+
+
+PUSH = """
+import io, sys
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as Pillow
+from echo4o.eval.fetch_more import fetch_context_items
+from echo4o.eval.tasks import get_task
+from echo4o.models.pictures import read_record
+
+def png(colour):
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (8, 8), colour).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+names = ("key", "task_type", "instruction", "instruction_language")
+rows = [("a/1", "single_object", "Show it.", "en"), ("b", "multi_object", "Show both.", "zh")]
+data = {name: [row[n] for row in rows] for n, name in enumerate(names)}
+data["input_images"] = [[png("red")], [png("red"), png("blue")]]
+features = Features({name: Value("string") for name in names} | {"input_images": List(Image())})
+Dataset.from_dict(data, features=features).push_to_hub("rehearsal/context", split="train")
+path, count = fetch_context_items("rehearsal/context")
+assert count == 2
+items = get_task("omnicontext").items("authors").items
+assert [(one.name, one.language, len(one.references)) for one in items] == [
+    ("a/1", "en", 1), ("b", "zh", 2)
+]
+assert items[0].references[0] == items[1].references[0]
+assert len(list((path.parent / "references").iterdir())) == 2
+"""
+
+
+@pytest.mark.slow
+def test_items_and_references_come_from_the_hub(sandbox, tmp_path):
+    environment = {**sandbox.environment(tmp_path / "home"), "ECHO4O_BENCHMARKS": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", PUSH], env=environment, check=True)
+
+
+@pytest.mark.shared
+def test_the_wording_is_put_together_from_a_script(shared):
+    """Four texts of one header and four rules, in a script that would fail if it were run."""
+    texts = json.loads((shared / "benchmarks/protocols/omnicontext.json").read_text())["user"]
+    start = os.path.commonprefix(list(texts.values()))
+    tail = "Editing instruction: <instruction>\n"
+    rules = [
+        text.removeprefix(start).removesuffix("Editing instruction: {instruction}\n")
+        for text in texts.values()
+    ]
+    lines = [f"header = {start!r}", f"tail = {tail!r}", "raise SystemExit('this was run')"]
+    lines += [f"rule_{number} = {rule!r}" for number, rule in enumerate(rules)]
+    assert find_texts("\n".join(lines), TEXT_HASHES) == texts
+    with pytest.raises(Echo4oError, match="does not hold the text"):
+        find_texts("\n".join(lines[:-1]), TEXT_HASHES)
