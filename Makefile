@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := src/echo4o dataset_builder training eval model_cards
 # Each Space is a program of its own that imports the installed package.
-SPACE_TYPES := --config-file ../../pyproject.toml --allow-subclassing-any --no-warn-return-any --follow-imports=silent
+SPACE_TYPES := --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache/spaces --allow-subclassing-any --no-warn-return-any --follow-imports=silent
 
 .PHONY: setup rehearse test browser prove bench bench-gpu check wheel clean
 

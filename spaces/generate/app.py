@@ -10,26 +10,19 @@ except ImportError:
     GPU = None
 
 import os
-import tempfile
-
-# A folder of our own, because old files in it are deleted.
-os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="echo4o-files-"))
-
-from pathlib import Path
 from typing import Any
 
 import api
 import checks
 import compare
+import files
 import gradio as gr
-import limits
 import look
 import restore
 import samples
 import tabs
 import theme
 from engine import Engine, configured_source
-from gradio.utils import get_upload_folder
 from jobs import Desk
 from judge import Judge
 
@@ -44,6 +37,8 @@ if other := os.environ.get("ECHO4O_COMPARE", "").strip():
     second = Desk(Engine(other), GPU)
     second.engine.start()
     desks[second.engine.name] = second
+# Paths that were given are whole by now.
+files.settle()
 
 
 def build() -> gr.Blocks:
@@ -112,7 +107,6 @@ def build() -> gr.Blocks:
 
 
 page = build()
-limits.keep_swept(Path(get_upload_folder()))
 
 if __name__ == "__main__":
     page.launch(

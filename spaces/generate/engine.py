@@ -79,7 +79,7 @@ class Engine:
     """Loads one model in the background and makes pictures with it."""
 
     def __init__(self, source: str | None, name: str | None = None) -> None:
-        self.source = source
+        self.source = str(Path(source).resolve()) if source and Path(source).is_dir() else source
         self.state: State = "none" if source is None else "loading"
         self.reason = ""
         """Why loading failed, in words for visitors."""

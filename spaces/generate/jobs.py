@@ -5,7 +5,6 @@ The page and the API both come through here, so neither can do what the other ma
 
 import hashlib
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +19,7 @@ import limits
 import safety
 from checks import Refusal
 from engine import Engine, Event, Job, Made, Settings, Step
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
+from files import store
 from PIL import Image
 from streams import Piece
 
@@ -272,13 +270,6 @@ def draw_seeds(seed: int, count: int) -> list[int]:
     """Consecutive seeds from `seed`, or from a random one for -1."""
     first = secrets.randbelow(checks.MAX_SEED - count) if seed == -1 else seed
     return [(first + place) % (checks.MAX_SEED + 1) for place in range(count)]
-
-
-def store(data: bytes, name: str = "echo-4o.png") -> str:
-    """Put a finished file where Gradio serves it from, bytes unchanged."""
-    path = save_bytes_to_cache(data, name, get_upload_folder())
-    os.utime(path)  # the same bytes may lie there already, about to be swept
-    return path
 
 
 def _doing(job: Job, share: float, thought: str) -> str:

@@ -65,7 +65,8 @@ class Judge:
     """Asks, and keeps to what a visitor and a day may cost."""
 
     def __init__(self, model: str, budget_usd: float, folder: Path) -> None:
-        self.model, self._budget, self._folder = model, budget_usd, folder
+        self.model, self._budget = model, budget_usd
+        self._folder = folder.resolve()
         self._asked: Counter[tuple[date, str]] = Counter()
         self._lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""What protects the Space and its visitors: who asks how often, and how long files stay."""
+"""What protects the Space: who asks, and how often."""
 
 import ipaddress
 import os
@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
 import gradio as gr
 from checks import Refusal
@@ -15,7 +14,6 @@ HOSTED = "SPACE_ID" in os.environ or os.environ.get("ECHO4O_HOSTED") == "1"
 """Whether strangers use this page: then requests are counted and contents are checked."""
 HOUR = 3600.0
 HOSTED_PER_HOUR = 60
-SWEEP_SECONDS = 60.0
 _MOST_VISITORS = 10_000
 
 
@@ -81,32 +79,3 @@ def requests_per_hour() -> int:
     if not given.isdigit():
         raise ValueError(f"ECHO4O_REQUESTS_PER_HOUR must be a whole number, got {given!r}")
     return int(given)
-
-
-def sweep(folder: Path, *, older_than: float = HOUR) -> int:
-    """Delete the files below `folder` that nobody wrote to for so many seconds; returns how many.
-
-    Only ever called with the folder of this process's own uploads and results.
-    """
-    deadline, gone = time.time() - older_than, 0
-    for path in [*folder.rglob("*")] if folder.is_dir() else []:
-        try:
-            if path.is_file() and path.stat().st_mtime < deadline:
-                path.unlink()
-                gone += 1
-            elif path.is_dir() and path.stat().st_mtime < deadline:
-                path.rmdir()
-        except OSError:
-            continue  # somebody else deleted it, or the folder is not empty yet
-    return gone
-
-
-def keep_swept(folder: Path) -> None:
-    """Sweep every minute for as long as the process lives."""
-
-    def forever() -> None:
-        while True:
-            time.sleep(SWEEP_SECONDS)
-            sweep(folder)
-
-    threading.Thread(target=forever, name="sweep", daemon=True).start()

@@ -49,7 +49,8 @@ class PictureCheck:
     """The classifier, loaded beside the page's start."""
 
     def __init__(self, source: str | None = None) -> None:
-        self.source = source or os.environ.get("ECHO4O_SAFETY_MODEL") or CLASSIFIER
+        named = source or os.environ.get("ECHO4O_SAFETY_MODEL") or CLASSIFIER
+        self.source = str(Path(named).resolve()) if Path(named).is_dir() else named
         self._loaded = threading.Event()
         self._model: PreTrainedModel | None = None
         self._mean, self._std = [0.5] * 3, [0.5] * 3

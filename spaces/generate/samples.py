@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 import look
-from jobs import store
+from files import store
 
 FOLDER = Path(__file__).with_name("samples")
 

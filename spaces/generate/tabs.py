@@ -13,7 +13,8 @@ import widgets
 from checks import Refusal
 from engine import Engine, Job
 from engine import Settings as JobSettings
-from jobs import Desk, Wish, in_words, store
+from files import store
+from jobs import Desk, Wish, in_words
 from judge import Judge
 from judge import shown as verdicts
 from running import ON_MODEL, PRIVATE, on_make
@@ -202,7 +203,7 @@ def judging(judge: Judge, visit: gr.State, created: Create) -> None:
         return verdicts(found, judge.model)
 
     with created.results.below:
-        button = gr.Button("Judge it", size="sm")
+        button = gr.Button("Judge it", size="sm", scale=0, min_width=120)
         verdict = gr.HTML("", padding=False)
     button.click(
         look_at,

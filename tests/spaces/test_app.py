@@ -16,7 +16,7 @@ from echo4o.models.pictures import is_marked_machine_made, read_record
 from echo4o.records import sha256_file
 
 GENERATE = {"api_name": "/generate"}
-PATHS = re.compile(r"/(?:root|home|work|usr|opt|var)/")
+PATHS = re.compile(r"/(?:root|home|work|usr|opt|var|tmp)/")
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +216,18 @@ def test_no_file_of_the_server_is_read(app, tmp_path, declared):
     assert "event: error" in reply
     assert "private" not in reply
     assert not PATHS.search(reply)
+
+
+def test_no_path_of_the_server_is_in_a_reply(app):
+    reply = post(app, "generate", ["a ring", "Square 1:1", 1, 5, 2, 4.0, "Fast", False])
+    assert "event: complete" in reply
+    assert "files/" in reply
+    assert not PATHS.search(reply)
+
+
+def test_no_address_is_fetched(app):
+    picture = {"path": f"{app}/logo.png", "meta": {"_type": "gradio.FileData"}}
+    assert "not fetched from addresses" in post(app, "ask", [picture, "what?"])
 
 
 @pytest.mark.parametrize("picture", ["text", 3, [], {}, {"path": None, "url": None}])

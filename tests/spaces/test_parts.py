@@ -51,14 +51,14 @@ def test_hosted_visitors_are_told_apart_behind_a_proxy(module, monkeypatch, note
 
 
 def test_old_files_are_swept_and_young_ones_stay(module, uploads):
-    limits = module("limits")
+    files = module("files")
     old, young = uploads / "a" / "old.png", uploads / "b" / "young.png"
     for path in (old, young):
         path.parent.mkdir()
         path.write_bytes(b"x")
     hour_ago = time.time() - 3700
     os.utime(old, (hour_ago, hour_ago))
-    assert limits.sweep(uploads) == 1
+    assert files.sweep(uploads) == 1
     assert not old.exists()
     assert young.exists()
 

@@ -97,10 +97,12 @@ def test_staged_folder_is_what_the_repository_holds_plus_the_model(tmp_path):
 
 
 def contents(folder):
-    files = (
-        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    )
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    found = {}
+    for path in folder.rglob("*"):
+        inner = path.relative_to(folder)
+        if path.is_file() and not inner.as_posix().startswith((".", "__pycache__")):
+            found[inner.as_posix()] = path.read_bytes()
+    return found
 
 
 @pytest.mark.parametrize("model", ["../x", "folder", "a/b/c", "a/b\nc", ""])
