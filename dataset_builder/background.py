@@ -3,6 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, Queue
+from threading import Event, Thread
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
@@ -52,23 +55,38 @@ class Background:
 def read_ahead(items: Iterator[T], size_of: Callable[[T], int]) -> Iterator[T]:
     """The same items, made in a thread while the caller works; they are handed over a MB at once.
 
-    An error of `items` comes out in its place, without the last items before it.
+    An error of `items` comes out in its place, without the last items before it. Nobody waits for
+    the thread when the caller gives up: it may be waiting for a server.
     """
+    groups: Queue[list[T]] = Queue(_GROUPS)
+    errors: list[BaseException] = []
+    is_over = Event()
 
-    def group() -> list[T]:
-        made, size = [], 0
-        for item in items:
-            made.append(item)
-            size += size_of(item)
-            if size >= _GROUP_BYTES:
-                break
-        return made
+    def make() -> None:
+        try:
+            made, size = [], 0
+            for item in items:
+                made.append(item)
+                size += size_of(item)
+                if size >= _GROUP_BYTES:
+                    groups.put(made)
+                    made, size = [], 0
+                if is_over.is_set():
+                    return
+            if made:
+                groups.put(made)
+        except BaseException as error:  # the caller raises it
+            errors.append(error)
+        groups.put([])
 
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="echo4o-read")
+    Thread(target=make, name="echo4o-read", daemon=True).start()
     try:
-        jobs = deque(pool.submit(group) for _ in range(_GROUPS))
-        while made := jobs.popleft().result():
-            jobs.append(pool.submit(group))
+        while made := groups.get():
             yield from made
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        is_over.set()
+        with suppress(Empty):
+            while True:
+                groups.get_nowait()
+    if errors:
+        raise errors[0]

@@ -7,13 +7,15 @@ import os
 import random
 import subprocess
 import sys
+import threading
+import time
 
 import authors_layout as layout
 import pyarrow.parquet as pq
 import pytest
 from datasets import Features
 
-from echo4o.dataset_builder.background import Background
+from echo4o.dataset_builder.background import Background, read_ahead
 from echo4o.dataset_builder.card import front_matter_configs
 from echo4o.dataset_builder.hashed_file import HashedFile
 from echo4o.dataset_builder.pool import PicturePool
@@ -194,3 +196,28 @@ def test_a_full_disk_is_told_by_the_thread_that_writes(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "file")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "File too large"
+
+
+def test_what_is_read_ahead_keeps_its_order_and_its_error_and_ends_with_its_reader():
+    made = []
+
+    def items(most):
+        for number in range(most):
+            made.append(number)
+            yield number
+        raise OSError("the line is cut")
+
+    found = []
+    with pytest.raises(OSError, match="the line is cut"):
+        found.extend(read_ahead(items(90), lambda _: 1 << 18))
+    assert found == [*range(88)], "whole groups of four"
+    made.clear()
+    reader = read_ahead(items(10**9), lambda _: 1 << 20)
+    assert next(reader) == 0
+    time.sleep(0.1)
+    assert len(made) < 12, "memory is bounded"
+    reader.close()
+    threads = [one for one in threading.enumerate() if one.name == "echo4o-read"]
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
