@@ -4,7 +4,8 @@ Rows have two references each. With --flux the autoencoder has the published wid
 its share of a step is then as in the recipes for BAGEL-7B, though the rest is still small.
 
 A cache can save what encoding costs and no more. So the file also has the time that a step's
-products would need at the speed of a large one, and the ratio if a step took no longer than that.
+products would need at the speed of a large one, the ratio if a step took no longer than that, and
+of which operations a step consists with the cache.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/bench_latent_cache.py [--flux] [--draws 1] [--out FILE]
 """
@@ -14,6 +15,7 @@ import io
 import json
 import statistics
 import time
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -25,6 +27,7 @@ import torch
 from diffusers import AutoencoderKL
 from machine import describe
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 
 from echo4o import schema
 from echo4o.training.caching import fill_store
@@ -121,6 +124,26 @@ def measure(config: TrainConfig, out: Path) -> Run:
     )
 
 
+def shares(config: TrainConfig, out: Path) -> dict[str, float]:
+    """Shares of the processor time of two steps by kind of operation."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        train(config, out)
+    found: Counter[str] = Counter()
+    for event in seen.key_averages():
+        found[_kind(event.key)] += event.self_cpu_time_total
+    return {kind: round(time / found.total(), 3) for kind, time in found.most_common()}
+
+
+def _kind(operation: str) -> str:
+    if "scaled_dot_product" in operation:
+        return "attention"
+    if operation in ("aten::mm", "aten::addmm", "aten::bmm", "aten::addmm_"):
+        return "matrix products"
+    if "conv" in operation:
+        return "convolutions"
+    return "reading rows" if "DataLoader" in operation else "everything else"
+
+
 def product_speed() -> float:
     """Operations of a matrix product in a second of the processor, the best of some."""
     one, best = torch.ones(768, 768), float("inf")
@@ -157,6 +180,7 @@ def main() -> None:
         fill_store(config, root / "cache")
         filling = time.process_time() - began
         cached = measure(config, root / "cached")
+        parts = shares(override(config, ["steps=2"]), root / "profile")
     floor = cached.flops / product_speed()
     saved = plain.cpu - cached.cpu
     figures = {
@@ -175,9 +199,15 @@ def main() -> None:
         "rest_per_picture": round(cached.cpu / (3 * args.rows), 4),
         "rest_at_the_speed_of_a_product": round(floor / (3 * args.rows), 4),
         "speedup_if_the_rest_took_that": round(1 + saved / floor, 2),
+        "shares_of_a_cached_step": parts,
         f"cpu_seconds_to_fill_{3 * count}_pictures": round(filling, 1),
         "largest_difference_of_losses": max(
             abs(a - b) for a, b in zip(plain.losses, cached.losses, strict=True)
+        ),
+        "why": (
+            f"without the cache a picture costs {(plain.cpu) / (3 * args.rows):.3f} s of processor "
+            f"time, {saved / (3 * args.rows):.3f} s of them to read, resize and encode it; nothing "
+            f"else is saved, so no cache can give more than the ratio of the two parts allows"
         ),
         "machine": describe(),
     }

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
+from echo4o.errors import Echo4oError
 from echo4o.models.bagel.assembly import load_rest
 from echo4o.models.bagel.checkpoint import locate
 
@@ -39,8 +40,10 @@ def fill_store(config: TrainConfig, out: Path) -> Filled:
     The folder `out` gets the base model of a recipe that makes one, where `train` looks for it.
 
     Raises:
-        Echo4oError: no usable rows.
+        Echo4oError: no usable rows, or settings under which nothing is taken from disk.
     """
+    if config.pad_pictures:
+        raise Echo4oError("padded pictures are encoded anew in every pack: set pad_pictures=false")
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     rows = load_rows(config)
     with accelerator.main_process_first():

@@ -136,11 +136,15 @@ class Rows:
         """Rows that cannot be used, by reason."""
         return Counter(self.refused.values())
 
+    def skipped_in_words(self) -> str:
+        """How many rows are skipped, and why."""
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in self.skipped.items())
+        return f"{len(self.refused)} of {len(self)} rows ({reasons})"
+
     def refuse_if_none(self, usable: int) -> None:
         """Stop with the reasons when no row can be used."""
         if not usable:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.skipped.items())
-            raise Echo4oError(f"none of the {len(self)} rows can be used ({reasons})")
+            raise Echo4oError(f"no row can be used; left out: {self.skipped_in_words()}")
 
     @property
     def source(self) -> Input:
@@ -181,6 +185,18 @@ def load_rows(config: TrainConfig) -> Rows:
     return Rows([load(path, revision, name, config.split) for name in names], source)
 
 
+def pinned(config: TrainConfig) -> TrainConfig:
+    """The configuration with the commit of a base model on the Hub, whose branch may move."""
+    model = config.base_model
+    if model is None or Path(model).is_dir() or model.startswith((".", "/", "~")):
+        return config
+    if constants.HF_HUB_OFFLINE:
+        return config
+    return dataclasses.replace(
+        config, base_revision=hub.resolve(model, "model", config.base_revision)
+    )
+
+
 def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
     import datasets
 
@@ -195,8 +211,16 @@ def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
         )
     except datasets.exceptions.DataFilesNotFoundError as error:
         raise Echo4oError(f"{path} holds no dataset: {error}") from None
+    except datasets.exceptions.DatasetGenerationError as error:
+        # Its words for a Parquet file without a row.
+        if "BatchSize must be greater than 0" not in str(error.__cause__):
+            raise
+        raise Echo4oError(f"{path} ({name}, {split}) has no rows") from None
     except ValueError as error:  # what `datasets` says of an unknown config or split
-        raise Echo4oError(f"{path} ({name}, {split}) cannot be loaded: {error}") from error
+        raise Echo4oError(
+            f"{path} ({name}, {split}) cannot be loaded: {error}; choose with "
+            f"--set mixture=CONFIG:WEIGHT and --set split=NAME"
+        ) from error
     kept = _needed(dataset.column_names, f"{path} ({name})")
     if not len(dataset):
         raise Echo4oError(f"{path} ({name}, {split}) has no rows")

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import Qwen2Tokenizer
 
 from echo4o.models.bagel import weights
-from echo4o.models.bagel.assembly import load_rest, read_own_config
+from echo4o.models.bagel.assembly import load_rest, load_tokenizer, read_own_config
 from echo4o.models.bagel.checkpoint import Located, TensorFacts, locate, read_headers
 from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
@@ -70,7 +70,7 @@ def open_pipeline(
 
 
 def read_main(
-    located: Located, tokenizer: Qwen2Tokenizer
+    located: Located, tokenizer: Qwen2Tokenizer | None = None
 ) -> tuple[Path, BagelConfig, dict[str, TensorFacts]]:
     """Folder, configuration and tensors of the main model, without the tensors' values.
 
@@ -78,6 +78,7 @@ def read_main(
         CheckpointError: files are missing or damaged.
     """
     if located.layout == "bagel":
+        tokenizer = tokenizer or load_tokenizer(located.folder)
         tensors = weights.read_main_headers(located.folder)
         config = weights.read_config(located.folder, tensors, tokenizer)
         return located.folder, config, tensors

@@ -11,7 +11,8 @@ from typing import Self, TypeVar, cast
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, parse_flag_from_env
 
 from echo4o.errors import Echo4oError
 
@@ -21,16 +22,14 @@ T = TypeVar("T")
 
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
-    """Processes, device, precision and trackers of a run.
+    """Processes, device and precision of a run.
 
     Raises:
-        Echo4oError: the packs of a step cannot be shared equally, or there are fewer devices than
-            processes.
+        Echo4oError: the packs of a step cannot be shared equally, there are fewer devices than
+            processes, or a tracker is not there.
     """
     _check_devices()
-    if "trackio" in config.trackers:
-        # Read when trackio is imported; its figures stay with the run.
-        os.environ.setdefault("TRACKIO_DIR", str(out.resolve() / "trackio"))
+    _check_trackers(config.trackers)
     accelerator = Accelerator(
         # Unless it is told, accelerate gives several processes without a GPU no barriers.
         cpu=not torch.accelerator.is_available(),
@@ -43,9 +42,28 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
             f"`packs_per_step` = {config.packs_per_step} cannot be shared by "
             f"{accelerator.num_processes} processes; set it to a multiple of that"
         )
+    return accelerator
+
+
+def start_trackers(accelerator: Accelerator, config: TrainConfig, out: Path) -> None:
+    """Begin the run in its trackers; only when nothing can be refused any more."""
+    if "trackio" in config.trackers:
+        # Read when trackio is imported; its figures stay with the run.
+        os.environ.setdefault("TRACKIO_DIR", str(out.resolve() / "trackio"))
     if config.trackers:
         accelerator.init_trackers("echo4o", config={"settings": json.dumps(config.to_dict())})
-    return accelerator
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    for name in names:
+        if name not in LoggerType.list():
+            known = ", ".join(LoggerType.list())
+            raise Echo4oError(f"`trackers` has {name!r}; accelerate knows {known}")
+        if name not in (*installed, "all"):
+            raise Echo4oError(
+                f"`trackers` has {name!r}, which is not installed: pip install {name}"
+            )
 
 
 def computes_in_bf16(config: TrainConfig) -> bool:

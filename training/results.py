@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -19,11 +19,9 @@ from echo4o.records import Input, RunRecord, sha256_file, sync_folder, write_ato
 from .checkpoint import writing
 from .config import TrainConfig, differences
 from .data import Rows
+from .resume import State, share_refused
 from .sharding import is_sharded, whole
 from .streaming import together
-
-if TYPE_CHECKING:
-    from .resume import State
 
 _TRACE = "loss.jsonl"
 _LAST_STEPS = 100
@@ -108,7 +106,7 @@ def is_finished(config: TrainConfig, rows: Rows, out: Path) -> bool:
 
 
 @contextlib.contextmanager
-def shown(state: "State", config: TrainConfig) -> Iterator[None]:
+def shown(state: State, config: TrainConfig) -> Iterator[None]:
     """The model has the weights that are saved inside, and is in evaluation mode."""
     weights = state.trained.averaged() if config.save_weights == "ema" else nullcontext()
     with weights:
@@ -119,7 +117,7 @@ def shown(state: "State", config: TrainConfig) -> Iterator[None]:
             state.family.model.train()
 
 
-def save_pictures(state: "State", config: TrainConfig, out: Path) -> Path | None:
+def save_pictures(state: State, config: TrainConfig, out: Path) -> Path | None:
     """Draw the fixed prompts, side by side: `samples/step-NNNNNNN.png`; returns the file.
 
     Where processes share the model all of them draw, else only the first.
@@ -148,12 +146,13 @@ def save_pictures(state: "State", config: TrainConfig, out: Path) -> Path | None
     return path
 
 
-def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> None:
+def save_result(state: State, config: TrainConfig, rows: Rows, out: Path) -> None:
     """Write model or adapter, then the record; the record means finished. Every process calls this.
 
     Raises:
         Echo4oError: they could not be written, the disk is full.
     """
+    share_refused(rows)
     with shown(state, config):
         for artefact in config.artefacts:
             _save_folder(state, artefact, out)
@@ -165,15 +164,14 @@ def save_result(state: "State", config: TrainConfig, rows: Rows, out: Path) -> N
     _record(state, config, rows, out, out, files).save(out)
 
 
-def save_copy(
-    state: "State", config: TrainConfig, rows: Rows, out: Path, folder: Path
-) -> RunRecord:
+def save_copy(state: State, config: TrainConfig, rows: Rows, out: Path, folder: Path) -> RunRecord:
     """Write the weights as they are now into `folder`; every process calls this.
 
     Raises:
         Echo4oError: they could not be written, the disk is full.
     """
     artefact = config.artefacts[0]
+    share_refused(rows)
     with shown(state, config), writing(folder, None):
         if is_first_rank() or artefact == "model":
             state.family.save(artefact, folder)
@@ -182,15 +180,16 @@ def save_copy(
 
 
 def _record(
-    state: "State", config: TrainConfig, rows: Rows, out: Path, home: Path, files: list[Path]
+    state: State, config: TrainConfig, rows: Rows, out: Path, home: Path, files: list[Path]
 ) -> RunRecord:
-    base = config.to_dict()["base_model"]
+    base = config.base_model or "base"
+    name = Path(base).resolve().name if Path(base).is_dir() else base
     return RunRecord(
         name=config.recipe,
         command=f"echo4o train run {config.recipe}",
         inputs=(
             rows.source,
-            Input(kind="model", id=str(base or "base"), revision=config.base_revision),
+            Input(kind="model", id=name, revision=config.base_revision),
         ),
         parameters=config.to_dict(),
         seed=config.seed,
@@ -209,7 +208,7 @@ def _record(
     )
 
 
-def _save_folder(state: "State", artefact: str, out: Path) -> None:
+def _save_folder(state: State, artefact: str, out: Path) -> None:
     aside, final = out / f".{artefact}.tmp", out / artefact
     first = is_first_rank()
 

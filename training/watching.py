@@ -71,7 +71,9 @@ class Watch:
         self._trace = Trace(out, after_step=after_step, write=self._main)
         accelerator.wait_for_everyone()
         # All processes judge a loss alike, also where only the first one sees the trace.
-        usual = gather_objects([line["loss"] for line in trace_lines(out)][-_WINDOW:])[0]
+        usual = gather_objects(
+            [line["loss"] for line in trace_lines(out) if line["samples"]][-_WINDOW:]
+        )[0]
         self._usual: deque[float] = deque(usual, maxlen=_WINDOW)
         self._bar = tqdm(
             total=config.steps, initial=after_step, desc="train", disable=not self._main
@@ -110,7 +112,8 @@ class Watch:
 
     def step(self, step: int, facts: StepFacts, rate: float) -> None:
         """Note a finished step; every so often say how it goes."""
-        self._usual.append(facts.loss)
+        if facts.samples:
+            self._usual.append(facts.loss)
         self._trace.add(step, facts, rate)
         budget = self._config.tokens_per_pack
         capacity = 0 if budget is None else budget * self._config.packs_per_step

@@ -1,4 +1,4 @@
-"""Fixtures of training: a few rows, an untrained autoencoder, a model of a few milliseconds."""
+"""Fixtures of training: rows, an untrained autoencoder, a model of a few milliseconds, a run."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from echo4o.training.autoencoder import tiny_autoencoder
 from echo4o.training.config import TrainConfig
 from echo4o.training.overrides import override
 from echo4o.training.recipes import tiny
+from echo4o.training.train import train
 
 SETTINGS = (
     *("tiny.hidden_size=32", "tiny.layers=2", "tiny.heads=2", "tiny.kv_heads=1"),
@@ -50,6 +51,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         vae.encoder.conv_out.bias[16:] = -8
     vae.save_pretrained(folder)
     return [*SETTINGS, f"autoencoder={folder}"]
+
+
+@pytest.fixture(scope="session")
+def finished(settings: list[str], mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `config`, to be copied and not to be touched."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    train(override(tiny(), [*settings, f"data={mixed}"]), out)
+    return out
 
 
 @pytest.fixture

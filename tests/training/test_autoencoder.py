@@ -26,7 +26,7 @@ def test_its_files_are_those_of_its_record():
 def test_the_eye_reads_what_it_decodes():
     vae = load_autoencoder(None).float()
     right = 0
-    for number in range(50):
+    for number in range(25):
         prompt, include = random_scene(random.Random(f"autoencoder {number}"))
         picture = world.paint(prompt, width=64, height=64, seed=number)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
@@ -34,4 +34,4 @@ def test_the_eye_reads_what_it_decodes():
         levels = ((decoded.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
         findings = world.check(world.see(Image.fromarray(levels)), include)
         right += all(finding.ok for finding in findings)
-    assert right >= 48
+    assert right >= 24

@@ -30,14 +30,16 @@ def given(settings: list[str]) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def test_a_run_from_the_command_line(settings, mixed, tmp_path):
+def test_a_run_from_the_command_line(settings, mixed, tmp_path, capfd):
+    from echo4o.cli import main
+
     out = tmp_path / "run"
-    words = ("run", "tiny", *given([*settings, "log_every=6"]), "--data", str(mixed))
-    done = command(*words, "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    assert f"model: {out / 'model'}" in done.stdout
-    assert "step     12  loss" in done.stdout + done.stderr
-    assert "tokens/s" in done.stdout + done.stderr
+    words = [*given([*settings, "log_every=6"]), "--data", str(mixed), "--out", str(out)]
+    main(["train", "run", "tiny", *words])
+    said = capfd.readouterr()
+    assert f"model: {out / 'model'}" in said.out
+    assert "step     12  loss" in said.out + said.err
+    assert "tokens/s" in said.out + said.err
     config = json.loads((out / "config.json").read_text())
     assert config["data"] == mixed.name
 

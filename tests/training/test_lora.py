@@ -1,6 +1,7 @@
 """Adapters: which weights move, what is left behind, and that every way to load it is the same."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,13 @@ def test_an_adapter_alone_is_left_and_a_second_call_does_nothing(config: TrainCo
     assert (out / "record.json").read_bytes() == before
     with pytest.raises(Echo4oError, match="lora: "):
         train(override(config, ["lora.rank=8"]), out)
+    # Another base of the same name.
+    other = shutil.copytree(config.base_model or "", tmp_path / "other/model")
+    with (other / "model/model.safetensors").open("r+b") as file:
+        file.seek(-8000, 2)
+        file.write(b"\x01" * 8000)
+    with pytest.raises(Echo4oError, match=r"base_model: 'model \(\w+\)' -> 'model \(\w+\)'"):
+        train(override(config, [f"base_model={other}"]), out)
 
 
 def test_gradients_flow_through_a_quantised_base_and_checkpointed_layers(config, tmp_path):

@@ -92,12 +92,17 @@ def test_two_processes_with_one_model_train_like_one(stories):
     assert abs(pictures[0] - pictures[1]).max() <= 1
 
 
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
 @pytest.mark.parametrize("damage", ["cut", "bit", "gone"])
-def test_a_damaged_checkpoint_is_passed_over(config: TrainConfig, tmp_path, caplog, damage):
+def test_a_damaged_checkpoint_is_passed_over(config: TrainConfig, run, caplog, damage):
     caplog.set_level(logging.INFO)
-    train(config, tmp_path / "run")
-    expected = result(tmp_path / "run")
-    newest = sorted((tmp_path / "run/checkpoints").iterdir())[-1]
+    expected = result(run)
+    newest = sorted((run / "checkpoints").iterdir())[-1]
     file = newest / "moments.safetensors"
     content = file.read_bytes()
     if damage == "cut":
@@ -106,57 +111,54 @@ def test_a_damaged_checkpoint_is_passed_over(config: TrainConfig, tmp_path, capl
         file.write_bytes(content[:-99] + bytes([content[-99] ^ 1]) + content[-98:])
     else:
         (newest / "state.json").unlink()
-    (tmp_path / "run/record.json").unlink()
-    train(config, tmp_path / "run")
+    (run / "record.json").unlink()
+    train(config, run)
     assert "step-0000012" in caplog.text
     assert "going on after step 8 of 12" in caplog.text
-    assert result(tmp_path / "run") == expected
+    assert result(run) == expected
 
 
-def test_damage_everywhere_is_an_error(config: TrainConfig, tmp_path):
-    train(config, tmp_path / "run")
-    (tmp_path / "run/record.json").unlink()
-    for folder in (tmp_path / "run/checkpoints").iterdir():
+def test_damage_everywhere_is_an_error(config: TrainConfig, run):
+    (run / "record.json").unlink()
+    for folder in (run / "checkpoints").iterdir():
         (folder / "weights.safetensors").write_bytes(b"")
     with pytest.raises(Echo4oError, match="all 2 checkpoints"):
-        train(config, tmp_path / "run")
+        train(config, run)
 
 
-def test_other_settings_need_force(config: TrainConfig, tmp_path, caplog):
-    train(config, tmp_path / "run")
+def test_other_settings_need_force(config: TrainConfig, run):
     longer = override(config, ["steps=16", "learning_rate=0.001"])
     with pytest.raises(Echo4oError, match=r"finished run.*learning_rate: 0.002 -> 0.001.*steps"):
-        train(longer, tmp_path / "run")
-    (tmp_path / "run/record.json").unlink()
+        train(longer, run)
+    (run / "record.json").unlink()
     with pytest.raises(Echo4oError, match=r"step 12.*learning_rate: 0.002 -> 0.001.*--force"):
-        train(longer, tmp_path / "run")
-    ended = train(override(longer, ["resume_force=true"]), tmp_path / "run")
+        train(longer, run)
+    ended = train(override(longer, ["resume_force=true"]), run)
     assert (ended.step, ended.finished) == (16, True)
 
 
-def test_other_rows_are_noticed(config: TrainConfig, mixed: Path, tmp_path):
-    train(config, tmp_path / "run")
+def test_other_rows_are_noticed(config: TrainConfig, mixed: Path, run, tmp_path):
     other = write_dataset(tmp_path / "other", [make_row(n, seed=1) for n in range(6)])
     with pytest.raises(Echo4oError, match="rows of the dataset"):
-        train(override(config, [f"data={other}"]), tmp_path / "run")
+        train(override(config, [f"data={other}"]), run)
     # The same rows in another place are the same dataset.
     copy = shutil.copytree(mixed, tmp_path / "copy")
-    assert train(override(config, [f"data={copy}"]), tmp_path / "run").finished
+    assert train(override(config, [f"data={copy}"]), run).finished
 
 
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint(config: TrainConfig, tmp_path):
-    train(config, tmp_path / "run")
-    expected = result(tmp_path / "run")
-    (tmp_path / "run/record.json").unlink()
-    shutil.rmtree(tmp_path / "run/checkpoints/step-0000012")
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(config: TrainConfig, run):
+    expected = result(run)
+    (run / "record.json").unlink()
+    shutil.rmtree(run / "checkpoints/step-0000012")
+    (run / "checkpoints/.step-0000003.tmp").mkdir()  # a kill left it
     # A limit on the size of files fails the same writes as a full disk.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises((OSError, Echo4oError), match=r"step-0000012 could not be|too large"):
-            train(config, tmp_path / "run")
+            train(config, run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [f.name for f in (tmp_path / "run/checkpoints").iterdir()] == ["step-0000008"]
-    assert train(config, tmp_path / "run").finished
-    assert result(tmp_path / "run") == expected
+    assert [f.name for f in (run / "checkpoints").iterdir()] == ["step-0000008"]
+    assert train(config, run).finished
+    assert result(run) == expected

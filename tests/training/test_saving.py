@@ -11,13 +11,16 @@ from safetensors.torch import load_file
 
 from echo4o.errors import Echo4oError
 from echo4o.model_cards.check import check_card, load_claims
+from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
+from echo4o.records import RunRecord
 from echo4o.training import opening, plan, work
 from echo4o.training.config import TrainConfig
 from echo4o.training.data import load_rows
 from echo4o.training.optimise import Trained
 from echo4o.training.overrides import override
 from echo4o.training.recipes import echo4o_7b, echo4o_7b_lora, echo4o_7b_qlora
+from echo4o.training.sizes import sizes_of
 from echo4o.training.train import train
 
 
@@ -66,6 +69,20 @@ def test_a_layout_that_could_not_be_read_again_is_refused_first(config: TrainCon
         train(override(config, ["layout=bagel"]), tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("vae_sizes=64,32,8", "multiple of the model's patch, 16"),
+        ("vit_sizes=56,28,8", "multiple of the model's patch, 14"),
+        ("vae_sizes=2048,512,16", "longest side of `vae_sizes`.* table, 1024 pixels"),
+        ("understanding_sizes=1400,28,14", "longest side of `understanding_sizes`.*, 980 pixels"),
+    ],
+)
+def test_sizes_that_the_model_cannot_take_are_refused_first(setting, message):
+    with pytest.raises(Echo4oError, match=message):
+        sizes_of(override(echo4o_7b(), [setting]), BagelConfig())
+
+
 def test_a_loss_far_above_the_usual_stops_the_run(config: TrainConfig, tmp_path):
     """Half the usual counts as far above here, so the first step that can be judged is."""
     config = override(config, ["steps=60", "stop_above=0.5", "checkpoint_every=20"])
@@ -76,9 +93,13 @@ def test_a_loss_far_above_the_usual_stops_the_run(config: TrainConfig, tmp_path)
     assert len((tmp_path / "run/loss.jsonl").read_text().splitlines()) == 50
 
 
-def test_the_console_says_how_it_goes(config: TrainConfig, tmp_path, capfd):
-    budget = ["tokens_per_pack=150", "samples_per_pack=none", "packs_per_step=1", "log_every=6"]
+def test_the_console_says_how_it_goes(config: TrainConfig, tmp_path, capfd, caplog):
+    budget = ["tokens_per_pack=40", "samples_per_pack=none", "packs_per_step=4", "log_every=6"]
     train(override(config, budget), tmp_path / "run")
+    # Three rows have two references.
+    left_out = {"longer than `tokens_per_pack`": 3}
+    assert RunRecord.load(tmp_path / "run").metrics["rows_skipped"] == left_out
+    assert "left out: 3 of 18 rows (longer than `tokens_per_pack`: 3)" in caplog.text
     said = [line for line in capfd.readouterr().out.splitlines() if "tokens/s" in line]
     assert len(said) == 2
     for part in ("instruction_following ", "multi_reference ", "of peak", "% full", "GiB", "grad"):
