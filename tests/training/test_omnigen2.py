@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +98,7 @@ def test_the_loss_is_the_velocity_error_over_latent_values(config: TrainConfig, 
         error = F.mse_loss(velocity, clean - noise, reduction="sum").item()
         total += error / (4 * 16)
     assert found.mse is not None
-    assert float(found.mse) == pytest.approx(total, rel=1e-5)
+    assert found.mse.item() == pytest.approx(total, rel=1e-5)
     # 32 px: a latent of 4 x 4, patches of 2 x 2.
     assert batch.counts.mse == 3 * 4
     assert batch.tokens == sum(map(len, batch.texts)) + (3 + 3) * 4
@@ -166,6 +168,31 @@ def test_an_adapter_reloads_and_equals_the_merged_model(
     merged = pixels(OmniGen2Pipeline.from_pretrained(tmp_path / "run/model"), 1)
     assert np.abs(unmerged - merged).max() < 1e-5
     assert np.abs(unmerged - plain).max() > 1e-3
+
+
+_LOAD = """
+import sys
+from echo4o.models.omnigen2 import OmniGen2Pipeline
+pipe = OmniGen2Pipeline.from_pretrained("echo4o-sandbox/omnigen2-tiny")
+assert pipe.source_revision is not None
+pipe.save_pretrained(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_pushed_run_loads_by_its_id(
+    run: Path, config: TrainConfig, sandbox, monkeypatch, tmp_path: Path
+):
+    for name, value in sandbox.environment(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    shutil.copytree(run, tmp_path / "run")
+    wanted = override(config, ["ema_decay=0", "push=echo4o-sandbox/omnigen2-tiny"])
+    assert train(wanted, tmp_path / "run").finished
+    subprocess.run([sys.executable, "-c", _LOAD, str(tmp_path / "there")], check=True)
+    here, there = (
+        OmniGen2Pipeline.from_pretrained(folder) for folder in (run / "model", tmp_path / "there")
+    )
+    assert np.abs(pixels(there, 1) - pixels(here, 1)).max() < 1e-6
 
 
 def test_rows_it_cannot_learn_are_counted(config: TrainConfig, tmp_path: Path):
