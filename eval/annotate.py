@@ -61,6 +61,11 @@ class Desk:
         self._folder = run_folder
         run = load_run(run_folder)
         self._task = get_task(run.task)
+        if self._task.grading is not None and self._task.hooks.score is not None:
+            raise Echo4oError(
+                f"people cannot judge pictures of {run.task} here: the page has no place for "
+                "its questions or references"
+            )
         self._marks = marks_of(run)
         self._shown = {one.key: one for one in shown_pictures(run)}
         if not self._shown:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from echo4o.errors import Echo4oError
 
-from .dpg_items import TAG, read_csv, read_row
+from .dpg_items import TAG, questions_of, read_csv, read_row
 from .dpg_judges import CROPS, SCALE, KitAnswers, SingleAnswers
 from .dpg_rules import is_yes
 from .fetch_more import fetch_dpg
@@ -65,6 +65,12 @@ def score(verdicts: Sequence[Verdict], protocol: str) -> Scores:
     }
     by_tag = {name: mean_points(values, SCALE) for name, values in sorted(details.items())}
     return replace(scores, by_group={**means, **theirs}, by_tag=by_tag or scores.by_tag)
+
+
+def _names(items: Sequence[Item]) -> list[str]:
+    kinds = sorted({one.category for item in items for one in questions_of(item)})
+    broad = sorted({_broad(kind) for kind in kinds})
+    return [*broad, *(f"{name}, {AS_RELEASED}" for name in broad), *kinds]
 
 
 def find_layout(items: Sequence[Item], folder: Path) -> dict[str, Path | Part]:
@@ -144,5 +150,12 @@ TASK = Task(
     about="An item has up to 100 points: the share of its questions that hold over its pictures; "
     "a question falls with the one it depends on.",
     pictures=CROPS,
-    hooks=Hooks(read_file=read_csv, score=score, layout=find_layout, check=check, fetch=fetch_dpg),
+    hooks=Hooks(
+        read_file=read_csv,
+        score=score,
+        names=_names,
+        layout=find_layout,
+        check=check,
+        fetch=fetch_dpg,
+    ),
 )

@@ -25,7 +25,7 @@ from .fetch_more import fetch_geneval
 from .geneval_classes import NAMES
 from .geneval_rules import COLOURS, POSITIONS, Boxes, problems
 from .intervals import stratified
-from .items import KIT, Constraint, Item, ItemSet, text
+from .items import KIT, Constraint, Item, ItemSet, tags, text
 from .layouts import Part, check_counts, check_prompts
 from .pictures import Picture, opened
 from .protocols import Finding, JudgeProtocol, Question, UnreadableReply, one_object
@@ -209,6 +209,10 @@ def score(verdicts: Sequence[Verdict], protocol: str) -> Scores:
     return replace(scores, by_group={ANY_RIGHT: stratified(groups, macro=False)})
 
 
+def _names(items: Sequence[Item]) -> list[str]:
+    return [ANY_RIGHT, *tags(items)]
+
+
 def label(found: ItemSet) -> ItemSet:
     """Return the items under the name of their prompts, where that is known by their hash."""
     name = _LABELS.get(found.sha256)
@@ -271,5 +275,7 @@ TASK = Task(
     "found; an item counts the share of its right pictures.",
     pictures=SAMPLES,
     more_items={REWRITTEN: "geneval_rewritten"},
-    hooks=Hooks(label=label, score=score, layout=find_layout, check=check, fetch=fetch_geneval),
+    hooks=Hooks(
+        label=label, score=score, names=_names, layout=find_layout, check=check, fetch=fetch_geneval
+    ),
 )

@@ -41,13 +41,13 @@ class DetectorJudge(LocalJudge):
     """
 
     def __init__(self, name: str, colours: str, *, ledger: Ledger) -> None:
+        _check(*split_revision(name.removeprefix(DETECTOR)))
         super().__init__(name.removeprefix(DETECTOR), ledger=ledger, batch_size=_AT_ONCE)
         self._clip, revision = split_revision(colours)
         clip = identify(self._clip, revision)
         self._clip_revision = clip.revision
         detector = identify(self._source, self._revision)
         self.model = f"{DETECTOR}{pinned(detector)}, colours {pinned(clip)}"
-        _check(self._source, self._revision)
         self._models: tuple[InstanceDetector, ColourClassifier] | None = None
 
     def _answer(self, requests: list[ChatRequest]) -> list[str]:

@@ -7,6 +7,7 @@ gives the original file to the byte, so that a run on the Hub's items and one on
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,7 @@ def stage_items(
     """
     import yaml
 
+    _refuse_references(task)
     canary = _CANARY.format(guid=uuid.uuid5(uuid.NAMESPACE_URL, f"{task.name}/{source.sha256}"))
     write_atomic(folder / ITEMS, _with_canary(data, canary))
     write_atomic(folder / EVAL, yaml.safe_dump(_eval_yaml(task, source), sort_keys=False))
@@ -147,6 +149,7 @@ def read_hub_items(task: Task, name: str) -> ItemSet:
         NotOnHubError: there is no such dataset or revision.
         ItemsError: it holds no items of this task, or they are not what its record says.
     """
+    _refuse_references(task)
     repo, _, asked = name.partition("@")
     commit = resolve(repo, "dataset", asked or None)
     record_file = download_file(repo, "dataset", "record.json", commit)
@@ -169,6 +172,14 @@ def read_hub_items(task: Task, name: str) -> ItemSet:
     return parse_items(data, f"{ITEMS} of {repo}", source=named, read_row=task.read_row)
 
 
+def _refuse_references(task: Task) -> None:
+    if task.hooks.locate is not None:
+        raise ItemsError(
+            f"items of {task.name} come with reference pictures, which such a repo does not hold; "
+            f"use --items authors after `echo4o eval fetch {task.name}`, or a file"
+        )
+
+
 def split_source(source: str) -> tuple[str, str] | None:
     """Return repo and commit of a run's items that came from the Hub, else None."""
     if not source.startswith(PREFIX):
@@ -179,6 +190,8 @@ def split_source(source: str) -> tuple[str, str] | None:
 
 def score_names(task: Task, items: Sequence[Item]) -> list[str]:
     """Return the names of all scores of a task: overall, groups, tags."""
+    if task.hooks.names is not None:
+        return ["overall", *task.hooks.names(items)]
     found = tags(items)
     groups = [] if task.grading is None else [task.grading.group_of.get(tag, tag) for tag in found]
     return list(dict.fromkeys(["overall", *groups, *found]))
@@ -186,7 +199,7 @@ def score_names(task: Task, items: Sequence[Item]) -> list[str]:
 
 def score_id(name: str) -> str:
     """Return a score's name as the Hub wants its ids: lower case, no blanks."""
-    return name.lower().replace(" ", "_").replace("-", "_")
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _code(text: str) -> str:

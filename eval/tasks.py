@@ -41,6 +41,8 @@ class Hooks:
     """Finds an item's files, which lie beside the items file in that folder."""
     score: Callable[[Sequence[Verdict], str], Scores] | None = None
     """All scores of verdicts under a protocol."""
+    names: Callable[[Sequence[Item]], list[str]] | None = None
+    """Names of those scores but the overall one, for the Hub."""
     layout: Callable[[Sequence[Item], Path], dict[str, Path | Part]] | None = None
     """Pictures of a folder in the benchmark's own layout, by the names that we give them."""
     fetch: Callable[[str | None], list[str]] | None = None

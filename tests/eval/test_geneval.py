@@ -16,10 +16,12 @@ from echo4o.eval.geneval_colours import ColourClassifier
 from echo4o.eval.geneval_detector import Detections
 from echo4o.eval.geneval_judge import seen
 from echo4o.eval.items import ItemSet
+from echo4o.eval.pictures import find_pictures
 from echo4o.eval.protocols import UnreadableReply
 from echo4o.eval.runs import load_run
 from echo4o.eval.tasks import get_task
 from echo4o.eval.wording import ITEM_FILES
+from echo4o.models.pictures import PictureRecord, save_picture
 
 TASK = get_task("geneval")
 ITEMS = TASK.items("kit").items
@@ -128,24 +130,31 @@ def test_names_that_models_write_their_own_way_are_accepted(change):
     check_classes({**dict(enumerate(NAMES)), **change}, "tiny")
 
 
-def test_a_run_with_a_detector(models, tmp_path, capsys):
-    items = [ITEMS[0], COLORED]
-    file = tmp_path / "items.jsonl"
-    file.write_text("".join(json.dumps(item.to_json()) + "\n" for item in items))
-    pictures = paint(tmp_path / "pictures", TASK.items(str(file)).items)
+@pytest.fixture(scope="module")
+def judged(models, tmp_path_factory):
+    """A run of two items, the words of its command, and its pictures."""
+    root = tmp_path_factory.mktemp("geneval")
+    file = root / "items.jsonl"
+    rows = [item.to_json() for item in (ITEMS[0], COLORED)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pictures = paint(root / "pictures", TASK.items(str(file)).items)
     words = ["eval", "judge", "geneval", "--items", str(file), "--images", str(pictures)]
-    words += ["--colours", str(models[1]), "--out", str(tmp_path / "run")]
-    for protocol in ("paper", "paper"):
-        main([*words, "--judge", f"detector:{models[0]}", "--protocol", protocol])
-    run = load_run(tmp_path / "run")
-    assert run.calls == 0  # the second time all was known
-    assert len(run.verdicts) == 8
+    words += ["--colours", str(models[1]), "--protocol", "paper"]
+    main([*words, "--judge", f"detector:{models[0]}", "--out", str(root / "run")])
+    return load_run(root / "run"), words, root
+
+
+def test_a_run_with_a_detector(models, judged, tmp_path, capsys):
+    run, words, root = judged
+    assert (len(run.verdicts), run.calls) == (8, 8)
     assert all(one.outcome == "judged" for one in run.verdicts)
     assert run.judge["model"] == "detector:tiny-mask2former"
     (name,) = run.judge["answered_as"]
     assert name.startswith("detector:tiny-mask2former@")
     assert ", colours tiny-clip@" in name
     assert any(json.loads(one.raw_reply)["objects"] for one in run.verdicts)
+    main([*words, "--judge", f"detector:{models[0]}", "--out", str(root / "run")])
+    assert load_run(root / "run").calls == 0  # all was known
     assert ANY_RIGHT in capsys.readouterr().out
     for judge, message in (
         ("gpt-4.1", "judged by a detector, not by gpt-4.1"),
@@ -153,12 +162,21 @@ def test_a_run_with_a_detector(models, tmp_path, capsys):
         (f"detector:{tmp_path}", "is no instance detector that transformers can load"),
     ):
         with pytest.raises(SystemExit):
-            main([*words[:-1], str(tmp_path / "other"), "--judge", judge, "--protocol", "paper"])
+            main([*words, "--out", str(tmp_path / "other"), "--judge", judge])
         assert message in capsys.readouterr().err
-    (pictures / "2-4.png").unlink()
-    with pytest.raises(SystemExit):
-        main([*words, "--judge", f"detector:{models[0]}", "--protocol", "paper"])
-    assert "takes 4 pictures of a prompt, but item 2 has 3" in capsys.readouterr().err
+
+
+def test_pictures_that_do_not_fit_the_items(tmp_path):
+    pictures = paint(tmp_path, ITEMS[:2])
+    samples = [find_pictures(pictures, sample) for sample in range(1, 5)]
+    TASK.hooks.check(ITEMS, samples, "released")
+    with pytest.raises(Echo4oError, match="item 1 has 3, item 2 has 3"):
+        TASK.hooks.check(ITEMS, samples[:3], "released")
+    TASK.hooks.check(ITEMS, samples[:3], "kit")
+    record = PictureRecord(prompt=ITEMS[1].prompt, model="m")
+    save_picture(samples[2][1], Image.new("RGB", (8, 8)), record)
+    with pytest.raises(Echo4oError, match=r"1-3\.png was made from the prompt 'Show a cat\.', but"):
+        TASK.hooks.check(ITEMS, samples, "paper")
 
 
 def test_the_benchmarks_own_layout(tmp_path):
@@ -183,14 +201,8 @@ def test_what_prompts_are_is_always_said():
         TASK.items("rewritten")
 
 
-def test_agreement_with_the_verdicts_of_another_detector(models, tmp_path, capsys):
-    file = tmp_path / "items.jsonl"
-    file.write_text("".join(json.dumps(item.to_json()) + "\n" for item in ITEMS[:2]))
-    pictures = paint(tmp_path / "pictures", ITEMS[:2])
-    words = ["eval", "judge", "geneval", "--items", str(file), "--images", str(pictures)]
-    words += ["--judge", f"detector:{models[0]}", "--colours", str(models[1])]
-    main([*words, "--out", str(tmp_path / "run")])
-    run = load_run(tmp_path / "run")
+def test_agreement_with_the_verdicts_of_another_detector(judged, tmp_path, capsys):
+    run, _, root = judged
     rows = [
         {
             "filename": f"x/{one.number - 1:05d}/samples/{one.sample - 1:04d}.png",
@@ -204,7 +216,7 @@ def test_agreement_with_the_verdicts_of_another_detector(models, tmp_path, capsy
     assert found.overall.share.score == pytest.approx(0.5)  # one prompt wholly, one not at all
     assert sum(found.overall.table) == 7
     assert (found.run_only, found.other_only) == (1, 0)
-    main(["eval", "detector-agreement", str(tmp_path / "run"), str(tmp_path / "run")])
+    main(["eval", "detector-agreement", str(root / "run"), str(root / "run")])
     assert "100.0 %" in capsys.readouterr().out
     for text, message in (
         ('{"filename": "a.png", "correct": true}', "is no 00000/samples"),
