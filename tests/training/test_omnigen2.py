@@ -192,7 +192,7 @@ def test_a_pushed_run_loads_by_its_id(
     here, there = (
         OmniGen2Pipeline.from_pretrained(folder) for folder in (run / "model", tmp_path / "there")
     )
-    assert np.abs(pixels(there, 1) - pixels(here, 1)).max() < 1e-6
+    assert np.abs(pixels(there, 1) - pixels(here, 1)).max() < 1e-5
 
 
 def test_rows_it_cannot_learn_are_counted(config: TrainConfig, tmp_path: Path):
