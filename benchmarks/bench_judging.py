@@ -25,14 +25,16 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from machine import describe
 
 from echo4o.client import AdaptiveLimit
-from echo4o.eval.judging import JudgeConfig, Judged, judge
+from echo4o.eval.cases import Case
+from echo4o.eval.foreseen import spread
+from echo4o.eval.judging import JudgeConfig, Judged, judge, make_cases
 from echo4o.eval.tasks import get_task
 from echo4o.ledger import Ledger
 from echo4o.sandbox.world import paint
@@ -47,7 +49,7 @@ FAULTS = {
         )
         for seed in (1, 2, 3)
     },
-    "600 requests a minute": "rpm=600,seed=1",
+    "600 requests a minute": "rpm=600,burst=40,seed=1",
     "five percent of faults and 900 requests a minute": (
         "429=0.02,500=0.01,503=0.01,garbage=0.01,rpm=900,burst=40,seed=4"
     ),
@@ -98,7 +100,8 @@ def _measure(items: Any, pictures: Any, protocol: Any, faults: str, folder: Path
     per_minute = float(faults.partition("rpm=")[2].partition(",")[0])
     by_limit = found.calls * 60 / per_minute  # at its pace, whatever it might let through at once
     bound = max(math.ceil(found.calls / CONCURRENCY) * LATENCY_S, by_limit)
-    best = max(by_limit, _best_schedule(found, folder / "ledger.sqlite"))
+    cases = make_cases(items, [pictures], protocol)
+    best = max(by_limit, _best_schedule(found, cases, folder / "ledger.sqlite"))
     return {
         "seconds": round(seconds, 1),
         "calls": found.calls,
@@ -113,12 +116,13 @@ def _measure(items: Any, pictures: Any, protocol: Any, faults: str, folder: Path
     }
 
 
-def _best_schedule(found: Judged, ledger: Path) -> float:
+def _best_schedule(found: Judged, cases: Sequence[Case], ledger: Path) -> float:
     """Seconds of a client that starts at once, loses no moment, and repeats first what failed."""
     with Ledger(ledger, read_only=True) as book:
         tries = {entry.key: entry.attempts for entry in book.entries()}
     # A reply that was garbage has a request of its own for the next one.
-    waiting = deque(tries[str(one.key)] + one.calls - 1 for one in found.verdicts)
+    taken = [tries[str(one.key)] + one.calls - 1 for one in found.verdicts]
+    waiting = deque(taken[place] for place, _ in spread(cases))
     busy: list[tuple[float, int]] = []
     clock = 0.0
     while waiting or busy:

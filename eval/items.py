@@ -144,11 +144,6 @@ class Item:
         tag, prompt = text(value, "tag"), text(value, "prompt")
         if tag is None or prompt is None:
             raise ValueError("`tag` and `prompt` must be non-empty texts")
-        if value.get("id", number) != number:
-            raise ValueError(
-                f"`id` is {value['id']!r:.40}, but this is item {number} of the file, and its "
-                f"picture is {number}.png; leave the ids away, or number the items from 1"
-            )
         include = _constraints(value, "include")
         if not include:
             raise ValueError("`include` must list at least one object")
@@ -243,7 +238,9 @@ def _parse_lines(
         if not line.strip():
             continue
         try:
-            item = read_row(_row(line), len(items) + 1)
+            row = _row(line)
+            item = read_row(row, len(items) + 1)
+            _refuse_another_number(row, item)
         except RecursionError as error:
             raise ItemsError(f"{name}, line {line_number}: nested too deeply") from error
         except ValueError as error:  # JSONDecodeError is one
@@ -259,6 +256,16 @@ def _parse_lines(
             )
         items.append(item)
     return items
+
+
+def _refuse_another_number(row: object, item: Item) -> None:
+    """GenEval numbers its items by line; an `id` that says otherwise names another picture."""
+    given = row.get("id", item.number) if item.include and isinstance(row, dict) else item.number
+    if given != item.number:
+        raise ValueError(
+            f"`id` is {given!r:.40}, but this is item {item.number} of the file, and its picture "
+            f"is {item.number}.png; leave the ids away, or number the items from 1"
+        )
 
 
 def _row(line: str) -> object:

@@ -7,7 +7,7 @@ say the same about the same picture; a JSON schema is not enforced, the protocol
 import asyncio
 import io
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -87,8 +87,12 @@ class LocalJudge:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def chat(self, request: ChatRequest, *, ahead: bool = False) -> Reply:
-        """One answer, from the ledger when it was given before; all wait alike, as batches fill."""
+        """One answer, from the ledger when it was given before; all wait alike, as batches fill.
+
+        The same words about the same picture, asked again, get the same answer: it is given once.
+        """
         del ahead
+        request = replace(request, repeat=0)
         entry = self._ledger.find(request.key)
         if entry is None or entry.state != "done":
             waiting = _Waiting(request)

@@ -110,9 +110,9 @@ def load_reencoded(path: Path) -> Picture:
     """Read a picture as the authors' scripts do: RGB, JPEG again at Pillow's quality, not turned.
 
     Raises:
-        PictureError: it does not decode, is cut off, or is too large.
+        PictureError: it cannot be read, does not decode, is cut off, or is too large.
     """
-    data = path.read_bytes()
+    data = _read(path)
     with opened(data, path.name, formats=_SCRIPTS_TOO if sniff_mime(data) is None else ()) as image:
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, format="JPEG")
@@ -126,9 +126,16 @@ def load_picture(path: Path) -> Picture:
     alpha channel, CMYK or several frames is sent as an upright RGB PNG of its first frame.
 
     Raises:
-        PictureError: it does not decode, is cut off, or is too large.
+        PictureError: it cannot be read, does not decode, is cut off, or is too large.
     """
-    return prepare(path.read_bytes(), path.name)
+    return prepare(_read(path), path.name)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError(f"{path.name} cannot be read ({error.strerror})") from error
 
 
 def prepare(data: bytes, name: str) -> Picture:

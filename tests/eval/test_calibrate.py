@@ -59,6 +59,7 @@ def test_the_old_judges_share_is_found_again(runs, tmp_path, capsys):
         load_run(out)
 
 
+@pytest.mark.slow
 def test_the_intervals_hold():
     """The overall interval of a calibrated share covers what the old judge's rate is."""
     from echo4o.eval.calibrate import _estimate

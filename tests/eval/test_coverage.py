@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from echo4o.eval.intervals import mean_points, one_group, stratified, weighted_points, wilson
+from echo4o.eval.intervals import (
+    mean_points,
+    one_group,
+    paired,
+    stratified,
+    weighted_points,
+    wilson,
+)
 from echo4o.eval.tasks import get_task
 
 pytestmark = pytest.mark.slow
@@ -58,6 +65,33 @@ def test_points_are_covered():
     print(hits / BENCHMARKS, group_hits / (4 * BENCHMARKS))
     assert 0.93 <= hits / BENCHMARKS <= 0.97
     assert 0.93 <= group_hits / (4 * BENCHMARKS) <= 0.97
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10, 20])
+def test_few_items_of_each_tag_are_covered(count):
+    """Where a bootstrap covers 81 % (two items a tag), averaged over true rates from .05 to .95."""
+    draw, shares, points, steps = np.random.default_rng(5), [], [], []
+    groups = {"Attribute shift": 0.6, "Hybridization": 0.5, "Spatiotemporal": 0.4, "x": 0.5}
+    weights = dict(zip(groups, (3, 2, 2, 2), strict=True))
+    for rate in np.linspace(0.05, 0.95, 19):
+        for _ in range(60):
+            right = draw.random((7, count)) < rate
+            score = stratified({str(n): list(one) for n, one in enumerate(right)}, macro=True)
+            shares.append(score.low <= rate <= score.high)
+            marks = draw.binomial(10, draw.beta(4 * rate, 4 * (1 - rate), size=(4, count)))
+            each = {name: list(one * 1.0) for name, one in zip(groups, marks, strict=True)}
+            score = weighted_points(each, weights, 10)
+            points.append(score.low <= 10 * rate <= score.high)
+            later = draw.random((7, count)) < np.where(draw.random((7, count)) < 0.7, right, rate)
+            both = zip(right * 1.0, later * 1.0, strict=True)
+            pairs = {str(n): list(zip(*one, strict=True)) for n, one in enumerate(both)}
+            found = paired(pairs, macro=True)
+            steps.append(found.low <= 0 <= found.high)
+    print(count, *(round(float(np.mean(one)), 3) for one in (shares, points, steps)))
+    # Marks spread less than right and wrong do; of a handful nobody can know, so it is wide.
+    assert 0.93 <= np.mean(shares) <= 0.97
+    assert 0.93 <= np.mean(points) <= 0.99
+    assert np.mean(steps) >= 0.93
 
 
 @pytest.mark.parametrize("each", [2, 4])

@@ -93,6 +93,9 @@ def test_a_canary_is_recorded_once_and_noted_once_for_each_run(tmp_path):
     assert (found.runs, found.lower, found.has_moved) == (2, 40, True)
     assert compare(canary, said, "b").runs == 1  # as it was after that run
     assert not open_canary(tmp_path, TASK, PROTOCOL, "other").items
+    assert not open_canary(tmp_path, TASK, PROTOCOL, "org/judge", "http://me:x@gpu:8000/v1").items
+    own = "https://api.openai.com/v1"
+    assert open_canary(tmp_path, TASK, PROTOCOL, "org/judge", own).items
     (canary.folder / "3.png").write_bytes(b"another")
     with pytest.raises(Echo4oError, match=r"3.png is another picture now.*--no-canary"):
         open_canary(tmp_path, TASK, PROTOCOL, "org/judge")

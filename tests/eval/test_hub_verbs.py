@@ -76,7 +76,7 @@ def whole_run(folder, pictures, model="rehearsal/painter", revision="a" * 40, **
     return folder
 
 
-def test_items_results_and_scores_reach_the_hub_and_come_back(on_hub, tmp_path):
+def test_items_and_scores_reach_the_hub_and_come_back(on_hub, tmp_path):
     pictures = paint_into(tmp_path / "pictures", KIT.items[:4])
     run = whole_run(tmp_path / "run", pictures)
     (tmp_path / "faulty.jsonl").write_text('{"id": 3, "reason": "two `readings`\\nof it"}\n')
@@ -163,9 +163,22 @@ for kind, words in (("dataset", ("items", "geneval_plus_plus", "rehearsal/other"
 expect("has no items.jsonl with a record.json", refused(
     "eval", "judge", "geneval_plus_plus", "--items", "hub:rehearsal/other", "--images", ".",
     "--out", "x", "--judge", "j"))
+""",
+        run,
+        tmp_path / "faulty.jsonl",
+        KIT.sha256,
+    )
 
-# 3. Results: rows with pictures; a second run is added, the same one changes nothing.
-results = "rehearsal/results"
+
+@pytest.mark.slow
+def test_results_become_rows_and_every_push_adds(on_hub, tmp_path):
+    pictures = paint_into(tmp_path / "pictures", KIT.items[:4])
+    on_hub(
+        r"""
+run = Path(sys.argv[1])
+from datasets import load_dataset
+stored = json.loads((run / "run.json").read_text())["scores"]
+results = "rehearsal/more-results"
 push = ("eval", "push", "results", results, run, "--pictures")
 said(*push)
 expect("nothing had to change", said(*push))
@@ -182,9 +195,7 @@ runs = load_dataset(results, "runs", split="train", download_mode="force_redownl
 assert sorted(runs["protocol_version"]) == ["1", "9"]
 assert json.loads(runs[0]["scores"])["overall"]["score"] == stored["overall"]["score"]
 """,
-        run,
-        tmp_path / "faulty.jsonl",
-        KIT.sha256,
+        whole_run(tmp_path / "run", pictures),
     )
 
 

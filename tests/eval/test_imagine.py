@@ -100,8 +100,10 @@ def test_what_is_missing_is_left_out_or_counts_nothing_as_the_reading_says():
 
 
 def test_intervals_of_points():
-    values = [6.0, 7.0, 8.0, 9.0, 7.5, 6.5, 8.5, 7.5, 7.0, 8.0]
-    half = 2.262157 * np.std(values, ddof=1) / np.sqrt(10)  # t with 9 degrees of freedom
+    few = [6.0, 7.0, 8.0, 9.0, 7.5, 6.5, 8.5, 7.5, 7.0, 8.0]
+    values = 3 * few
+    half = 2.045230 * np.std(values, ddof=1) / np.sqrt(30)  # t with 29 degrees of freedom
+    assert mean_points(few, 10).low < 6.9, "t of ten items covers 89 %, so it is not used there"
     found = mean_points(values, 10)
     assert (found.low, found.high) == pytest.approx((7.5 - half, 7.5 + half), abs=0.002)
     for certain in ([10.0] * 30, [0.0] * 30, [5.0] * 3):
@@ -114,6 +116,7 @@ def test_intervals_of_points():
     assert weighted_points(groups, {"a": 1}, 10).items == 20
 
 
+@pytest.mark.slow  # and for all kinds of benchmarks in test_coverage.py
 def test_intervals_of_points_cover_their_truth(monkeypatch):
     """Groups as large as the benchmark's; 600 benchmarks have a standard error of 0.9 %."""
     monkeypatch.setattr("echo4o.eval.intervals.RESAMPLES", 800)

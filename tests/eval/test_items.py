@@ -93,6 +93,13 @@ GOOD = '{"tag": "t", "prompt": "p", "include": [{"class": "cat"}]}'
     ("text", "complaint"),
     [
         (f"{GOOD}\n{GOOD}", "line 2: the same item stands in line 1"),
+        (
+            GOOD.replace("{", '{"id": 1, ', 1) + '\n{"id": 1, "tag": "t", "prompt": "q", '
+            '"include": [{"class": "cat"}]}',
+            "line 2: `id` is 1, but this is item 2 of the file",
+        ),
+        (f"{GOOD}\r{GOOD}", "line 1: not one JSON value on a line of its own"),
+        (GOOD.replace('"p"', '"p \\ud800"'), "`prompt` holds half of a character"),
         ("[1]", "line 1: an item must be a JSON object"),
         ("{", "line 1"),
         ('{"tag": "t", "include": [{"class": "cat"}]}', "`tag` and `prompt`"),

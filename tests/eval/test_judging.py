@@ -17,6 +17,7 @@ from eval_tools import KIT, TASK, paint_into, verdict
 from PIL import Image
 from tests_sandbox import image_api
 
+from echo4o.cli import main
 from echo4o.client import ApiClient, ImageRequest
 from echo4o.errors import Echo4oError
 from echo4o.eval.items import select
@@ -120,6 +121,17 @@ def test_a_run_is_kept_and_the_second_one_asks_nothing(api, tmp_path):
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["metrics"]["scores"] == stored["scores"]
     assert str(tmp_path) not in json.dumps([stored, record])
+    others = paint_into(tmp_path / "others", ITEMS)
+    for changes, complaint in (
+        ({"config": JudgeConfig(model="sandbox-text")}, "other judge"),
+        ({"pictures": others}, "other pictures"),
+        ({"source": replace(KIT, sha256="0")}, "other items"),
+    ):
+        asked = {"pictures": pictures, "config": JudgeConfig(model="sandbox-judge"), "source": KIT}
+        with pytest.raises(Echo4oError, match=f"holds a run with {complaint}.*another --out"):
+            judge_run(
+                TASK, items=ITEMS, out=tmp_path / "run", protocol="kit", **{**asked, **changes}
+            )
 
 
 def test_several_pictures_and_repeats_are_judged_each_and_refused_where_the_script_has_none(
@@ -221,6 +233,18 @@ def test_budget_stops_and_what_was_judged_is_kept(api, tmp_path):
     assert judged(pictures, tmp_path, budget_usd=1.0).calls == 14 - before
 
 
+def test_a_budget_for_all_is_enough_for_all_at_once_and_what_is_left_is_said(api, tmp_path):
+    """What a call sets aside is some five times its price: so many may not stop each other."""
+    pictures = paint_into(tmp_path / "pictures", ITEMS)
+    real = judged(pictures, tmp_path / "free").spent_usd
+    enough = judged(pictures, tmp_path / "a", budget_usd=1.6 * real, concurrency=8)
+    assert (enough.calls, enough.spent_usd) == (14, pytest.approx(real))
+    with pytest.raises(BudgetExceeded, match=r"\d+ of 14 questions were not asked, the replies to"):
+        judged(pictures, tmp_path / "b", budget_usd=0.9 * real, concurrency=8)
+    with Ledger(tmp_path / "b" / "ledger.sqlite", read_only=True) as ledger:
+        assert 0.4 * real < ledger.committed_usd <= 0.9 * real
+
+
 def test_judging_works_inside_a_running_loop(api, tmp_path):
     pictures = paint_into(tmp_path / "pictures", ITEMS[:1])
 
@@ -245,34 +269,31 @@ def wait_for_verdicts(ledger, number):
     raise AssertionError("the run did not get that far")
 
 
-def test_killed_runs_go_on_and_pay_nothing_twice(tmp_path):
-    """kill -9 at three moments; only calls in flight may be made again."""
+def test_killed_runs_go_on_and_pay_nothing_twice(tmp_path, monkeypatch, capsys):
+    """kill -9 in the middle; only calls in flight may be made again."""
     pictures = paint_into(tmp_path / "pictures", KIT.items[:60])
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(item.to_json()) + "\n" for item in KIT.items[:60]))
+    words = ["eval", "judge", "geneval_plus_plus", "--images", str(pictures)]
+    words += ["--items", str(items), "--judge", "sandbox-judge", "--concurrency", "4"]
+    words += ["--protocol", "kit", "--out", str(tmp_path / "run")]
     with image_api(tmp_path / "sandbox", "latency=60ms") as server:
-        variables = {"OPENAI_BASE_URL": server.openai, "OPENAI_API_KEY": server.api_key}
-        command = [sys.executable, "-m", "echo4o.cli", "eval", "judge", "geneval_plus_plus"]
-        command += ["--images", str(pictures), "--out", str(tmp_path / "run"), "--limit", "60"]
-        items = tmp_path / "items.jsonl"
-        items.write_text("".join(json.dumps(item.to_json()) + "\n" for item in KIT.items[:60]))
-        command += ["--items", str(items), "--judge", "sandbox-judge", "--concurrency", "4"]
-        command += ["--protocol", "kit"]
-        for number in (3, 17, 40):
-            child = subprocess.Popen(command, env={**os.environ, **variables}, stderr=-3)
-            wait_for_verdicts(tmp_path / "run" / "judge" / "ledger.sqlite", number)
-            child.send_signal(signal.SIGKILL)
-            child.wait()
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        child = subprocess.Popen([sys.executable, "-m", "echo4o.cli", *words], stderr=-3)
+        wait_for_verdicts(tmp_path / "run" / "judge" / "ledger.sqlite", 17)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
         assert not (tmp_path / "run" / "run.json").exists()
-        done = subprocess.run(
-            command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120
-        )
-    assert done.returncode == 0, done.stderr
+        main(words)
     run = load_run(tmp_path / "run")
     assert [one.outcome for one in run.verdicts] == ["judged"] * 60
     assert all(one.correct for one in run.verdicts)
+    assert run.calls <= 60 - 17
     made = calls(server)
     assert len(made) == 60
-    assert sum(made.values()) - 60 <= 3 * 4  # three kills with at most four calls in flight
-    assert "60 judged" in done.stdout
+    assert sum(made.values()) - 60 <= 4  # at most four calls in flight
+    assert "60 judged" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from echo4o.cli import main
 from echo4o.eval.estimate import estimate
 from echo4o.eval.items import select, tags
 from echo4o.eval.judging import JudgeConfig, judge_cases
-from echo4o.eval.runs import load_run, run_cases
+from echo4o.eval.runs import load_run, panel_folders, run_cases
 from echo4o.eval.tasks import get_task
 
 
@@ -69,6 +69,12 @@ def test_two_judges_have_a_run_each_and_one_budget(api, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*judge_words(pictures, out, "--judges", "sandbox-judge, sandbox-judge")])
     assert "two judges have the name 'sandbox-judge'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(judge_words(pictures, out, "--judge", "sandbox-judge"))
+    assert "holds the runs of several judges" in capsys.readouterr().err
+    (out / "stale").mkdir()
+    (out / "stale" / "run.json").write_bytes((out / "sandbox-text" / "run.json").read_bytes())
+    assert [one.name for one in panel_folders(out)] == ["sandbox-judge", "sandbox-text"]
 
 
 def test_batches_cost_half_and_say_the_same(tmp_path, monkeypatch, api):
@@ -119,7 +125,7 @@ def test_the_price_is_known_beforehand(api, shared, tmp_path, monkeypatch, name,
     found, real, first = foresee(api, tmp_path, task, items, protocol, pilot=8 * len(tags(items)))
     print(f"{name} {protocol}: {first:+.1%} without, {found / real - 1:+.1%} with replies known")
     assert found == pytest.approx(real, rel=0.03)
-    assert abs(first) < 0.031
+    assert abs(first) < 0.03
 
 
 def test_the_price_is_known_beforehand_for_a_few(api, tmp_path):

@@ -139,7 +139,9 @@ def test_a_damaged_list_of_refusals_or_manifest_is_one_sentence(tmp_path):
 def test_run_buys_judges_and_resumes_without_a_call(api, tmp_path, capsys):
     command = words("api:sandbox-image", tmp_path / "run", "--size", "64x64")
     main([*command, "--dry-run"])
-    assert "pictures to buy: 7, about 0.0" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "pictures to buy: 7, about 0.0" in told
+    assert "not there yet as 64x64 pixels (--size):\nsandbox-judge: 7 calls, 0 known" in told
     assert not (tmp_path / "run").exists()
     main(command)
     main(command)

@@ -72,6 +72,7 @@ def simulate(rates, items, benchmarks, seed):
     return hits / benchmarks
 
 
+@pytest.mark.slow  # and for all kinds of benchmarks in test_coverage.py
 def test_stratified_interval_covers_its_truth(monkeypatch):
     """Seven tags of 30, from hard to easy; 500 benchmarks have a standard error of 1 %."""
     monkeypatch.setattr("echo4o.eval.intervals.RESAMPLES", 1000)
