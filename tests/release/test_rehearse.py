@@ -6,23 +6,17 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from release_lab import COMMAND, change_one, copy_repo, files_of, rehearse, target_of, write
 
 from echo4o.release.rehearse import Scale
-
-COMMAND = [sys.executable, "-m", "echo4o.cli", "release", "rehearse", "--quick", "--out"]
-
-
-def rehearse(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, str(out), *options], capture_output=True, text=True, timeout=400
-    )
+from echo4o.release.table import Table
+from echo4o.release.verify import check_repo
 
 
 def parquet_hashes(out: Path) -> dict[str, str]:
@@ -36,15 +30,6 @@ def parquet_hashes(out: Path) -> dict[str, str]:
 def paid_calls(out: Path) -> Counter[str]:
     lines = (out / "sandbox/openai/calls.jsonl").read_text().splitlines()
     return Counter(json.loads(line)["key"] for line in lines)
-
-
-@pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory):
-    """The folder of one quick rehearsal."""
-    out = tmp_path_factory.mktemp("rehearsal") / "run"
-    done = rehearse(out)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return out
 
 
 def test_the_summary_has_every_score_with_its_interval(rehearsed):
@@ -68,6 +53,36 @@ def test_everything_it_promises_is_there(rehearsed):
         picture.load()
     assert (rehearsed / "training/model/model_index.json").exists()
     assert parquet_hashes(rehearsed)
+
+
+def test_the_release_is_published_and_one_changed_byte_of_it_is_found(rehearsed, tmp_path):
+    listed = json.loads((rehearsed / "release/published.json").read_text())
+    assert [one["type"] for one in listed["repos"]] == ["dataset", "dataset", "model", "space"]
+    public, draw = rehearsed / "keys/rehearsal.pub", random.Random(1)
+    repos = rehearsed / "verified/repos"
+    for kind, files in files_of(repos).items():
+        path = draw.choice(files)
+        home = repos / path.relative_to(repos).parts[0]
+        name = path.relative_to(home).as_posix()
+        target = target_of(home, pinned=False)
+        copy, table = copy_repo(home, tmp_path / kind), Table()
+        check_repo(copy, target, public, table)
+        assert not table.bad_rows, table.lines()
+        write(copy / name, change_one(path.read_bytes(), draw))
+        check_repo(copy, target, public, table)
+        assert any(name in row.check + row.found for row in table.bad_rows), (kind, name)
+
+
+def test_no_secret_is_in_any_file(rehearsed):
+    """The sandbox's own database holds hashes of its tokens; nobody else writes them anywhere."""
+    secrets = [b"hf_sandbox_rehearsal", (rehearsed / "keys/rehearsal.key").read_bytes()[40:120]]
+    ready = json.loads((rehearsed / "sandbox/ready.json").read_text())
+    secrets.append(ready["api_key"].encode())
+    own = {rehearsed / "sandbox/ready.json", rehearsed / "keys/rehearsal.key"}
+    for path in rehearsed.rglob("*"):
+        if path.is_file() and path not in own and not path.is_symlink():
+            data = path.read_bytes()
+            assert not [one for one in secrets if one in data], path
 
 
 def test_no_call_was_paid_twice_and_a_second_run_pays_nothing(rehearsed):
