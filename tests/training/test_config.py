@@ -92,4 +92,4 @@ def test_differences_leave_out_what_changes_no_weight():
     saved = tiny().to_dict()
     assert differences(saved, override(tiny(), ["log_every=1", "sample_every=3"])) == []
     changed = differences(saved, override(tiny(), ["learning_rate=0.5", "tiny.layers=2"]))
-    assert [line.split(":")[0] for line in changed] == ["learning_rate", "tiny"]
+    assert [line.split(":")[0] for line in changed] == ["learning_rate", "tiny.layers"]

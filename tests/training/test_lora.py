@@ -109,7 +109,7 @@ def test_an_adapter_alone_is_left_and_a_second_call_does_nothing(config: TrainCo
     before = (out / "record.json").read_bytes()
     assert train(config, out).finished
     assert (out / "record.json").read_bytes() == before
-    with pytest.raises(Echo4oError, match="lora: "):
+    with pytest.raises(Echo4oError, match=r"lora\.rank: 4 -> 8"):
         train(override(config, ["lora.rank=8"]), out)
     # Another base of the same name.
     other = shutil.copytree(config.base_model or "", tmp_path / "other/model")

@@ -272,6 +272,7 @@ def test_the_authors_checkpoint_is_fine_tuned_by_token_budget(shared, mixed, tmp
         [
             *(f"base_model={shared / 'goldens/bagel/tiny_upstream'}", f"data={mixed}"),
             *("mixture=all:1", "vae_sizes=64,32,16", "vit_sizes=56,28,14", "trackers="),
+            "understanding_sizes=none",
             *("tokens_per_pack=200", "packs_per_step=2", "steps=2", "warmup_steps=1"),
             *("sample_every=2", "sample_steps=2", "precision=fp32", "layout=bagel"),
         ],
