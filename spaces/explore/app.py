@@ -20,7 +20,7 @@ from catalogue import View
 from links import BoardLink, RowsLink
 from refusals import MAX_SEED, Refusal
 from theme import STYLE, THEME
-from visitors import guarded
+from visitors import Turns, guarded
 
 Widget = TypeVar("Widget", bound=gr.components.Component)
 Updates = Iterator[dict[gr.components.Component, object]]
@@ -28,6 +28,7 @@ SCRIPT = Path(__file__).with_name("page.js").read_text()
 WAITING_VISITORS = 128
 AT_ONCE = 8
 
+turns = Turns()
 catalogue.start()
 results.start()
 
@@ -206,24 +207,31 @@ def build() -> gr.Blocks:
                     yield {board_stage: html}
 
         @guarded
-        def on_click(event: gr.EventData) -> Updates:
+        def on_click(event: gr.EventData, request: gr.Request) -> Updates:
             """A link that was clicked, or the way back."""
             asked = event._data.get("link") if isinstance(event._data, Mapping) else None
             link = read(asked)
             if isinstance(link, str):
                 yield {rows_stage: link}
             else:
-                yield from follow(link)
+                yield from turns.newest(request.session_hash, follow(link))
 
         @guarded
-        def on_filter(subset_: object, category_: object, words_: object) -> Updates:
+        def on_filter(
+            subset_: object, category_: object, words_: object, request: gr.Request
+        ) -> Updates:
             """The list that the filters describe; a category of another subset is let go."""
-            yield from filtered(subset_, category_, words_, 0)
+            yield from turns.newest(request.session_hash, filtered(subset_, category_, words_, 0))
 
         @guarded
-        def on_shuffle(subset_: object, category_: object, words_: object) -> Updates:
+        def on_shuffle(
+            subset_: object, category_: object, words_: object, request: gr.Request
+        ) -> Updates:
             """The same list in an order drawn anew."""
-            yield from filtered(subset_, category_, words_, 1 + secrets.randbelow(MAX_SEED))
+            seed = 1 + secrets.randbelow(MAX_SEED)
+            yield from turns.newest(
+                request.session_hash, filtered(subset_, category_, words_, seed)
+            )
 
         def filtered(subset_: object, category_: object, words_: object, seed: int) -> Updates:
             if category_ not in catalogue.categories(str(subset_ or "")):
@@ -248,22 +256,22 @@ def build() -> gr.Blocks:
                         yield {part: new for part, new in changed.items() if part is not words}
 
         hidden = {"api_visibility": "private", "show_progress": "hidden"}
-        # A click while pictures are on their way waits for them, and only the last one counts.
-        patient = {**hidden, "trigger_mode": "always_last"}
+        # A click while pictures are on their way is not lost (Turns lets the older one end).
+        eager = {**hidden, "trigger_mode": "multiple"}
         # Gradio's request does not carry the query of the page's own address.
         page.load(open_page, address, everything, js="() => [location.search]", **hidden)
         timer.tick(on_tick, waiting, everything, **hidden)
         for stage in (rows_stage, board_stage):
-            stage.select(on_click, None, everything, **patient)
+            stage.select(on_click, None, everything, **eager)
         filters = [subset, category, words]
         gr.on(
             [subset.input, category.input, words.submit, search.click],
             on_filter,
             filters,
             everything,
-            **patient,
+            **eager,
         )
-        shuffle.click(on_shuffle, filters, everything, **patient)
+        shuffle.click(on_shuffle, filters, everything, **eager)
         gr.api(api.rows, api_name="rows")
         gr.api(api.row, api_name="row")
         gr.api(api.search, api_name="search")

@@ -108,7 +108,7 @@ def report(
         f"{bar(run.overall, run.low, run.high, run.scale)}</p>"
         f"<p class='hint'>{_settings(run)}</p></div>{_tags(link, run)}"
         f'<div class="line">{_filters(link, run)}</div>'
-        f'<header class="line"><h3 role="status">{found}</h3>{pager}</header>{nothing}'
+        f'<header class="line"><h3>{found}</h3>{pager}</header>{nothing}'
         f'<div class="cards">{cards}</div><footer class="line">{pager}</footer></section>'
     )
 

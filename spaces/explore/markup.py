@@ -109,7 +109,7 @@ def grid(
     pager = _pager(link, total, size)
     return (
         f'<section class="stage"{_linked(link)}>'
-        f'<header class="line"><h2 tabindex="-1" data-focus role="status">{head}{order}</h2>{pager}'
+        f'<header class="line"><h2 tabindex="-1" data-focus>{head}{order}</h2>{pager}'
         f'</header><div class="grid">{tiles}</div><footer class="line">{pager}</footer></section>'
     )
 

@@ -44,7 +44,7 @@ def show(data: bytes | None, side: int) -> Shown:
             small = shrunk_jpeg(data, side, _QUALITY)[0]
     except Echo4oError as error:
         logger.info("not shown: %s", error)
-        return Shown("", fault="This picture is damaged")
+        return Shown("", fault="This picture is damaged, or far too large")
     except Exception:
         # A decoder may fail in any way on a hostile file; the page must not.
         logger.exception("a picture cannot be decoded")

@@ -1,6 +1,8 @@
 """What a visitor is told of a refusal or a failure: one sentence, nothing of the server."""
 
+import itertools
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -9,6 +11,7 @@ import gradio as gr
 from refusals import Refusal
 
 logger = logging.getLogger(__name__)
+MAX_VISITORS = 4_096
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -37,6 +40,25 @@ def guarded(function: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
             raise _told(error) from None
 
     return safe
+
+
+class Turns:
+    """Which request of a visitor is the newest: what an older one still has to show is late."""
+
+    def __init__(self) -> None:
+        self._newest: OrderedDict[str, int] = OrderedDict()
+        self._numbers = itertools.count()
+
+    def newest(self, visitor: str | None, updates: Iterator[R]) -> Iterator[R]:
+        """The updates, until the same visitor asks for something else."""
+        number, name = next(self._numbers), visitor or ""
+        self._newest[name] = number
+        while len(self._newest) > MAX_VISITORS:
+            self._newest.popitem(last=False)
+        for update in updates:
+            if self._newest.get(name, number) != number:
+                return
+            yield update
 
 
 def _told(error: Exception) -> gr.Error:

@@ -26,9 +26,9 @@ def picture(colour: str, size: tuple[int, int] = (64, 48), kind: str = "PNG") ->
 
 @lru_cache
 def bomb() -> bytes:
-    """A PNG file of 81 megapixels that takes little space."""
+    """A PNG file of 36 megapixels that takes little space."""
     file = io.BytesIO()
-    Image.new("1", (9000, 9000)).save(file, "PNG", compress_level=zlib.Z_BEST_COMPRESSION)
+    Image.new("1", (6000, 6000)).save(file, "PNG", compress_level=zlib.Z_BEST_COMPRESSION)
     return file.getvalue()
 
 
@@ -72,7 +72,7 @@ def rows() -> Iterator[dict[str, object]]:
         "references": "[1, null]",
     }
     yield plain(BROKEN, "A picture whose bytes are cut off.", picture("red")[:40])
-    yield plain(BOMB, "A picture of 81 megapixels.", bomb())
+    yield plain(BOMB, "A picture of 36 megapixels.", bomb())
     yield plain(WIDE, "word " * 1500, picture("red", (3000, 2)))
 
 

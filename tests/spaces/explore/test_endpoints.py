@@ -118,10 +118,10 @@ def test_hostile_rows_are_shown_bounded_and_as_text(client):
     row = asked(client, "row", "hostile-markup")
     assert row["facts"]["constraints"] == MARKUP
     assert asked(client, "row", BROKEN)["picture"] == {
-        "url": "", "width": 0, "height": 0, "fault": "This picture is damaged"
+        "url": "", "width": 0, "height": 0, "fault": "This picture is damaged, or far too large"
     }  # fmt: skip
     bomb = asked(client, "row", BOMB)["picture"]
-    assert (bomb["url"], bomb["fault"]) == ("", "Too large to show: 81 MP")
+    assert (bomb["url"], bomb["fault"]) == ("", "Too large to show: 36 MP")
     wide = asked(client, "row", WIDE)
     assert decoded(wide["picture"]).size == (1024, 1)
     assert len(wide["facts"]["instruction"]) == 7500

@@ -100,5 +100,5 @@ def test_a_leaderboard_and_a_report(module):
     shown = module("pictures").show(b"nothing", 100)
     link = links.BoardLink(HOSTILE, HOSTILE, HOSTILE, 2)
     seen = checked(board.report(link, run, [verdict], [shown], 40, 12))
-    assert "This picture is damaged" in seen.words
+    assert "This picture is damaged, or far too large" in seen.words
     assert HOSTILE in seen.words
