@@ -39,6 +39,7 @@ from echo4o.release.plan import Plan
 from echo4o.release.sample import make_keys
 from echo4o.release.table import Table
 from echo4o.release.verify import check_repo, read_targets
+from echo4o.rights import Rights
 
 FIGURES = Path(__file__).parents[2] / "benchmarks/results/release.json"
 
@@ -422,3 +423,21 @@ def test_killed_at_50_random_moments_it_ends_in_one_whole_release(rehearsed, tmp
             "seconds": round(time.monotonic() - begun, 1),
         }
     )
+
+
+def test_the_papers_release_is_refused_until_it_is_made_and_signed(tmp_path):
+    file = Path(__file__).parents[2] / "releases/echo4o.toml"
+    copy = tmp_path / "releases" / file.name
+    copy.parent.mkdir()
+    copy.write_bytes(file.read_bytes())
+    with pytest.raises(Echo4oError, match="echo-4o-image, which is not there"):
+        Plan.load(copy)
+    for name in ("echo-4o-image", "scores", "run"):
+        (tmp_path / name).mkdir()
+    plan = Plan.load(copy)
+    assert plan.loaded(plan.spaces[1]) == {
+        "dataset": "Yejy53/Echo-4o-Image",
+        "results": "Yejy53/Echo-4o-results",
+    }
+    with pytest.raises(Echo4oError, match="terms_read"):
+        Rights.load(copy)

@@ -432,3 +432,49 @@ assert all((got / p.name).read_bytes() == p.read_bytes() for p in folder.iterdir
     server.run(check, tmp_path / "fresh", files)
     server.stop()
     assert TOKEN.encode() not in (tmp_path / "hub" / "hub.sqlite3").read_bytes()
+
+
+def test_collections_as_the_client_makes_them(hub: HubServer, home: Path, tmp_path: Path) -> None:
+    script = (
+        PRELUDE
+        + r"""
+api.create_repo("listed", repo_type="dataset")
+api.create_repo("hidden", repo_type="model", private=True)
+made = api.create_collection("My release", description="all of it", exists_ok=True)
+assert made.slug.startswith("rehearsal/my-release-") and made.items == [] and not made.private
+assert api.create_collection("My release", exists_ok=True).slug == made.slug
+refused(HfHubHTTPError, 409, api.create_collection, "My release")
+refused(HfHubHTTPError, 400, api.create_collection, "x" * 60)
+refused(HfHubHTTPError, 403, api.create_collection, "theirs", namespace="other")
+refused(HfHubHTTPError, 403, reader.create_collection, "read only")
+add = lambda *words, **named: api.add_collection_item(made.slug, *words, **named)
+add("rehearsal/listed", "dataset", note="the data")
+add("rehearsal/hidden", "model")
+got = add("2508.09987", "paper")
+assert [(i.item_type, i.item_id, i.note) for i in got.items][0] == (
+    "dataset", "rehearsal/listed", "the data")
+assert [i.position for i in got.items] == [0, 1, 2]
+refused(HfHubHTTPError, 409, add, "rehearsal/listed", "dataset")
+assert len(add("rehearsal/listed", "dataset", exists_ok=True).items) == 3
+refused(HfHubHTTPError, 404, add, "rehearsal/none", "dataset")
+refused(HfHubHTTPError, 403, other.add_collection_item, made.slug, "2508.09987", "paper")
+assert [i.item_id for i in nobody.get_collection(made.slug).items] == [
+    "rehearsal/listed", "2508.09987"]
+api.update_collection_item(made.slug, got.items[0].item_object_id, note="new", position=9)
+last = api.get_collection(made.slug).items[-1]
+assert (last.item_type, last.note) == ("dataset", "new")
+api.delete_collection_item(made.slug, got.items[1].item_object_id)
+refused(HfHubHTTPError, 404, api.delete_collection_item, made.slug, got.items[1].item_object_id)
+refused(HfHubHTTPError, 404, api.delete_collection_item, made.slug, "zz")
+assert api.update_collection_metadata(made.slug, private=True).private
+refused(HfHubHTTPError, 404, nobody.get_collection, made.slug)
+assert [c.slug for c in api.list_collections(owner="rehearsal")] == [made.slug]
+assert not list(nobody.list_collections(owner="rehearsal"))
+api.delete_repo("listed", repo_type="dataset")
+assert [i.item_type for i in api.get_collection(made.slug).items] == ["paper"]
+api.delete_collection(made.slug)
+refused(HfHubHTTPError, 404, api.get_collection, made.slug)
+api.delete_collection(made.slug, missing_ok=True)
+"""
+    )
+    hub.run(script, home, str(tmp_path))

@@ -20,12 +20,13 @@ from ..hub_reading import download_file
 from ..manifest import MANIFEST, Pinned, Release, address, installed_packages
 from ..owner import sole_owner
 from ..records import RECORD_NAME, sha256_file, write_atomic
+from ..rights import Rights
 from .plan import Plan
+from .sample import metric_names
 from .stage import link_folder, stage_model
 
 PUBLISHED = "published.json"
 _STATE, _RELEASE = "state.json", "release.json"
-_METRICS = ("geneval_plus_plus", "imagine_bench")
 _WHEEL = "echo4o-wheel"
 _RUN = "run.json"
 
@@ -108,7 +109,7 @@ class Publication:
         if plan.metrics is not None:
             metrics = plan.metrics
             repos = [("dataset", f"{metrics.organisation}/{_WHEEL}")]
-            repos += [("space", f"{metrics.organisation}/{name}") for name in _METRICS]
+            repos += [("space", f"{metrics.organisation}/{name}") for name in metric_names()]
             words = ["metrics", metrics.organisation, *tag]
             words += ["--wheel", str(plan.path(metrics.wheel))] if metrics.wheel else []
             yield self._push("metrics", repos, "eval", words)
@@ -199,6 +200,8 @@ class Publication:
 
     def _begin(self) -> None:
         """Note what is published, or hold it against what was begun in this folder."""
+        if self.plan.dataset is not None:
+            Rights.load(self.plan.file)  # before anything is sent
         release = {
             "name": self.plan.release.name,
             "version": self.plan.release.version,

@@ -84,7 +84,16 @@ consent = "unknown, rehearsal only"
 
 def kit_items() -> Path:
     """The benchmark's own items, which no training row may repeat (a file, not an import)."""
+    return _eval_folder() / "items/geneval_plus_plus_kit.jsonl"
+
+
+def metric_names() -> list[str]:
+    """The metrics that `eval push metrics` publishes, each a Space of that name."""
+    return sorted(path.parent.name for path in _eval_folder().glob("metrics/*/README.md"))
+
+
+def _eval_folder() -> Path:
     spec = importlib.util.find_spec("echo4o.eval")
     if spec is None or not spec.submodule_search_locations:
         raise Echo4oError("the package echo4o.eval is missing; install echo4o again")
-    return Path(spec.submodule_search_locations[0]) / "items/geneval_plus_plus_kit.jsonl"
+    return Path(spec.submodule_search_locations[0])
