@@ -14,6 +14,7 @@ class RowsLink(NamedTuple):
 
     view: View = View()
     page: int = 1
+    """`at` in the address: Gradio takes `page` for pages of its own, and fails on ours."""
     row: str = ""
     """Id of the row that is open; empty: the list."""
 
@@ -24,7 +25,7 @@ class RowsLink(NamedTuple):
             category=view.category,
             words=view.words,
             seed=view.seed or "",
-            page=self.page if self.page > 1 else "",
+            at=self.page if self.page > 1 else "",
             row=self.row,
         )
 
@@ -40,7 +41,7 @@ class BoardLink(NamedTuple):
 
     def __str__(self) -> str:
         page = self.page if self.page > 1 else ""
-        return _query(tab="leaderboard", run=self.run, tag=self.tag, seen=self.seen, page=page)
+        return _query(tab="leaderboard", run=self.run, tag=self.tag, seen=self.seen, at=page)
 
 
 Link = RowsLink | BoardLink
@@ -53,7 +54,7 @@ def read(query: object) -> Link:
         parts = dict(parse_qsl(text, max_num_fields=20))
     except ValueError as error:
         raise refusals.Refusal("The link has too many parts.") from error
-    page = _number(parts.get("page"), "page", 1, refusals.MAX_PAGE, default=1)
+    page = _number(parts.get("at"), "page", 1, refusals.MAX_PAGE, default=1)
     if parts.get("tab") == "leaderboard" or "run" in parts:
         run, tag, seen = (parts.get(name, "") for name in ("run", "tag", "seen"))
         return BoardLink(run, tag, seen, page)

@@ -100,10 +100,8 @@ def test_a_shared_link_restores_filters_page_and_row(visit):
     page.get_by_role("heading", name="Rows 25 to 30 of 30").wait_for()
     page.locator(".tile").first.click()
     page.locator(".row-page").wait_for()
-    assert re.search(r"\?words=cubes&page=2&row=plain-00024$", page.url)
-    other = visit(
-        page.url.partition("/?")[2] and "/?" + page.url.partition("/?")[2], wait=".target"
-    )
+    assert re.search(r"\?words=cubes&at=2&row=plain-00024$", page.url)
+    other = visit("/?" + page.url.partition("?")[2], wait=".target")
     assert other.get_by_role("textbox", name="Search").input_value() == "cubes"
     assert other.locator(".about h2").inner_text().startswith("A photo of 24 red cubes")
     other.get_by_role("link", name="All rows").click()

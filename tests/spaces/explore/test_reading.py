@@ -189,7 +189,7 @@ def test_links_come_back_as_they_were(module):
 
 
 @pytest.mark.parametrize(
-    "query", ["?page=x", "?page=0", "?seed=-1", "?words=" + "x" * 300, "x" * 9000, "&" * 90, 3]
+    "query", ["?at=x", "?at=0", "?seed=-1", "?words=" + "x" * 300, "x" * 9000, "&" * 90, 3]
 )
 def test_links_with_nonsense_are_refused(module, query):
     links, refusals = module("links"), module("refusals")
