@@ -44,5 +44,8 @@ THEME = gr.themes.Soft(
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
     button_primary_background_fill_dark="*primary_600",
+    checkbox_border_color="*neutral_400",
+    checkbox_border_color_dark="*neutral_500",
+    checkbox_border_width="1.5px",
     button_large_radius="*radius_lg",
 )

@@ -1,9 +1,11 @@
 """What the explorer's pages are made of: nothing foreign becomes markup, whatever it says."""
 
 from html.parser import HTMLParser
+from pathlib import Path
 
 from explore_data import MARKUP, picture
 
+SPACES = Path(__file__).parents[3] / "spaces"
 OURS = {"section", "header", "footer", "nav", "a", "button", "div", "span", "figure", "figcaption"}
 OURS |= {"h2", "h3", "p", "b", "i", "em", "bdi", "ul", "li", "dl", "dt", "dd", "details", "summary"}
 OURS |= {
@@ -102,3 +104,10 @@ def test_a_leaderboard_and_a_report(module):
     seen = checked(board.report(link, run, [verdict], [shown], 40, 12))
     assert "This picture is damaged, or far too large" in seen.words
     assert HOSTILE in seen.words
+
+
+def test_all_spaces_have_one_theme():
+    """Each folder is uploaded alone, so each carries the file."""
+    themes = list(SPACES.glob("*/theme.py"))
+    assert len(themes) == 2
+    assert len({path.read_bytes() for path in themes}) == 1
