@@ -164,8 +164,9 @@ def question(
 
 
 def expected_tokens(asked: Asked) -> int:
-    """Length of an ordinary reply, for estimates."""
-    return 45 + 25 * len(checklist(asked))
+    """Length of an ordinary reply, for estimates: a frame, a finding a line, a word a fact."""
+    findings = sum(22 if line.kind == "deflected" else 14 for line in checklist(asked))
+    return 44 + findings + 4 * sum(map(len, asked.groups))
 
 
 def read_reply(text: str, asked: Asked) -> Findings:

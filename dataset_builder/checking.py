@@ -37,6 +37,8 @@ class Estimate(NamedTuple):
     rows: int
     usd: float
     """Of the first looks."""
+    again_usd: float
+    """Of second looks, if every text was rewritten that the rules let be."""
 
 
 class Checked(NamedTuple):
@@ -50,9 +52,9 @@ class Checked(NamedTuple):
 
 
 def estimate(folder: Path, rules: Rules, prices: PriceTable) -> Estimate:
-    """Price of looking once at every bought row; a rewritten row is looked at once more."""
+    """Price of looking at every bought row, and at most of looking again at what is rewritten."""
     with _purchases(folder) as purchases:
-        rows, usd = 0, 0.0
+        rows, usd, again = 0, 0.0, 0.0
         for item in items(purchases):
             try:
                 references = tuple(purchases.picture(one) for one in item.references)
@@ -60,12 +62,13 @@ def estimate(folder: Path, rules: Rules, prices: PriceTable) -> Estimate:
                 seen = Examined(item=item, picture=picture, references=references)
                 asked = question(seen.asked, picture, references, model=rules.model)
                 tokens = expected_tokens(seen.asked)
-                usd += asked.estimate(prices, output_tokens=tokens).cost_usd
+                price = asked.estimate(prices, output_tokens=tokens).cost_usd
             except (LostPictureError, PictureError):
                 continue  # nobody will be asked about it
-            rows += 1
+            rows, usd = rows + 1, usd + price
+            again += price if rules.of(item.entry.subset) == "rewrite" else 0.0
         purchases.tell_lost()
-        return Estimate(rows, usd)
+        return Estimate(rows, usd, again)
 
 
 def check(

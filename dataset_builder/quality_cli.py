@@ -54,7 +54,10 @@ def check(args: argparse.Namespace) -> None:
     if args.dry_run:
         expected = estimate(args.folder, rules, prices)
         print(f"{expected.rows} pictures, about {expected.usd:.2f} USD to look at each once")
-        print("a rewritten row is looked at twice; nothing was called")
+        print(
+            f"rewritten rows are looked at twice: {expected.again_usd:.2f} USD more if every text "
+            "is that may be; nothing was called"
+        )
         return
     done = judge(
         args.folder,
