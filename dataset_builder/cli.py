@@ -228,6 +228,18 @@ def push(args: argparse.Namespace) -> None:
     print(f"published {args.repo} at {done.revision}{tag}; it loads back the same")
 
 
+def card_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `data card`."""
+    parser.add_argument("folder", type=Path, help="dataset folder")
+
+
+def card(args: argparse.Namespace) -> None:
+    """Print the card that record and statistics give."""
+    from .signing_off import card_of
+
+    print(card_of(args.folder), end="")
+
+
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `data export`."""
     from .trainer_forms import FORMATS

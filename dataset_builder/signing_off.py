@@ -66,9 +66,26 @@ def _stamp(folder: Path, record: RunRecord, rights: Rights, repo: str | None) ->
     signed = replace(card, rights=tuple(rights.lines()), repo=repo or card.repo)
     if signed.to_dict() == card.to_dict() and record.parameters.get("rights") == rights.to_dict():
         return
-    shards = {name: one for name, one in record.files.items() if name.endswith(".parquet")}
-    statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
-    write_atomic(folder / "README.md", render_card(signed, shards, statistics))
+    write_atomic(folder / "README.md", _render(folder, record, signed))
     parameters = record.parameters | {"card": signed.to_dict(), "rights": rights.to_dict()}
     files = record.files | {"README.md": sha256_file(folder / "README.md")}
     replace(record, parameters=parameters, files=files).save(folder)
+
+
+def card_of(folder: Path) -> str:
+    """The README.md that a dataset's record and statistics give.
+
+    Raises:
+        Echo4oError: it was built by an older version, which recorded less.
+    """
+    record = RunRecord.load(folder)
+    told = record.parameters.get("card")
+    if told is None:
+        raise Echo4oError(f"{folder} was built by an older echo4o; build it again")
+    return _render(folder, record, CardFacts(**cast(dict[str, object], told)))  # type: ignore[arg-type]
+
+
+def _render(folder: Path, record: RunRecord, card: CardFacts) -> str:
+    shards = {name: one for name, one in record.files.items() if name.endswith(".parquet")}
+    statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+    return render_card(card, shards, statistics)

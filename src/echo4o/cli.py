@@ -34,6 +34,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "check": ("echo4o.dataset_builder.quality_cli:check", "judge the pictures, mend the texts"),
         "build": ("echo4o.dataset_builder.cli:build", "turn a finished plan into Parquet"),
         "import": ("echo4o.dataset_builder.cli:import_", "read the authors' published layout"),
+        "card": ("echo4o.dataset_builder.cli:card", "print the card that the records give"),
         "export": ("echo4o.dataset_builder.cli:export", "write it as a trainer reads it"),
         "remove": ("echo4o.dataset_builder.quality_cli:remove", "take rows out: the next version"),
         "push": ("echo4o.dataset_builder.cli:push", "publish a built dataset in one step"),

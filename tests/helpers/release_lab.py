@@ -13,7 +13,7 @@ from pathlib import Path
 from echo4o.manifest import MANIFEST, SIGNATURE, Release, read_manifest, seal
 from echo4o.records import RunRecord, sha256_file
 from echo4o.release.table import Table
-from echo4o.release.uses import check_card, check_results, check_scores
+from echo4o.release.uses import check_model_card, check_results, check_scores
 from echo4o.release.verify import Target, check_repo
 
 COMMAND = [sys.executable, "-m", "echo4o.cli", "release", "rehearse", "--quick", "--out"]
@@ -108,7 +108,7 @@ def check_all(results: Path, model: Path, key: Path) -> Table:
     for folder in (results, model):
         check_repo(folder, target_of(folder, pinned=True), key, table)
     runs = check_results(results, "results", table)
-    check_card("model", model, "model", read_manifest(model).repo, table)
+    check_model_card(model, "model", read_manifest(model).repo, table)
     assert check_scores(model, "model", runs, table)
     return table
 

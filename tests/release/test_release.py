@@ -379,6 +379,10 @@ def test_killed_at_50_random_moments_it_ends_in_one_whole_release(rehearsed, tmp
             words = ["release", "publish", str(plan), "--work", str(work)]
             words += ["--sign-key", str(rehearsed / "keys/rehearsal.key")]
             count = kills_each if version else 0
+            if not version:  # a dry run writes nothing
+                hub.run(KILLER, home, json.dumps([*words, "--dry-run"]), "0", "0", "9")
+                nothing = hub.run("import huggingface_hub as h; print([*h.list_datasets()])", home)
+                assert nothing.strip() == "[]"
             said = hub.run(KILLER, home, json.dumps(words), str(count), str(version), str(longest))
             fell, seconds = json.loads(said.splitlines()[-1])
             longest = seconds if version == 0 else longest

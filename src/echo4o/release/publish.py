@@ -104,7 +104,9 @@ class Publication:
         if plan.model is not None:
             model = plan.model
             words = [model.folder, model.repo, *tag]
-            stage_it = lambda into: stage_model(plan, into, self._at(model.items))  # noqa: E731
+            # A dry run has published no items that the scores could name.
+            items = "" if self.dry_run else self._at(model.items)
+            stage_it = lambda into: stage_model(plan, into, items)  # noqa: E731
             yield self._push("model", [("model", model.repo)], "model", words, stage_it)
         if plan.metrics is not None:
             metrics = plan.metrics

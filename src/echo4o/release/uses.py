@@ -46,6 +46,7 @@ def check_dataset(folder: Path, name: str, table: Table, *, rows: int) -> None:
     except Exception as error:  # whatever a foreign folder makes the library raise
         table.bad(name, "load_dataset", _sentence(error), "a dataset")
         return
+    _check_card(folder, name, table, "data", "card", str(folder))
     counts = json.loads((folder / "statistics.json").read_bytes())
     rights = RunRecord.load(folder).parameters.get("rights")
     signed = isinstance(rights, dict) and rights.get("licences")
@@ -101,13 +102,17 @@ def check_results(folder: Path, name: str, table: Table) -> list[dict[str, Any]]
     return runs
 
 
-def check_card(kind: str, folder: Path, name: str, repo: str, table: Table) -> None:
-    """Render the card again from the records beside it."""
+def check_model_card(folder: Path, name: str, repo: str, table: Table) -> None:
+    """Render the card again from the records and scores beside it."""
     scores = sorted(path.parent for path in folder.glob(f"{SCORES}/*/{_RUN}"))
-    words = [kind, str(folder), "--repo", repo, "--out", "-"]
+    words = ["model", str(folder), "--repo", repo, "--out", "-"]
     words += [word for one in scores for word in ("--eval", str(one))]
+    _check_card(folder, name, table, "card", "render", *words)
+
+
+def _check_card(folder: Path, name: str, table: Table, noun: str, verb: str, *words: str) -> None:
     try:
-        wanted = _said("card", "render", *words).splitlines()
+        wanted = _said(noun, verb, *words).splitlines()
         found = (folder / "README.md").read_text(encoding="utf-8").splitlines()
     except Exception as error:
         table.bad(name, "card", _sentence(error), "a card that its records give")

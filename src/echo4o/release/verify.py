@@ -119,8 +119,7 @@ class Verification:
     def packages(self) -> dict[str, str]:
         """The versions that the release was made with."""
         for one in self.targets:
-            commit = resolve(one.id, one.type, one.revision)
-            file = download_file(one.id, one.type, MANIFEST, commit)
+            file = download_file(one.id, one.type, MANIFEST, _released(one))
             if file is not None:
                 return Manifest.from_bytes(file.read_bytes(), MANIFEST).packages
         raise ManifestError(f"none of the repos has a {MANIFEST}; they are no release")
@@ -153,9 +152,9 @@ class Verification:
         self.say(f"[fetch] {where}")
         folder = self.out / where.replace("/", "--")
         try:
-            commit = resolve(target.id, target.type, target.revision)
+            commit = _released(target)
             download_folder(target.id, target.type, commit, folder)
-        except NotOnHubError as error:
+        except (NotOnHubError, ManifestError) as error:
             self.table.bad(where, "fetch", str(error), target.revision or "the repo")
             return None
         if target.revision is not None and _COMMIT.fullmatch(target.revision):
@@ -189,7 +188,7 @@ class Verification:
             if one.target.type == "model":
                 self.say(f"[load] {one.name}")
                 pipe = uses.check_model(one.folder, one.name, self.table)
-                uses.check_card("model", one.folder, one.name, one.target.id, self.table)
+                uses.check_model_card(one.folder, one.name, one.target.id, self.table)
                 scored = uses.check_scores(one.folder, one.name, runs, self.table)
                 if pipe is not None and results is not None and scored:
                     self.say(f"[paint] {one.name}")
@@ -246,6 +245,22 @@ def check_repo(folder: Path, target: Target, key: Path | None, table: Table) -> 
         return manifest
     table.differ(where, "records", records, fine=f"{len(manifest.records)} records")
     return manifest
+
+
+def _released(target: Target) -> str:
+    """The commit to look at: the given one, else that of the newest release on main.
+
+    What is on main after a release, such as scores that others sent in, is not part of it.
+
+    Raises:
+        NotOnHubError: there is no such repo or revision.
+    """
+    commit = resolve(target.id, target.type, target.revision)
+    file = download_file(target.id, target.type, MANIFEST, commit)
+    if target.revision is not None or file is None:
+        return commit
+    version = Manifest.from_bytes(file.read_bytes(), MANIFEST).version
+    return resolve(target.id, target.type, version)
 
 
 def _is_pinned(target: Target) -> bool:
