@@ -132,6 +132,7 @@ def judge_run(
             another run.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
+    cases = run_cases(task, items, pictures=pictures, protocol=protocol, config=config)
     refuse_another_run(
         out,
         {
@@ -142,7 +143,6 @@ def judge_run(
             "pictures": _relative(pictures, out),
         },
     )
-    cases = run_cases(task, items, pictures=pictures, protocol=protocol, config=config)
     asked = cases[0].protocol
     canary = None
     if canaries is not None and not config.is_local:  # fixed weights do not move
