@@ -478,3 +478,36 @@ api.delete_collection(made.slug, missing_ok=True)
 """
     )
     hub.run(script, home, str(tmp_path))
+
+
+def test_scores_of_models_and_their_leaderboard(hub: HubServer, home: Path, tmp_path: Path) -> None:
+    script = (
+        PRELUDE
+        + r"""
+def put(kind, repo, name, text):
+    api.create_repo(repo, repo_type=kind, exist_ok=True)
+    api.upload_file(path_or_fileobj=text.encode(), path_in_repo=name, repo_id=f"rehearsal/{repo}",
+                    repo_type=kind)
+row = "- dataset: {id: rehearsal/bench, task_id: %s}\n  value: %s\n  notes: by a judge\n"
+put("dataset", "bench", "eval.yaml", "name: b\ntasks: [{id: overall}, {id: counting}]\n")
+put("dataset", "plain", "a.txt", "a")
+put("model", "good", ".eval_results/a.yaml", row % ("overall", 0.7) + row % ("counting", 0.9))
+put("model", "good", ".eval_results/b.yaml", row % ("overall", 0.6))
+put("model", "tuned", ".eval_results/a.yaml", row % ("overall", 0.8))
+put("model", "tuned", "README.md", "---\nbase_model: rehearsal/good\n---\n")
+for number, text in enumerate(["{}", "- 1", "[", row % ("overall", ".nan"), row % ("x", "yes")]):
+    put("model", "broken", f".eval_results/{number}.yaml", text)
+found = api.model_info("rehearsal/good", expand=["evalResults"]).eval_results
+assert [(r.task_id, r.value, r.notes) for r in found] == [
+    ("overall", 0.7, "by a judge"), ("counting", 0.9, "by a judge"), ("overall", 0.6, "by a judge")]
+assert api.model_info("rehearsal/broken", expand=["evalResults"]).eval_results == []
+first, = api.get_dataset_leaderboard("rehearsal/bench")
+assert (first.rank, first.model_id, first.value) == (1, "rehearsal/good", 0.7)
+assert first.author.username == "rehearsal" and not first.verified
+both = api.get_dataset_leaderboard("rehearsal/bench", base_model_only=False)
+assert [(r.rank, r.model_id, r.value) for r in both] == [
+    (1, "rehearsal/tuned", 0.8), (2, "rehearsal/good", 0.7)]
+refused(HfHubHTTPError, 404, api.get_dataset_leaderboard, "rehearsal/plain")
+"""
+    )
+    hub.run(script, home, str(tmp_path))

@@ -137,8 +137,8 @@ def describe(store: Store, repo: Repo, commit: str, *, blobs: bool = False) -> J
 
 
 _EXPANDABLE = (
-    "author cardData createdAt disabled downloads gated lastModified library_name likes "
-    "pipeline_tag private sdk sha siblings subdomain tags usedStorage"
+    "author cardData createdAt disabled downloads evalResults gated lastModified library_name "
+    "likes pipeline_tag private sdk sha siblings subdomain tags usedStorage"
 )
 
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from echo4o.sandbox.hub import access, history, repos
+from echo4o.sandbox.hub import access, history, repos, scores
 from echo4o.sandbox.hub.cards import read_card
 from echo4o.sandbox.hub.errors import HubRefusal, unsupported
 from echo4o.sandbox.hub.http import (
@@ -141,7 +141,19 @@ def info(request: Request) -> Json:
     commit = history.resolve(target.store, target.repo, target.revision)
     query = request.query_params
     facts = repos.describe(target.store, target.repo, commit, blobs=flag(query.get("blobs")))
-    return repos.narrow(facts, query.getlist("expand") + query.getlist("expand[]"))
+    expand = query.getlist("expand") + query.getlist("expand[]")
+    if "evalResults" in expand and target.repo.kind == "model":
+        facts["evalResults"] = scores.results_of(target.store, target.repo, commit)
+    return repos.narrow(facts, expand)
+
+
+@router.get("/api/datasets/{namespace}/{name}/leaderboard")
+def leaderboard(request: Request) -> JSONResponse:
+    """Models by their score on a benchmark."""
+    target = api_target(request)
+    derived = not flag(request.query_params.get("base_model", "true"))
+    found = scores.leaderboard(target.store, target.caller, target.repo, derived=derived)
+    return JSONResponse(found)
 
 
 @router.get(_REPO + "/auth-check")
