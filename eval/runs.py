@@ -94,13 +94,15 @@ def run_cases(
     if not items:
         raise Echo4oError("there are no items to judge; give at least one")
     samples = samples_in(pictures)
-    asked = task.protocol(protocol)
-    if protocol == RELEASED and (samples > asked.released_samples or config.repeats > 1):
-        one = "one picture" if asked.released_samples == 1 else f"{asked.released_samples} pictures"
+    reading = task.readings.get(protocol)  # without its wording: this needs none
+    most = 1 if reading is None else reading.released_samples
+    if protocol == RELEASED and (samples > most or config.repeats > 1):
+        one = "one picture" if most == 1 else f"{most} pictures"
         raise Echo4oError(
             f"the published script asks once about {one} of a prompt, not {config.repeats} "
             f"times about {samples}; use another --protocol than {RELEASED}"
         )
+    asked = task.protocol(protocol)
     found = [asked.find(pictures, sample) for sample in range(1, samples + 1)]
     if task.hooks.check is not None:
         task.hooks.check(items, found, protocol)
