@@ -151,7 +151,7 @@ def name_of(item: Item, sample: int = 1, extension: str = "png") -> str:
 
 
 @contextmanager
-def opened(data: bytes, name: str, *, formats: Sequence[str] = ()) -> Iterator[Image.Image]:
+def opened(data: bytes, name: str, *, formats: tuple[str, ...] = ()) -> Iterator[Image.Image]:
     """Give a loaded picture; whatever is wrong with its bytes is a PictureError.
 
     `formats` are kinds, as Pillow calls them, that are taken besides PNG, JPEG, WebP and GIF.
