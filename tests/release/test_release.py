@@ -1,7 +1,11 @@
 """Releases: what a manifest promises, what tampering is found, what a kill leaves behind."""
 
+import argparse
+import importlib
 import json
 import random
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -19,7 +23,9 @@ from release_lab import (
     target_of,
     write,
 )
+from tests_sandbox import start_sandbox
 
+from echo4o.cli import VERBS
 from echo4o.errors import Echo4oError
 from echo4o.manifest import (
     MANIFEST,
@@ -445,3 +451,55 @@ def test_the_papers_release_is_refused_until_it_is_made_and_signed(tmp_path):
     }
     with pytest.raises(Echo4oError, match="terms_read"):
         Rights.load(copy)
+
+
+def commands_of(page: Path) -> list[str]:
+    """Every command line of ours in the shell blocks of a page."""
+    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", page.read_text(), re.M | re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = (re.search(r"\becho4o (.*)", line.split(" #")[0]) for line in lines)
+    return [one[1] for one in found if one]
+
+
+@pytest.mark.parametrize("page", ["README.md", "eval/README.md", "training/README.md"])
+def test_every_command_of_a_page_has_the_options_that_it_names(page):
+    commands = commands_of(Path(__file__).parents[2] / page)
+    assert len(commands) > 5
+    for command in commands:
+        noun, *rest = shlex.split(command)
+        if noun.startswith("-"):
+            continue
+        verb = "" if "" in VERBS[noun] else rest.pop(0)
+        module, function = VERBS[noun][verb][0].split(":")
+        parser = argparse.ArgumentParser(prog=command, exit_on_error=False)
+        getattr(importlib.import_module(module), f"{function}_arguments")(parser)
+        try:
+            parser.parse_args(rest)
+        except (SystemExit, argparse.ArgumentError) as error:
+            pytest.fail(f"{page}: `echo4o {command}`: {error}")
+
+
+@pytest.mark.slow
+def test_every_python_snippet_of_the_published_cards_runs(rehearsed, tmp_path):
+    """As a reader would: copied from the card, in a new process, against the Hub that holds it."""
+    process, sandbox = start_sandbox(rehearsed / "sandbox")
+    run = 0
+    try:
+        for card in sorted((rehearsed / "verified/repos").glob("*/README.md")):
+            if card.parent.name.startswith("spaces--"):
+                continue  # its snippet talks to the running app, as verify has done
+            for snippet in re.findall(r"^```python\n(.*?)^```", card.read_text(), re.M | re.S):
+                done = subprocess.run(
+                    [sys.executable, "-c", snippet],
+                    env=sandbox.environment(tmp_path / "home"),
+                    cwd=tmp_path,
+                    capture_output=True,
+                    text=True,
+                    timeout=300,
+                )
+                assert done.returncode == 0, f"{card}:\n{snippet}\n{done.stderr[-2000:]}"
+                run += 1
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+    assert run == 3
