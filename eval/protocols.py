@@ -185,7 +185,7 @@ class KitProtocol(JudgeProtocol):
 
     def reply_ends(self, item: Item) -> tuple[str, str]:
         """Return the same where there is nothing to complain of, and where there is much."""
-        return _usual(item, "found all of them"), _usual(item, "found 1 instead of 2 (2 others)")
+        return _usual(item, "all there"), _usual(item, "found 1 instead of 2 (2 others there)")
 
 
 def _usual(item: Item, reason: str) -> str:
