@@ -17,7 +17,7 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `echo4o eval push`."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="items|metrics|results")
     items = kinds.add_parser("items", help="a task's items as a dataset")
-    items.add_argument("task", help="geneval_plus_plus or imagine_bench")
+    items.add_argument("task", help="which benchmark; not omnicontext, whose items have pictures")
     items.add_argument("repo", help="ORG/NAME of the dataset")
     items.add_argument(
         "--items", default="kit", help="kit, authors, or a JSONL file; authors need --license"
