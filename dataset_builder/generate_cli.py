@@ -121,7 +121,7 @@ def _whole(args: argparse.Namespace, settings: "Settings") -> None:
 
     watch = pauses.watch(args.folder, go_on=args.go_on)
     summary = buy(args.folder, settings, _api(args), watch=watch, progress=True)
-    _print(summary, settings)
+    _print(summary, args.folder)
     if (words := pauses.note_pause(args.folder, watch)) is not None:
         raise Echo4oError(words)
 
@@ -137,12 +137,14 @@ def _pilot(args: argparse.Namespace, settings: "Settings") -> None:
         check_model=args.check_model,
         progress=True,
     )
-    _print(summary, settings)
+    _print(summary, args.folder)
     print(*report.lines(), sep="\n")
     print("run the same command without --pilot to buy the rest; it pauses outside of these rates")
 
 
-def _print(summary: "Summary", settings: "Settings") -> None:
+def _print(summary: "Summary", folder: Path) -> None:
+    from .generate import Settings
+
     counted = ", ".join(f"{count} {name}" for name, count in summary.outcomes.items())
     print(f"{counted}; {summary.calls} calls now, {summary.spent_usd:.4f} USD spent in all")
     if set(summary.references) - {"done"}:
@@ -151,8 +153,8 @@ def _print(summary: "Summary", settings: "Settings") -> None:
     if summary.reasons:
         told = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
         print(f"refused: {told}")
-        if settings.rewriter is None:
-            print("--rewrite MODEL words refused prompts anew and tries again")
+        if Settings.load(folder).rewriter is None:
+            print("add --rewrite MODEL to have refused prompts worded anew and tried again")
     if summary.reworded:
         print(f"{summary.reworded} were made with other words after a refusal")
     for reason, count in list(summary.failures.items())[:_FAILURES]:

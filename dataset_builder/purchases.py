@@ -200,8 +200,9 @@ class Purchases:
         shown = "; ".join(list(self.lost.values())[:_SHOWN])
         more = f"; and {len(self.lost) - _SHOWN} more" if len(self.lost) > _SHOWN else ""
         logger.warning(
-            "%d pictures cannot be read, and rows that need them are left out (%s%s): put the "
-            "files back from a copy, or run `echo4o data generate` with --rebuy-lost",
+            "rows are left out because their pictures cannot be read (%d: %s%s); put the files "
+            "back from a copy, or get bought ones with `echo4o data generate --rebuy-lost` and "
+            "given ones with the same `echo4o data plan`",
             len(self.lost),
             shown,
             more,

@@ -135,6 +135,8 @@ def test_command_writes_plan_dropped_and_record(tmp_path, capsys):
         (["--mix", "surreal_fantasy=0"], "not all 0"),
         (["--against", "nowhere.jsonl"], "no such file"),
         (["--against", __file__], "line 1 is no benchmark item"),
+        (["--references", "nowhere"], "is no folder and no Hub id"),
+        (["--out", __file__], "is a file; give a folder for the plan"),
     ],
 )
 def test_mistakes_end_in_one_sentence(tmp_path, words, said, capsys):

@@ -2,10 +2,12 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
 from PIL import Image, ImageDraw
+from rights_file import write_release
 
 from echo4o.cli import main
 from echo4o.dataset_builder.captions import Combinations, read_captions
@@ -84,6 +86,29 @@ def test_alignment_backgrounds_and_marks(dataset):
     assert told["quality"]["combinations"]["class x count"]["covered"] == 2
     only = stats(str(dataset), "surreal_fantasy", pictures=2)
     assert only["plain_backgrounds"]["surreal_fantasy"]["looked_at"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["show", "{data}", "--page", "{data}"], "--page .* is a folder; give the name of a file"),
+        (["stats", "{data}", "--marks", "{data}"], "--marks .* is a folder"),
+        (["stats", "{data}", "--captions", "nowhere"], "nowhere cannot be read"),
+        (["stats", "{data}", "--plan", "nowhere"], "there is no ledger at nowhere"),
+        (["stats", "{data}/data"], "is no built dataset; run `echo4o data build`"),
+        (["show", "nowhere"], "neither a folder here nor a Hub id"),
+        (["export", "nowhere", "bagel", "--out", "nothing"], "neither a folder here nor a Hub id"),
+        (["push", "{data}", "a/b", "--tag", "v 1", "--rights", "{rights}"], "no name of a tag"),
+        (["push", "{data}", "noorg", "--rights", "{rights}"], "give ORG/NAME"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_counted(dataset, tmp_path, words, said, capsys):
+    rights = write_release(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["data", *(word.format(data=dataset, rights=rights) for word in words)])
+    told = capsys.readouterr().err
+    assert re.search(f"^error: .*{said}", told, re.M)
+    assert "count:" not in told
 
 
 def test_sample_is_spread_and_bounded(dataset):
