@@ -1,6 +1,6 @@
 """Publishes a whole release: repos in an order in which nothing points to what is not there yet.
 
-Items, dataset, results, model, metrics, Spaces, collection: each by the push verb that publishes it
+Items, dataset, metrics, results, model, Spaces, collection: each by the push verb that publishes it
 alone, each whole or not at all, each with a manifest that names those before it by their commits.
 What is done stands in the work folder, so the same command goes on after a failure or a kill.
 """
@@ -17,7 +17,7 @@ from ..errors import Echo4oError
 from ..hub import NotOnHubError, RepoType, resolve
 from ..hub_collections import Listed, publish_collection
 from ..hub_reading import download_file
-from ..manifest import MANIFEST, Pinned, Release, address, installed_packages
+from ..manifest import MANIFEST, Manifest, Pinned, Release, address, installed_packages
 from ..owner import sole_owner
 from ..records import RECORD_NAME, sha256_file, write_atomic
 from ..rights import Rights
@@ -95,6 +95,13 @@ class Publication:
             words = [part.folder, part.repo, "--rights", str(plan.file), *tag]
             stage = lambda into: link_folder(plan.path(part.folder), into)  # noqa: E731
             yield self._push("dataset", [("dataset", part.repo)], "data", words, stage)
+        if plan.metrics is not None:
+            metrics = plan.metrics
+            repos = [("dataset", f"{metrics.organisation}/{_WHEEL}")]
+            repos += [("space", f"{metrics.organisation}/{name}") for name in metric_names()]
+            words = ["metrics", metrics.organisation, *tag]
+            words += ["--wheel", str(plan.path(metrics.wheel))] if metrics.wheel else []
+            yield self._push("metrics", repos, "eval", words)
         if plan.results is not None:
             results = plan.results
             words = ["results", results.repo, *(str(plan.path(run)) for run in results.runs), *tag]
@@ -106,15 +113,8 @@ class Publication:
             words = [model.folder, model.repo, *tag]
             # A dry run has published no items that the scores could name.
             items = "" if self.dry_run else self._at(model.items)
-            stage_it = lambda into: stage_model(plan, into, items)  # noqa: E731
+            stage_it = lambda into: stage_model(plan, into, items, self._requirement())  # noqa: E731
             yield self._push("model", [("model", model.repo)], "model", words, stage_it)
-        if plan.metrics is not None:
-            metrics = plan.metrics
-            repos = [("dataset", f"{metrics.organisation}/{_WHEEL}")]
-            repos += [("space", f"{metrics.organisation}/{name}") for name in metric_names()]
-            words = ["metrics", metrics.organisation, *tag]
-            words += ["--wheel", str(plan.path(metrics.wheel))] if metrics.wheel else []
-            yield self._push("metrics", repos, "eval", words)
         for space in plan.spaces:
             words = [space.name, space.repo, *tag]
             for kind, repo in plan.loaded(space).items():
@@ -238,6 +238,20 @@ class Publication:
         """A repo with its commit, when this release has published it."""
         known = {one.id: one.revision for one in self._done()}
         return f"{repo}@{known[repo]}" if repo in known else repo
+
+    def _requirement(self) -> str:
+        """What installs echo4o elsewhere: the wheel of this release, or its plain name."""
+        from huggingface_hub import hf_hub_url
+
+        for one in self._done():
+            if one.type == "dataset" and one.id.endswith(f"/{_WHEEL}"):
+                file = download_file(one.id, one.type, MANIFEST, one.revision)
+                assert file is not None
+                for name, sha256 in Manifest.from_bytes(file.read_bytes(), MANIFEST).files.items():
+                    if name.endswith(".whl"):
+                        at = {"repo_type": one.type, "revision": one.revision}
+                        return f"echo4o @ {hf_hub_url(one.id, name, **at)}#sha256={sha256}"
+        return "echo4o"
 
     def _done(self) -> list[Pinned]:
         return [Pinned(**one) for one in self._state.get("done", [])]

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..cli import run_verb
 from ..errors import Echo4oError
+from ..models.endpoint import write_handler
 from ..records import RECORD_NAME, RunRecord, sha256_file, write_atomic
 from .plan import Plan
 
@@ -32,13 +33,14 @@ def link_folder(source: Path, target: Path) -> Path:
     return target
 
 
-def stage_model(plan: Plan, target: Path, items: str) -> Path:
-    """The model repo: weights, record, card with the scores, and the scores for the Hub.
+def stage_model(plan: Plan, target: Path, items: str, requirement: str) -> Path:
+    """The model repo: weights, record, card with the scores, handler, and scores for the Hub.
 
     Args:
         plan: The release; it has a model.
         target: New folder.
         items: Dataset repo of the runs' items, with its commit; empty writes no `.eval_results`.
+        requirement: What installs echo4o on Inference Endpoints.
 
     Raises:
         Echo4oError: the weights are not what the record says, or a run is not of this model.
@@ -56,6 +58,7 @@ def stage_model(plan: Plan, target: Path, items: str) -> Path:
         link_folder(source, target)
     if (source / RECORD_NAME).is_file():
         _fitting(RunRecord.load(source), target).save(target)
+    write_handler(target, requirement)
     folders = []
     for run in plan.model.runs:
         folder = target / SCORES / Path(run).name

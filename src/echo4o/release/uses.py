@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..cli import explain, run_verb
 from ..manifest import Difference
+from ..models.endpoint import HANDLER
 from ..models.pictures import PictureRecord, read_record
 from ..records import RunRecord, sha256_bytes
 from ..schema import CONFIGS
@@ -158,7 +159,12 @@ def check_scores(
 
 
 def check_model(folder: Path, name: str, table: Table) -> "Echo4oPipeline | None":
-    """Load a model as its card says."""
+    """Load a model as its card says; its handler must be ours, which the package's tests load."""
+    if (folder / "handler.py").is_file():
+        handler = (folder / "handler.py").read_text(encoding="utf-8")
+        table.add(
+            name, "handler.py", sha256_bytes(handler.encode()), sha256_bytes(HANDLER.encode())
+        )
     try:
         from echo4o import Echo4oPipeline
 
