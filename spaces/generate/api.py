@@ -7,7 +7,7 @@ import gradio as gr
 import limits
 from checks import GUIDANCE, Refusal
 from jobs import Desk, Progress, Result, Wish, in_words
-from look import caption
+from look import label
 
 T = TypeVar("T")
 Aspect = Literal["Square 1:1", "Landscape 4:3", "Portrait 3:4", "Wide 16:9", "Tall 9:16"]
@@ -125,7 +125,7 @@ def _reply(update: Progress | Result) -> Reply:
     pictures = [
         Picture(
             image={"path": file.path, "meta": {"_type": "gradio.FileData"}},
-            caption=caption(file),
+            caption=label(file),
             seed=file.seed,
         )
         for file in update.files

@@ -11,7 +11,7 @@ import widgets
 from checks import Refusal
 from jobs import Desk, Order, Progress, Result, Wish, draw_seeds, in_words
 from restore import Values
-from running import ON_MODEL, PRIVATE, described, values_of
+from running import HIDDEN, ON_MODEL, PRIVATE, SHOWN, at_rest, described, values_of
 
 
 class Side(NamedTuple):
@@ -33,7 +33,8 @@ def compare(desks: dict[str, Desk]) -> widgets.Buttons:
             buttons = widgets.buttons("Compare")
         with gr.Column(min_width=280, elem_classes="show"):
             empty = look.notice("Two pictures, one seed", "Drag the line between them to compare.")
-            stage = gr.HTML(empty, padding=False, elem_id="compare-stage")
+            rest = gr.HTML(empty, padding=False, elem_id="compare-rest")
+            stage = gr.HTML(look.waiting(), padding=False, visible=False, elem_id="compare-stage")
             slider = gr.ImageSlider(
                 label="Left and right",
                 show_label=False,
@@ -66,15 +67,15 @@ def compare(desks: dict[str, Desk]) -> widgets.Buttons:
                         if isinstance(update, Result):
                             made.append(update)
                         else:
-                            yield look.working(_of_two(update, place)), same, same, ""
+                            yield same, look.working(_of_two(update, place)), same, same, same
                 yield _result(orders, made)
         except Refusal as refusal:
-            yield look.failed(str(refusal)), same, same, look.alert(str(refusal))
+            yield look.failed(str(refusal)), same, None, same, look.alert(str(refusal))
 
-    places = [stage, slider, buttons.start, buttons.stop]
+    places = [rest, stage, slider, buttons.start, buttons.stop]
     begun = gr.on(
         [buttons.start.click, prompt.submit],
-        lambda: (gr.update(value=look.waiting(), visible=True), *_visible(False, False, True), ""),
+        lambda: (HIDDEN, gr.update(value=look.waiting(), visible=True), HIDDEN, HIDDEN, SHOWN, ""),
         outputs=[*places, buttons.alert],
         queue=False,
         scroll_to_output=True,
@@ -82,22 +83,18 @@ def compare(desks: dict[str, Desk]) -> widgets.Buttons:
         **PRIVATE,
     )
     inputs = [prompt, aspect, seed, *left, *right]
-    work = begun.then(run, inputs, [stage, slider, note, buttons.alert], **ON_MODEL)
-    work.success(
-        lambda pair: (gr.update(visible=not pair), *_visible(bool(pair), True, False)),
-        slider,
-        places,
-        queue=False,
-        **PRIVATE,
-    )
+    told = [rest, stage, slider, note, buttons.alert]
+    work = begun.then(run, inputs, told, **ON_MODEL)
+    work.then(at_rest, slider, places, queue=False, **PRIVATE)
     stopped = look.notice("Stopped", "Nothing was kept; start again whenever you like.")
     buttons.stop.click(
-        lambda: (gr.update(value=stopped, visible=True), *_visible(False, True, False), ""),
-        outputs=[*places, buttons.alert],
+        lambda: (stopped, look.alert("Stopped.")),
+        outputs=[rest, buttons.alert],
         cancels=[work],
         queue=False,
         **PRIVATE,
     )
+    buttons.stop.click(at_rest, slider, places, queue=False, **PRIVATE)
     return buttons
 
 
@@ -136,7 +133,7 @@ def _of_two(progress: Progress, place: int) -> Progress:
 def _result(orders: list[tuple[Desk, Order]], made: list[Result]) -> tuple[Any, ...]:
     if not all(result.files for result in made):
         words = "The check of contents kept a picture back; try another prompt."
-        return look.failed(words), None, "", look.alert(words)
+        return look.failed(words), gr.skip(), None, "", look.alert(words)
     told = []
     for side, (desk, order), result in zip(("Left", "Right"), orders, made, strict=True):
         values: Values = values_of(desk, order, result.files[0].seed)
@@ -144,8 +141,4 @@ def _result(orders: list[tuple[Desk, Order]], made: list[Result]) -> tuple[Any, 
         told.append(f"{side}: {name}{described(values)}, {result.seconds:.1f} s")
     words = f"{'; '.join(told)}. Both machine-made with seed {made[0].files[0].seed}."
     pair = (made[0].files[0].path, made[1].files[0].path)
-    return gr.skip(), pair, look.plain_note(words), ""
-
-
-def _visible(pictures: bool, start: bool, stop: bool) -> tuple[Any, ...]:
-    return tuple(gr.update(visible=one) for one in (pictures, start, stop))
+    return gr.skip(), gr.skip(), pair, look.plain_note(words), ""

@@ -36,7 +36,7 @@ def settle() -> None:
     threading.Thread(target=_sweep_forever, name="sweep", daemon=True).start()
 
 
-def store(data: bytes, name: str = "echo-4o.png") -> str:
+def store(data: bytes, name: str) -> str:
     """Put a finished file where Gradio serves it from, bytes unchanged."""
     path = save_bytes_to_cache(data, name, get_upload_folder())
     os.utime(path)  # the same bytes may lie there already, about to be swept

@@ -152,7 +152,9 @@ class Desk:
                 if self._check is not None and not self._check.passes(event.image):
                     withheld += 1
                 else:
-                    files.append(File(store(self._encode(event, order)), event.seed))
+                    name = f"echo-4o-{event.seed}.png"
+                    path = store(self._encode(event, order), name)
+                    files.append(File(path, event.seed))
             told = time.monotonic()
             passed = told - started
             left = passed / share - passed if share > 0.1 else expected - passed

@@ -12,6 +12,8 @@ FACES = (
     "Please upload a person's picture only with that person's consent. Uploads are shown to "
     "nobody else and deleted after an hour."
 )
+CAPTION = 90
+"""Characters of a prompt below its picture."""
 MARK = '<div class="mark" aria-hidden="true"><i></i><i></i><i></i></div>'
 
 
@@ -93,9 +95,15 @@ def thought(words: str, *, writing: bool, is_tiny: bool = False) -> str:
     )
 
 
-def caption(file: File) -> str:
+def label(file: File) -> str:
     """The label that every picture carries."""
     return f"machine-made, seed {file.seed}"
+
+
+def caption(file: File, prompt: str) -> str:
+    """Label and prompt, which is also what is read out in the picture's place."""
+    words = " ".join(prompt.split())
+    return f"{label(file)}: {words[:CAPTION]}{'...' if len(words) > CAPTION else ''}"
 
 
 def note(result: Result, width: int, height: int, settings: str, link: str) -> str:
@@ -103,8 +111,8 @@ def note(result: Result, width: int, height: int, settings: str, link: str) -> s
     seeds = ", ".join(str(file.seed) for file in result.files)
     kept_back = f" {result.withheld} kept back by the check of contents." if result.withheld else ""
     return (
-        f'<p class="note">{width} x {height} pixels, {html.escape(settings)}, seed {seeds}, '
-        f"{result.seconds:.1f} s.{kept_back} "
+        f'<p class="note" role="status">{width} x {height} pixels, {html.escape(settings)}, '
+        f"seed {seeds}, {result.seconds:.1f} s.{kept_back} "
         f'<a href="{html.escape(link)}">Link to these settings</a></p>'
     )
 

@@ -15,6 +15,15 @@ from widgets import Buttons, Results
 MOST_REMEMBERED = 48
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 ON_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, **PRIVATE}
+HIDDEN, SHOWN = gr.update(visible=False), gr.update(visible=True)
+FOCUS = """() => { const look = (tries) => {
+    const now = document.activeElement;
+    if (now && now !== document.body) return;
+    const one = [...document.querySelectorAll("button.WHICH")].find((found) => found.offsetParent);
+    if (one) one.focus({preventScroll: true});
+    else if (tries) setTimeout(() => look(tries - 1), 50); };
+  look(20); }"""
+"""Where the keyboard goes when the button that had it makes place for the other."""
 Visit = list[tuple[str, str, dict[str, Any]]]
 """What one visitor made: path, caption and settings, the latest first."""
 
@@ -37,69 +46,45 @@ def on_make(
             with in_words():
                 order = desk.order(wish(*values[:-1]), limits.visitor(request))
                 plan = _plan(desk, "", writing=True) if order.job.settings.think else same
-                yield same, same, plan, same, same, same, same
+                yield same, same, same, plan, same, same, same, same
                 for update in desk.make(order):
                     yield _shown(desk, order, update, past)
         except Refusal as refusal:
             words = str(refusal)
-            yield look.failed(words), same, same, same, same, look.alert(words), same
+            yield look.failed(words), same, same, same, same, same, look.alert(words), same
 
+    places = [results.rest, results.stage, results.gallery, buttons.start, buttons.stop]
     begun = gr.on(
         triggers,
-        lambda: (
-            gr.update(value=look.waiting(), visible=True),
-            gr.update(visible=False),
-            gr.update(visible=False),
-            gr.update(visible=True),
-            "",
-        ),
-        outputs=[results.stage, results.gallery, buttons.start, buttons.stop, buttons.alert],
+        lambda: (HIDDEN, gr.update(value=look.waiting(), visible=True), HIDDEN, HIDDEN, SHOWN, ""),
+        outputs=[*places, buttons.alert],
         queue=False,
         scroll_to_output=True,
         trigger_mode="once",
         **PRIVATE,
     )
-    work = begun.then(
-        run,
-        [*inputs, visit],
-        [
-            results.stage,
-            results.gallery,
-            results.plan,
-            results.note,
-            results.shown,
-            buttons.alert,
-            visit,
-        ],
-        **ON_MODEL,
-    )
-    places = [results.stage, results.gallery, buttons.start, buttons.stop]
-    done = work.then(_rest, results.shown, places, queue=False, **PRIVATE)
+    told = [results.rest, results.stage, results.gallery, results.plan, results.note]
+    told += [results.shown, buttons.alert, visit]
+    work = begun.then(run, [*inputs, visit], told, **ON_MODEL)
+    begun.then(None, js=FOCUS.replace("WHICH", "stop"), queue=False, **PRIVATE)
+    done = work.then(at_rest, results.shown, places, queue=False, **PRIVATE)
+    done.then(None, js=FOCUS.replace("WHICH", "start"), queue=False, **PRIVATE)
+    stopped = look.notice("Stopped", "Nothing was kept; start again whenever you like.")
     buttons.stop.click(
-        lambda pictures: (*_rest(pictures, stopped=True), look.alert("Stopped.")),
-        results.shown,
-        [*places, buttons.alert],
+        lambda: (stopped, look.alert("Stopped.")),
+        outputs=[results.rest, buttons.alert],
         cancels=[work],
         queue=False,
         **PRIVATE,
     )
+    buttons.stop.click(at_rest, results.shown, places, queue=False, **PRIVATE)
     return done
 
 
-def _rest(pictures: list[tuple[str, str]], *, stopped: bool = False) -> tuple[Any, ...]:
+def at_rest(pictures: object) -> tuple[Any, ...]:
     """Nobody works any more: show the pictures, if there are any."""
-    stage = gr.update(visible=not pictures)
-    if stopped:
-        stage = gr.update(
-            visible=not pictures,
-            value=look.notice("Stopped", "Nothing was kept; start again whenever you like."),
-        )
-    return (
-        stage,
-        gr.update(visible=bool(pictures)),
-        gr.update(visible=True),
-        gr.update(visible=False),
-    )
+    places = (HIDDEN, HIDDEN, SHOWN) if pictures else (SHOWN, HIDDEN, HIDDEN)
+    return *places, SHOWN, HIDDEN
 
 
 def _shown(desk: Desk, order: Order, update: Progress | Result, past: Visit) -> tuple[Any, ...]:
@@ -107,14 +92,15 @@ def _shown(desk: Desk, order: Order, update: Progress | Result, past: Visit) -> 
     thinks = order.job.settings.think
     if isinstance(update, Progress):
         plan = _plan(desk, update.thought, writing=update.share == 0) if thinks else same
-        return look.working(update), same, plan, same, same, same, same
+        return same, look.working(update), same, plan, same, same, same, same
     plan = _plan(desk, update.thought, writing=False) if thinks else same
     if not update.files:
         words = "The check of contents kept the picture back; try another prompt."
-        return look.failed(words), same, plan, "", [], look.alert(words), same
-    pictures = [(file.path, look.caption(file)) for file in update.files]
+        return look.failed(words), same, same, plan, "", [], look.alert(words), same
+    prompt = order.job.prompt
+    pictures = [(file.path, look.caption(file, prompt)) for file in update.files]
     entries = [
-        (file.path, look.caption(file), values_of(desk, order, file.seed)._asdict())
+        (file.path, look.caption(file, prompt), values_of(desk, order, file.seed)._asdict())
         for file in reversed(update.files)
     ]
     first = values_of(desk, order, update.files[0].seed)._replace(number=len(order.job.seeds))
@@ -122,7 +108,7 @@ def _shown(desk: Desk, order: Order, update: Progress | Result, past: Visit) -> 
         update, order.job.settings.width, order.job.settings.height, described(first), link(first)
     )
     remembered = [*entries, *past][:MOST_REMEMBERED]
-    return same, pictures, plan, note, pictures, "", remembered
+    return same, same, pictures, plan, note, pictures, "", remembered
 
 
 def _plan(desk: Desk, words: str, *, writing: bool) -> str:

@@ -26,9 +26,15 @@ class Settings(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Where pictures appear; the stage is shown until there is one, and while one is made."""
+    """Where pictures appear; exactly one of the first three is shown.
 
+    What is streamed goes to the stage alone: of a stopped run something may still arrive.
+    """
+
+    rest: gr.HTML
+    """Nothing is made, and there is nothing to show."""
     stage: gr.HTML
+    """Something is being made."""
     gallery: gr.Gallery
     side: gr.Column
     """The column of the plan, shown in think mode."""
@@ -158,10 +164,11 @@ def buttons(word: str) -> Buttons:
 
 
 def results(title: str, words: str, name: str) -> Results:
-    """The stage and, in its stead later, the pictures; beside them the plan of think mode."""
+    """An empty place and, in its stead later, the pictures; beside them the plan of think mode."""
     with gr.Row(equal_height=False, elem_classes="results"):
         with gr.Column(scale=3, min_width=260):
-            stage = gr.HTML(look.notice(title, words), padding=False, elem_id=f"{name}-stage")
+            rest = gr.HTML(look.notice(title, words), padding=False, elem_id=f"{name}-rest")
+            stage = gr.HTML(look.waiting(), padding=False, visible=False, elem_id=f"{name}-stage")
             gallery = gr.Gallery(
                 label="Pictures",
                 show_label=False,
@@ -180,7 +187,7 @@ def results(title: str, words: str, name: str) -> Results:
             below = gr.Row()
         with gr.Column(scale=2, min_width=220, visible=False, elem_classes="plan") as side:
             plan = gr.HTML(look.thought("", writing=False), padding=False)
-    return Results(stage, gallery, side, plan, note, below, gr.State([]))
+    return Results(rest, stage, gallery, side, plan, note, below, gr.State([]))
 
 
 def starters(groups: Mapping[str, tuple[str, ...]]) -> list[gr.Button]:

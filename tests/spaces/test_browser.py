@@ -41,8 +41,14 @@ def pictures(page, tab="create"):
 def make(page, prompt=PROMPT, **settings):
     page.locator("#create-prompt textarea").fill(prompt)
     choose(page, **settings)
+    before = page.evaluate("document.querySelector('#create-pictures img')?.src")
     start(page)
-    pictures(page).first.wait_for(timeout=60_000)
+    page.wait_for_function(
+        "(was) => { const now = document.querySelector('#create-pictures img')?.src;"
+        " return now && now !== was; }",
+        arg=before,
+        timeout=60_000,
+    )
 
 
 def choose(page, **settings):
@@ -68,7 +74,7 @@ def test_every_tab_fits_and_is_looked_at(visit, screenshots, size, scheme, reque
     page = visit(size, scheme)
     name = request.node.callspec.id
     page.screenshot(path=screenshots / f"{name}-empty.png", full_page=True)
-    top = place(page, "#create-stage")
+    top = place(page, "#create-rest")
     make(page, number=2)
     assert fits(page)
     jumps = [abs(after - before) for after, before in zip(place(page, PICTURES), top, strict=True)]
@@ -101,7 +107,7 @@ def test_previews_come_at_least_every_second_and_stop_ends_it(visit, screenshots
     assert re.search(r"to go", page.locator("#create-stage").inner_text())
     asked = time.monotonic()
     page.get_by_role("button", name="Stop").locator("visible=true").click()
-    page.locator("#create-stage").get_by_text("Stopped").wait_for(timeout=5_000)
+    page.locator("#create-rest").get_by_text("Stopped").wait_for(timeout=5_000)
     assert time.monotonic() - asked < 1
     times = page.evaluate("window.previews")
     gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
@@ -109,7 +115,7 @@ def test_previews_come_at_least_every_second_and_stop_ends_it(visit, screenshots
     # The queue is free again: the next picture comes at once, and none of the stopped ones.
     make(page, number=1, steps=4)
     assert pictures(page).count() >= 1
-    assert page.locator("#create-stage").get_by_text("Stopped").is_hidden()
+    assert page.locator("#create-rest").get_by_text("Stopped").is_hidden()
 
 
 WATCH_PREVIEWS = """() => {
@@ -118,9 +124,7 @@ WATCH_PREVIEWS = """() => {
   new MutationObserver(() => {
     const now = document.querySelector('#create-stage .working img')?.src;
     if (now && now !== last) { last = now; window.previews.push(performance.now()); }
-  }).observe(
-    document.querySelector('#create-stage'), {subtree: true, childList: true, attributes: true}
-  );
+  }).observe(document.body, {subtree: true, childList: true, attributes: true});
 }"""
 
 
@@ -225,8 +229,8 @@ def test_two_visitors_stay_apart(visit):
     make(other, "A photo of a blue cross", seed=2, number=1)
     for page, seed, foreign in ((one, 1, 2), (other, 2, 1)):
         page.get_by_role("button", name="This visit").click()
-        page.locator(f"#visit img[alt='machine-made, seed {seed}']").wait_for(timeout=20_000)
-        assert page.locator(f"#visit img[alt='machine-made, seed {foreign}']").count() == 0
+        page.locator(f"#visit img[alt^='machine-made, seed {seed}:']").wait_for(timeout=20_000)
+        assert page.locator(f"#visit img[alt^='machine-made, seed {foreign}:']").count() == 0
     # A picture of the visit brings its settings back.
     one.locator("#create-prompt textarea").fill("something else")
     one.locator("#visit button").filter(has=one.locator("img")).first.click()
@@ -238,6 +242,8 @@ def test_two_visitors_stay_apart(visit):
 def test_compare_shows_two_pictures_of_one_seed(visit, screenshots):
     page = visit()
     page.get_by_role("tab", name="Compare").click()
+    start(page, "Compare")
+    page.locator("#compare-rest").get_by_text("The prompt is empty").wait_for(timeout=30_000)
     page.locator("#compare-prompt textarea").fill(PROMPT)
     start(page, "Compare")
     page.locator("#compare-pictures img").nth(1).wait_for(timeout=60_000)
@@ -260,6 +266,10 @@ def test_refusal_is_a_sentence_and_the_keyboard_is_enough(visit, screenshots):
     page.keyboard.press("Enter")
     pictures(page).first.wait_for(timeout=60_000)
     assert page.get_by_role("alert").locator("visible=true").count() == 0
+    # The button that had the keyboard made place for Stop; the new picture has it now.
+    page.wait_for_function(
+        "document.querySelector('#create-pictures').contains(document.activeElement)"
+    )
 
 
 def test_a_hosted_page_checks_counts_and_judges(
