@@ -1,5 +1,6 @@
 """Draws what a detector found over its picture: boxes that count in colour, the others thin."""
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .geneval import read_objects
@@ -38,7 +39,12 @@ def drawn(
         counted = {int(one) for one in keep(boxes, verdict.tag, DetectionRule())}
         # The best is drawn last, over the others.
         for number in sorted(range(len(boxes)), key=lambda one: float(boxes[one, 4])):
-            left, top, right, bottom, sure = map(float, boxes[number])
+            # A run may come from anywhere: what lies outside of the picture is not drawn there.
+            left, right = (float(one) for one in np.clip(boxes[number, [0, 2]], 0, wide))
+            top, bottom = (float(one) for one in np.clip(boxes[number, [1, 3]], 0, high))
+            if left > right or top > bottom:
+                continue
+            sure = float(boxes[number, 4])
             colour = _COLOURS[place % len(_COLOURS)] if number in counted else _OTHER
             corners = (
                 left * x,

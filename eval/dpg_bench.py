@@ -18,7 +18,7 @@ from PIL import Image
 from echo4o.errors import Echo4oError
 
 from .dpg_items import TAG, questions_of, read_csv, read_row
-from .dpg_judges import CROPS, SCALE, KitAnswers, SingleAnswers
+from .dpg_judges import CROPS, SCALE, KitAnswers, ReleasedAnswers, SingleAnswers
 from .dpg_rules import is_yes
 from .fetch_more import fetch_dpg
 from .intervals import mean_points
@@ -39,7 +39,7 @@ GRADING = Grading(scale=SCALE, group_of={}, weights={TAG: 1.0}, released_weights
 def score(verdicts: Sequence[Verdict], protocol: str) -> Scores:
     """Return all scores: overall, and each category by both conventions."""
     scores = score_points(verdicts, protocol, GRADING)
-    counted = [one for one in by_item(verdicts) if not one[0].is_left_out]
+    counted = by_item(one for one in verdicts if not one.is_left_out)
     right: dict[str, list[float]] = defaultdict(list)
     released: dict[str, list[float]] = defaultdict(list)
     details: dict[str, list[float]] = defaultdict(list)
@@ -142,7 +142,7 @@ TASK = Task(
     protocols={
         KIT: KitAnswers,
         PAPER: partial(SingleAnswers, PAPER),
-        RELEASED: partial(SingleAnswers, RELEASED),
+        RELEASED: partial(ReleasedAnswers, RELEASED),
     },
     readings={},
     read_row=read_row,

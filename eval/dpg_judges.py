@@ -172,6 +172,12 @@ class SingleAnswers(SeriesProtocol):
         return match is not None and match[1].lower() == "yes"
 
 
+class ReleasedAnswers(SingleAnswers):
+    """`released`: as the published script, which knows nothing of pictures that are not there."""
+
+    leaves_out_missing = True
+
+
 def _bare(one: Proposition) -> Question:
     return Question(system=None, text=one.text, max_tokens=_ANSWER_TOKENS)
 

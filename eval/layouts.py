@@ -8,11 +8,13 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from echo4o.errors import Echo4oError
 from echo4o.models.pictures import read_record
+from echo4o.records import sha256_file
 
 from .items import Item
 
@@ -105,6 +107,18 @@ def check_sizes(
                 f"{path} has {size[0]}x{size[1]} pixels and {other.name} of the same item "
                 f"{same[0]}x{same[1]}; make all pictures of an item in one size"
             )
+
+
+def item_row(item: Item) -> dict[str, Any]:
+    """Return an item's row as a run keeps it: with the hashes of its reference pictures.
+
+    A report shows only files of these hashes, so that a run from elsewhere cannot make it show
+    whatever lies at some path of this machine.
+    """
+    row = item.to_json()
+    if item.references:
+        row["references_sha256"] = [sha256_file(Path(name)) for name in item.references]
+    return row
 
 
 def _pictures(

@@ -2,10 +2,13 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+
+from echo4o.records import sha256_file
 
 from .local_judge import DETECTOR
 from .protocols import Finding
@@ -52,6 +55,21 @@ def prompts_of(run: Run) -> str | None:
     return str(run.items["source"]) if run.task == "geneval" else None
 
 
+def _unchanged(row: Mapping[str, Any]) -> list[str]:
+    """Return a row's reference files that are what the run kept the hashes of."""
+    kept = []
+    for name, digest in zip(row["input_images"], row.get("references_sha256") or (), strict=False):
+        try:
+            is_same = sha256_file(Path(str(name))) == digest
+        except OSError:
+            is_same = False
+        if is_same:
+            kept.append(str(name))
+        else:
+            logger.warning("left out of the report: the reference %s is another file now", name)
+    return kept
+
+
 def references_of(folders: Sequence[Path], runs: Sequence[Run]) -> dict[int, list[str]]:
     """Return the files of each item's reference pictures, from the last run that has any."""
     for folder, run in reversed(list(zip(folders, runs, strict=True))):
@@ -61,7 +79,7 @@ def references_of(folders: Sequence[Path], runs: Sequence[Run]) -> dict[int, lis
         except (OSError, ValueError):
             continue
         found = {
-            number: [str(name) for name in row["input_images"]]
+            number: _unchanged(row)
             for number, row in zip(
                 dict.fromkeys(one.number for one in run.verdicts), rows, strict=False
             )

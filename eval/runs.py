@@ -23,6 +23,7 @@ from .cases import Case
 from .generate import read_manifest
 from .items import Item, ItemSet
 from .judging import JudgeConfig, Judged, judge_cases, make_cases
+from .layouts import item_row
 from .pictures import samples_in
 from .released import write_released
 from .scores import RELEASED, Scores
@@ -186,7 +187,7 @@ def judge_run(
                 canary.folder,
                 config.name,
             )
-    write_atomic(out / ITEMS_FILE, "".join(json.dumps(item.to_json()) + "\n" for item in items))
+    write_atomic(out / ITEMS_FILE, "".join(json.dumps(item_row(item)) + "\n" for item in items))
     save_run(run, out)
     if task.hooks.write is not None:
         task.hooks.write(run.verdicts, out / asked.name)

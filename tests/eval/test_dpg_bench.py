@@ -108,6 +108,8 @@ def test_released_counts_the_bare_word_only_and_loses_the_first_question(tmp_pat
     assert dropped.is_left_out
     assert "drops the item" in dropped.reason
     assert settle(paper, sea, ["yes", "perhaps", "yes"]).outcome == "unreadable"
+    cases = [make_cases([sea], [{}], protocol)[0] for protocol in (paper, released)]
+    assert [one.unasked("missing", "").is_left_out for one in cases] == [False, True]
 
 
 def test_categories_by_both_conventions(tmp_path):

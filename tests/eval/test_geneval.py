@@ -1,6 +1,10 @@
 """GenEval as a task: items, the detector as a judge, layouts, and what does not fit."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -18,9 +22,10 @@ from echo4o.eval.geneval_judge import seen
 from echo4o.eval.items import ItemSet
 from echo4o.eval.pictures import find_pictures
 from echo4o.eval.protocols import UnreadableReply
-from echo4o.eval.runs import load_run
+from echo4o.eval.runs import LEDGER, load_run
 from echo4o.eval.tasks import get_task
 from echo4o.eval.wording import ITEM_FILES
+from echo4o.ledger import Ledger
 from echo4o.models.pictures import PictureRecord, save_picture
 
 TASK = get_task("geneval")
@@ -227,3 +232,32 @@ def test_agreement_with_the_verdicts_of_another_detector(judged, tmp_path, capsy
         other.write_text(text)
         with pytest.raises(Echo4oError, match=message):
             read_verdicts(other)
+
+
+@pytest.mark.slow
+def test_a_killed_run_looks_at_no_picture_twice(models, tmp_path):
+    pictures = paint(tmp_path / "pictures", ITEMS)
+    command = [sys.executable, "-m", "echo4o.cli", "eval", "judge", "geneval"]
+    command += ["--images", str(pictures), "--judge", f"detector:{models[0]}"]
+    command += ["--colours", str(models[1]), "--out", str(tmp_path / "run")]
+    looked_at, total = 0, len(ITEMS) * 4
+    for wanted in (10, 30, 60):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while (looked_at := known(tmp_path / "run" / LEDGER)) < wanted:
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    looked_at = known(tmp_path / "run" / LEDGER)
+    subprocess.run(command, check=True)
+    run = load_run(tmp_path / "run")
+    assert run.calls == total - looked_at
+    assert [one.outcome for one in run.verdicts] == ["judged"] * total
+
+
+def known(ledger):
+    """How many pictures a ledger has an answer for."""
+    if not ledger.is_file():
+        return 0
+    with Ledger(ledger, read_only=True) as book:
+        return sum(entry.state == "done" for entry in book.entries())

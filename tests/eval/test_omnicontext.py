@@ -23,6 +23,7 @@ from echo4o.eval.items import KIT
 from echo4o.eval.judging import JudgeConfig, judge, make_cases
 from echo4o.eval.omnicontext import EIGHT, SIX, read_row, score
 from echo4o.eval.omnicontext_judges import ContextItem, as_jpeg
+from echo4o.eval.report import write_report
 from echo4o.eval.runs import load_run
 from echo4o.eval.tasks import get_task
 from echo4o.models.pictures import read_record
@@ -288,6 +289,13 @@ def test_pictures_are_made_from_the_references(api, model_folder, tmp_path, caps
     ]
     report = (tmp_path / "run" / "report.html").read_text()
     assert report.count('alt="reference') == sum(len(item.references) for item in ITEMS[::3])
+    rows = (tmp_path / "run" / "items.jsonl").read_text()
+    other = tmp_path / "private.png"
+    Image.new("RGB", (9, 9), "red").save(other)
+    (tmp_path / "run" / "items.jsonl").write_text(rows.replace(ITEMS[0].references[0], str(other)))
+    write_report([tmp_path / "run"], tmp_path / "again.html")
+    again = (tmp_path / "again.html").read_text()
+    assert again.count('alt="reference') == report.count('alt="reference') - 1
     asked = BuyConfig(model="m").request(Wanted(ITEMS[-1], 1))
     assert len(asked.references) == 3
     assert asked.endpoint == "/v1/images/edits"
