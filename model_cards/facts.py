@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from echo4o.records import Input, JsonValue, RunRecord
 
@@ -131,8 +132,10 @@ class ModelFacts:
     """Hub id; without it the snippets load from a folder of that name."""
     license: str | None = None
     """Hub licence identifier of the weights."""
-    tags: tuple[str, ...] = ("echo-4o", "bagel")
-    """Hub tags."""
+    family: Literal["bagel", "omnigen2"] = "bagel"
+    """Architecture."""
+    is_adapter: bool = False
+    """Whether the repository holds an adapter that needs its base model."""
     base_model: Input | None = None
     """What training started from; None for random weights or when it is not known."""
     datasets: tuple[Input, ...] = ()

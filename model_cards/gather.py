@@ -11,6 +11,8 @@ from echo4o.records import JsonValue, RunRecord
 from .facts import DatasetFacts, ModelFacts, ScoreFact, SpaceFacts
 from .render import front_matter
 
+_ADAPTERS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+"""Files of an adapter, as PEFT and as diffusers name them."""
 _PICTURES = ("*.png", "*.jpg", "*.webp", "samples/*.png", "samples/*.jpg")
 
 
@@ -69,6 +71,8 @@ def model_facts(
     return ModelFacts(
         name=repo_id.split("/")[-1] if repo_id else f"echo-4o-{record.name}",
         repo_id=repo_id,
+        family="bagel" if record.parameters.get("omnigen2") is None else "omnigen2",
+        is_adapter=any((folder / name).is_file() for name in _ADAPTERS),
         base_model=base,
         datasets=tuple(entry for entry in record.inputs if entry.kind == "dataset"),
         parameters=trained if isinstance(trained, int) else None,

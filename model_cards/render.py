@@ -74,16 +74,18 @@ def render_model_card(facts: ModelFacts) -> str:
         for score in facts.scores
         if score.tag == "overall"
     ]
+    adapter = ["lora"] if facts.is_adapter else []
     data = ModelCardData(
         license=facts.license,
         language=["en"],
         library_name="echo4o",
-        pipeline_tag="any-to-any",
+        pipeline_tag="any-to-any" if facts.family == "bagel" else "image-to-image",
         base_model=None if facts.base_model is None else _plain(facts.base_model.id),
         datasets=[_plain(one.id) for one in facts.datasets if "/" in one.id] or None,
-        tags=[_plain(tag) for tag in facts.tags] + ["text-to-image", f"arxiv:{PAPER}"],
+        tags=["echo-4o", facts.family, *adapter, "text-to-image", f"arxiv:{PAPER}"],
         model_name=_plain(facts.name) if results else None,
         eval_results=results or None,
+        **({"base_model_relation": "adapter"} if facts.is_adapter and facts.base_model else {}),
     )
     return _card(data, "model.md.jinja", facts=facts)
 

@@ -100,6 +100,9 @@ CARDS = {
     "dataset_empty": render_dataset_card(DatasetFacts(name="unnamed")),
     "model_full": render_model_card(MODEL),
     "model_empty": render_model_card(ModelFacts(name="unnamed")),
+    "model_adapter_full": render_model_card(dataclasses.replace(MODEL, is_adapter=True)),
+    "model_adapter_empty": render_model_card(ModelFacts(name="unnamed", is_adapter=True)),
+    "model_omnigen2_full": render_model_card(dataclasses.replace(MODEL, family="omnigen2")),
     "space_full": render_space_card(SPACE),
     "space_empty": render_space_card(
         SpaceFacts(title="unnamed", sdk_version="6.31.0", python_version="3.12")
@@ -148,7 +151,7 @@ def hostile_cards():
         started=HOSTILE,
     )
     common = {"name": HOSTILE, "repo_id": HOSTILE, "limits": (HOSTILE,), "contact": HOSTILE}
-    common |= {"tags": (HOSTILE,), "record": record, "pictures": (HOSTILE, "../../etc/passwd")}
+    common |= {"record": record, "pictures": (HOSTILE, "../../etc/passwd")}
     rights = Rights(generator=HOSTILE, terms_url=HOSTILE, signed_off_by=HOSTILE)
     score = ScoreFact(
         task=HOSTILE,
@@ -166,6 +169,7 @@ def hostile_cards():
         "dataset": render_dataset_card(
             DatasetFacts(
                 **common,
+                tags=(HOSTILE,),
                 origin=HOSTILE,
                 generators={HOSTILE: 1},
                 by_subset={HOSTILE: 1},
