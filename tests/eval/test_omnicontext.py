@@ -295,7 +295,8 @@ def test_pictures_are_made_from_the_references(api, model_folder, tmp_path, caps
     (tmp_path / "run" / "items.jsonl").write_text(rows.replace(ITEMS[0].references[0], str(other)))
     write_report([tmp_path / "run"], tmp_path / "again.html")
     again = (tmp_path / "again.html").read_text()
-    assert again.count('alt="reference') == report.count('alt="reference') - 1
+    shown_of_it = sum(ITEMS[0].references[0] in item.references for item in ITEMS[::3])
+    assert again.count('alt="reference') == report.count('alt="reference') - shown_of_it
     asked = BuyConfig(model="m").request(Wanted(ITEMS[-1], 1))
     assert len(asked.references) == 3
     assert asked.endpoint == "/v1/images/edits"

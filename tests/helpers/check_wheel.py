@@ -12,6 +12,8 @@ DATA = [
     "prices.json",
     "dataset_builder/shapes.toml",
     "eval/items/geneval_plus_plus_kit.jsonl",
+    "eval/items/omnicontext_kit/scene-beach.png",
+    "eval/metrics/geneval/app.py",
     "eval/metrics/geneval_plus_plus/geneval_plus_plus.py",
     "eval/metrics/geneval_plus_plus/README.md",
     "eval/metrics/imagine_bench/app.py",
