@@ -186,6 +186,10 @@ class SpaceFacts:
     """Hub id that it loads."""
     model_revision: str | None = None
     """Commit or tag of that model."""
+    startup: str = "1h"
+    """How long the Hub waits for it to start."""
+    page: str | None = None
+    """What its folder says about it, as Markdown that we wrote; None for what facts give."""
 
     def __post_init__(self) -> None:
         if self.summary is not None and len(self.summary) > 60:

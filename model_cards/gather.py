@@ -103,8 +103,9 @@ def scores_of(run: Path) -> list[ScoreFact]:
 
 
 def space_facts(folder: Path) -> SpaceFacts:
-    """Facts of a Space folder: its front matter and `model.txt`."""
-    matter = front_matter((folder / "README.md").read_text())
+    """Facts of a Space folder: its front matter, its page and `model.txt`."""
+    text = (folder / "README.md").read_text()
+    matter, page = front_matter(text), text.split("---\n", 2)[2].strip()
     named = folder / "model.txt"
     model, _, revision = (named.read_text().strip() if named.is_file() else "").partition("@")
     return SpaceFacts(
@@ -120,6 +121,8 @@ def space_facts(folder: Path) -> SpaceFacts:
         tags=tuple(str(tag) for tag in cast(Sequence[object], matter.get("tags") or ())),
         model=model or None,
         model_revision=revision or None,
+        startup=str(matter.get("startup_duration_timeout", "1h")),
+        page=page or None,
     )
 
 

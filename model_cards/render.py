@@ -104,7 +104,7 @@ def render_space_card(facts: SpaceFacts) -> str:
         python_version=facts.python_version,
         app_file="app.py",
         suggested_hardware=facts.hardware,
-        startup_duration_timeout="1h",
+        startup_duration_timeout=facts.startup,
         license=facts.license,
         short_description=None if facts.summary is None else _plain(facts.summary),
         models=None if facts.model is None else [_plain(facts.model)],
