@@ -130,7 +130,7 @@ def build() -> gr.Blocks:
         top = gr.HTML(markup.masthead(catalogue), apply_default_css=False)
         with gr.Tabs() as tabs:
             with gr.Tab("Dataset", id="rows"):
-                with gr.Row(elem_classes="filters-row"):
+                with gr.Row(elem_classes="filters-row", visible=catalogue.state != "none"):
                     subset = raw(gr.Dropdown([], label="Subset", min_width=140, scale=3))
                     category = raw(gr.Dropdown([], label="Category", min_width=140, scale=3))
                     words = raw(
