@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue, RunRecord
 
-from .facts import DatasetFacts, ModelFacts, ScoreFact, SpaceFacts
+from .facts import DatasetFacts, ModelFacts, Part, ScoreFact, SpaceFacts
 from .render import front_matter
 
 _ADAPTERS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """Files of an adapter, as PEFT and as diffusers name them."""
+TOLD = "card.json"
+"""What no record knows of a model: licence, limits, contact, and what it was built from."""
 _PICTURES = ("*.png", "*.jpg", "*.webp", "samples/*.png", "samples/*.jpg")
 
 
@@ -68,11 +71,16 @@ def model_facts(
     # A base without a Hub id is the random model that the recipe made itself.
     base = next((entry for entry in bases if "/" in entry.id), None)
     trained = record.metrics.get("parameters_trained")
+    told = told_facts(folder)
     return ModelFacts(
         name=repo_id.split("/")[-1] if repo_id else f"echo-4o-{record.name}",
         repo_id=repo_id,
         family="bagel" if record.parameters.get("omnigen2") is None else "omnigen2",
         is_adapter=any((folder / name).is_file() for name in _ADAPTERS),
+        license=told.license,
+        limits=told.limits,
+        contact=told.contact,
+        parts=told.parts,
         base_model=base,
         datasets=tuple(entry for entry in record.inputs if entry.kind == "dataset"),
         parameters=trained if isinstance(trained, int) else None,
@@ -80,6 +88,44 @@ def model_facts(
         scores=tuple(score for run in runs for score in scores_of(run)),
         record=record,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What `card.json` of a model may say."""
+
+    license: str | None = None
+    """Hub identifier of the weights' licence."""
+    limits: tuple[str, ...] = ()
+    """Known limits, one sentence each."""
+    contact: str | None = None
+    """Where to ask for a removal."""
+    parts: tuple[Part, ...] = ()
+    """What the model was built from."""
+
+
+def told_facts(folder: Path) -> Told:
+    """The facts in a folder's `card.json`; none without one.
+
+    Raises:
+        GatherError: it says something unknown or of the wrong kind.
+    """
+    given = dict(_json(folder / TOLD))
+    parts, limits = given.pop("parts", []), given.pop("limits", [])
+    try:
+        if not isinstance(limits, list) or not isinstance(parts, list):
+            raise TypeError("`limits` and `parts` are lists")
+        made = tuple(Part(**cast(dict[str, str], one)) for one in parts)
+        told = Told(
+            parts=made, limits=tuple(cast(list[str], limits)), **cast(dict[str, str], given)
+        )
+    except TypeError as error:
+        raise GatherError(f"{TOLD} cannot be read: {error}") from None
+    texts = [told.license, told.contact, *told.limits]
+    texts += [text for one in made for text in (one.name, one.role, one.license, one.sha256)]
+    if not all(isinstance(one, str | None) for one in texts):
+        raise GatherError(f"{TOLD}: everything in it is a text")
+    return told
 
 
 def scores_of(run: Path) -> list[ScoreFact]:

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from echo4o.cli import main
-from echo4o.model_cards.gather import GatherError, scores_of
+from echo4o.model_cards.gather import GatherError, model_facts, scores_of
 from echo4o.records import Input, RecordError, RunRecord
 
 SCORE = {"score": 0.5, "low": 0.4, "high": 0.6, "items": 30}
@@ -103,3 +103,29 @@ def test_importing_the_cards_is_light():
         "sys.exit(any(m in sys.modules for m in ('torch', 'jinja2', 'huggingface_hub')))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_what_no_record_knows_comes_from_card_json(trained):
+    told = {
+        "license": "apache-2.0",
+        "limits": ["Hands."],
+        "contact": "me@example.org",
+        "parts": [{"name": "BAGEL", "role": "base model", "license": "apache-2.0"}],
+    }
+    (trained / "card.json").write_text(json.dumps(told))
+    main(["card", "render", "model", str(trained)])
+    text = (trained / "README.md").read_text()
+    assert ModelCard(text).data.license == "apache-2.0"
+    assert "- Hands." in text
+    assert "| BAGEL | base model | `apache-2.0` |" in text
+    main(["card", "check", str(trained), "--kind", "model"])
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"licence": "x"}, {"limits": "x"}, {"limits": [1]}, {"parts": [{"x": 1}]}, {"license": 1}],
+)
+def test_a_card_json_with_something_else_is_refused(trained, told):
+    (trained / "card.json").write_text(json.dumps(told))
+    with pytest.raises(GatherError, match="card.json"):
+        model_facts(trained)

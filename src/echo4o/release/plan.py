@@ -74,6 +74,8 @@ class ModelPart:
     """Run folders whose scores stand on the card."""
     items: str = ""
     """Dataset repo with the runs' items; then the Hub shows the scores, too."""
+    card: dict[str, object] = field(default_factory=dict)
+    """What no record knows: `license`, `limits`, `contact`, `parts`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,6 +194,9 @@ class Plan:
             raise PlanError(f"{self.file} names nothing to publish")
         if twice := sorted({repo for _, repo in repos if repos.count((_, repo)) > 1}):
             raise PlanError(f"{self.file}: {twice[0]} is named twice; each repo holds one thing")
+        runs = [Path(run).name for run in (self.model.runs if self.model else ())]
+        if len(set(runs)) < len(runs):
+            raise PlanError(f"{self.file}: two run folders of [model] have the same name")
         if bad := [repo for _, repo in repos if repo.count("/") != 1]:
             raise PlanError(f"{self.file}: {bad[0]!r} is no repo; write ORG/NAME")
         if missing := [path for path in self.inputs() if not path.exists()]:
@@ -228,4 +233,6 @@ def _fits(value: object, hint: object) -> bool:
         return isinstance(value, bool)
     if hint is str:
         return isinstance(value, str)
+    if hint == dict[str, object]:
+        return isinstance(value, dict)
     return isinstance(value, list) and all(isinstance(one, str) for one in value)

@@ -34,6 +34,8 @@ def release_plan(dataset: Path, out: Path, *, items: int, metrics: bool) -> str:
     ]
     if is_whole:
         parts[-1] += f'items = "{ITEMS}"\n'
+    parts.append(_CARD)
+    if is_whole:
         parts.append(f'[[items]]\ntask = "geneval_plus_plus"\nrepo = "{ITEMS}"\n')
     if metrics:
         parts.append(f'[metrics]\norganisation = "{ORG}"\n')
@@ -60,6 +62,16 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
     return private, public
 
 
+_CARD = """\
+[model.card]
+license = "apache-2.0"
+limits = ["It paints the sandbox's world of eight shapes, at 64 pixels, and nothing else."]
+contact = "nobody: this model never leaves the machine"
+[[model.card.parts]]
+name = "echo4o tiny autoencoder"
+role = "image autoencoder"
+license = "apache-2.0"
+"""
 _RIGHTS = """\
 [rights]
 generator = "sandbox-image, the painter of the sandbox"

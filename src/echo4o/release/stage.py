@@ -17,6 +17,8 @@ from .plan import Plan
 SCORES = "scores"
 """Folder of a model repo: the runs behind its card, without their verdicts."""
 _RUN = "run.json"
+TOLD = "card.json"
+"""What the card says and no record knows; `model_cards` reads it."""
 _WEIGHTS = "model"
 _BESIDE = ("config.json", "loss.jsonl", "samples")
 """What a training leaves beside the weights and belongs into their repo."""
@@ -60,12 +62,15 @@ def stage_model(plan: Plan, target: Path, items: str, requirement: str) -> Path:
         _fitting(RunRecord.load(source), target).save(target)
     write_handler(target, requirement)
     folders = []
-    for run in plan.model.runs:
+    for run in sorted(plan.model.runs, key=lambda one: Path(one).name):
         folder = target / SCORES / Path(run).name
         write_atomic(folder / _RUN, _short_run(plan.path(run) / _RUN))
         folders += ["--eval", str(folder)]
+    if plan.model.card:
+        write_atomic(target / TOLD, json.dumps(plan.model.card, indent=1, sort_keys=True) + "\n")
     card = ["model", str(target), "--repo", plan.model.repo, *folders]
     run_verb("card", "render", card)
+    run_verb("card", "check", [str(target), "--kind", "model"])
     for run in plan.model.runs if items else ():
         words = [str(plan.path(run)), plan.model.repo, "--dataset", items, "--into", str(target)]
         if plan.results is not None:
