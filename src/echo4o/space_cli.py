@@ -127,7 +127,11 @@ def push(args: argparse.Namespace) -> None:
             tag=args.tag,
             dry_run=args.dry_run,
         )
-    print(published)
+    if args.dry_run:
+        print(f"would send {published.uploaded_bytes} bytes to {args.repo}; nothing was written")
+        return
+    tag = f", tag {published.tag}" if published.tag else ""
+    print(f"space  {published.repo_id} at {published.revision}{tag}")
 
 
 def stage(name: str, target: Path, **given: str) -> Path:
