@@ -18,6 +18,7 @@ DATA = [
     "eval/metrics/geneval_plus_plus/README.md",
     "eval/metrics/imagine_bench/app.py",
     "eval/templates/annotate.html",
+    "eval/templates/hf_job.py",
     "eval/templates/report.html.jinja",
     "model_cards/templates/dataset.md.jinja",
     "model_cards/templates/model.md.jinja",
