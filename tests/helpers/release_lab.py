@@ -19,7 +19,7 @@ from echo4o.release.verify import Target, check_repo
 COMMAND = [sys.executable, "-m", "echo4o.cli", "release", "rehearse", "--quick", "--out"]
 KINDS = {
     "weights": r"^[^/]*/model/.*\.safetensors$",
-    "parquet": r"--echo-4o-image/data/.*\.parquet$",
+    "parquet": r"--echo-4o-image[^/]*/data/.*\.parquet$",
     "card": r"/README\.md$",
     "record": r"/record\.json$",
     "verdicts": r"/runs/.*/run\.json$|/data/verdicts/.*\.parquet$",
@@ -119,7 +119,7 @@ def honest(repos: Path, out: Path, draw: random.Random, key: Path) -> tuple[Path
     from echo4o.eval.results_repo import _stage
     from echo4o.eval.runs import load_run, save_run
 
-    old_results = next(repos.glob("datasets--*results"))
+    old_results = next(repos.glob("datasets--*results*"))
     old_model = next(p for p in repos.iterdir() if (p / "model_index.json").is_file())
     shutil.rmtree(out, ignore_errors=True)
     results, model = out / "results", copy_repo(old_model, out / "model")

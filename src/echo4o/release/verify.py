@@ -150,9 +150,10 @@ class Verification:
         """Download a repo and hold its files against manifest, pins and signature."""
         where = address(target.type, target.id)
         self.say(f"[fetch] {where}")
-        folder = self.out / where.replace("/", "--")
         try:
             commit = _released(target)
+            # One folder for each commit: nothing of another version lies there, and it resumes.
+            folder = self.out / f"{where.replace('/', '--')}--{commit[:12]}"
             download_folder(target.id, target.type, commit, folder)
         except (NotOnHubError, ManifestError) as error:
             self.table.bad(where, "fetch", str(error), target.revision or "the repo")
