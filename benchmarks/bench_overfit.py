@@ -7,7 +7,7 @@ same in all rows: only the references tell what to draw. The sandbox's eye reads
 With --lora an adapter learns them on a model that has learned other rows, where the objects stand
 side by side and not one above the other; what it draws without the adapter is counted, too.
 
-Run: python benchmarks/bench_overfit.py [--lora] [--threads 2] [--out FOLDER] [--result FILE]
+Run: python benchmarks/bench_overfit.py [--lora] [--threads 1] [--out FOLDER] [--result FILE]
 """
 
 import argparse
@@ -153,11 +153,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="default: a temporary folder, which stays")
     parser.add_argument("--result", type=Path, help="file for the figures")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)  # two stall as soon as the machine has other work
     out = args.out or Path(tempfile.mkdtemp(prefix="overfit-"))
     places = ("on the top", "on the bottom") if args.lora else ("on the left", "on the right")
     rows = paint_rows(out / "rows", ROWS, places, seed=0)
