@@ -156,7 +156,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
     sample_every: int = 0
-    """Steps between pictures of `sample_prompts`; 0 makes them at the end only."""
+    """Steps between pictures of `sample_prompts`, which are also made at the end; 0: none."""
     sample_prompts: tuple[str, ...] = ()
     """Fixed prompts that are drawn along the way."""
     sample_steps: int = 24
