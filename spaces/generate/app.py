@@ -9,6 +9,7 @@ try:
 except ImportError:
     GPU = None
 
+import asyncio
 import os
 from typing import Any
 
@@ -65,8 +66,11 @@ def build() -> gr.Blocks:
         gr.HTML(f'<p class="note foot">{look.FOOT}</p>', padding=False)
         starts = [created.buttons.start, composed.buttons.start, ask.start, compared.start]
 
-        def when_loaded(request: gr.Request) -> list[Any]:
-            ready = engine.wait() is not None
+        async def when_loaded(request: gr.Request) -> list[Any]:
+            # Not by waiting in a thread: there are 40, and a cold start may have more visitors.
+            while engine.state == "loading":
+                await asyncio.sleep(0.1)
+            ready = engine.state == "ready"
             given = restore.from_link(dict(request.query_params)) or restore.Values()
             usual = restore.Values()[1:]
             names = [tabs.button_label(desk, word, *usual) for word in ("Create", "Compose")]

@@ -48,7 +48,7 @@ def compare(desks: dict[str, Desk]) -> widgets.Buttons:
                 elem_classes="pictures",
                 elem_id="compare-pictures",
             )
-            note = gr.HTML("", padding=False)
+            note, shown = gr.HTML("", padding=False), gr.State(())
         with gr.Column(min_width=280, elem_classes="more"):
             with gr.Row():
                 aspect = widgets.raw(gr.Dropdown([*checks.ASPECTS], label="Aspect", min_width=150))
@@ -67,10 +67,10 @@ def compare(desks: dict[str, Desk]) -> widgets.Buttons:
                         if isinstance(update, Result):
                             made.append(update)
                         else:
-                            yield same, look.working(_of_two(update, place)), same, same, same
+                            yield same, look.working(_of_two(update, place)), same, same, same, same
                 yield _result(orders, made)
         except Refusal as refusal:
-            yield look.failed(str(refusal)), same, None, same, look.alert(str(refusal))
+            yield look.failed(str(refusal)), same, None, same, look.alert(str(refusal)), ()
 
     places = [rest, stage, slider, buttons.start, buttons.stop]
     begun = gr.on(
@@ -83,9 +83,9 @@ def compare(desks: dict[str, Desk]) -> widgets.Buttons:
         **PRIVATE,
     )
     inputs = [prompt, aspect, seed, *left, *right]
-    told = [rest, stage, slider, note, buttons.alert]
+    told = [rest, stage, slider, note, buttons.alert, shown]
     work = begun.then(run, inputs, told, **ON_MODEL)
-    work.then(at_rest, slider, places, queue=False, **PRIVATE)
+    work.then(at_rest, shown, places, queue=False, **PRIVATE)
     stopped = look.notice("Stopped", "Nothing was kept; start again whenever you like.")
     buttons.stop.click(
         lambda: (stopped, look.alert("Stopped.")),
@@ -94,7 +94,7 @@ def compare(desks: dict[str, Desk]) -> widgets.Buttons:
         queue=False,
         **PRIVATE,
     )
-    buttons.stop.click(at_rest, slider, places, queue=False, **PRIVATE)
+    buttons.stop.click(at_rest, shown, places, queue=False, **PRIVATE)
     return buttons
 
 
@@ -133,7 +133,7 @@ def _of_two(progress: Progress, place: int) -> Progress:
 def _result(orders: list[tuple[Desk, Order]], made: list[Result]) -> tuple[Any, ...]:
     if not all(result.files for result in made):
         words = "The check of contents kept a picture back; try another prompt."
-        return look.failed(words), gr.skip(), None, "", look.alert(words)
+        return look.failed(words), gr.skip(), None, "", look.alert(words), ()
     told = []
     for side, (desk, order), result in zip(("Left", "Right"), orders, made, strict=True):
         values: Values = values_of(desk, order, result.files[0].seed)
@@ -141,4 +141,4 @@ def _result(orders: list[tuple[Desk, Order]], made: list[Result]) -> tuple[Any, 
         told.append(f"{side}: {name}{described(values)}, {result.seconds:.1f} s")
     words = f"{'; '.join(told)}. Both machine-made with seed {made[0].files[0].seed}."
     pair = (made[0].files[0].path, made[1].files[0].path)
-    return gr.skip(), gr.skip(), pair, look.plain_note(words), ""
+    return gr.skip(), gr.skip(), pair, look.plain_note(words), "", pair

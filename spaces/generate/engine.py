@@ -298,7 +298,10 @@ def configured_source() -> tuple[str | None, str | None]:
     named = os.environ.get("ECHO4O_MODEL", "").strip()
     if not named and NAMED_IN.is_file():
         named = NAMED_IN.read_text().strip()
-    if not named and os.environ.get("ECHO4O_DEMO", "").strip() == "tiny":
+    demo = os.environ.get("ECHO4O_DEMO", "").strip()
+    if demo not in ("", "tiny"):
+        raise ValueError(f"ECHO4O_DEMO can be tiny or nothing, got {demo!r}")
+    if not named and demo:
         from importlib.resources import files
 
         return str(files("echo4o.models") / "tiny_model"), "tiny"

@@ -352,13 +352,14 @@ def button_label(desk: Desk, word: str, *values: Any) -> str:
         how = JobSettings(
             width,
             height,
-            int(given.steps),
-            float(given.guidance),
+            checks.whole(given.steps, "steps", 1, checks.MAX_STEPS),
+            checks.number(given.guidance, "guidance", 1, checks.MAX_GUIDANCE),
             fast=given.quality == checks.FAST,
             think=bool(given.think),
         )
-        job = Job("", (), how, tuple(range(int(given.number))))
-    except (TypeError, ValueError):
+        number = checks.whole(given.number, "number of pictures", 1, checks.MAX_PICTURES)
+        job = Job("", (), how, tuple(range(number)))
+    except (TypeError, Refusal):
         return word  # a field is being typed into
     return f"{word} · {look.seconds(engine.seconds(job))}"
 

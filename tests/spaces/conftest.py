@@ -47,7 +47,7 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[object]:
     """A headless browser."""
     playwright = pytest.importorskip("playwright.sync_api")

@@ -130,6 +130,15 @@ def test_costs_are_learned(module):
     assert known.seconds(full, 16) == pytest.approx(60.0)
 
 
+@pytest.mark.parametrize("wrong", [10**9, "x", None, float("nan"), [1]])
+def test_the_button_survives_what_no_widget_sends(module, wrong):
+    tabs, jobs, engine = module("tabs"), module("jobs"), module("engine")
+    desk = jobs.Desk(engine.Engine(None), None)
+    desk.engine.state = "ready"
+    label = tabs.button_label(desk, "Create", "Square 1:1", wrong, -1, "Fast", 25, 4.0, False)
+    assert label == "Create"
+
+
 def test_what_does_not_fit_is_said_before_it_is_loaded(module):
     engine = module("engine")
     with pytest.raises(MemoryError, match="take 29 GB and 16 GB are free here"):
