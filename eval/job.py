@@ -99,9 +99,14 @@ def start(job: Job) -> str:
         Echo4oError: a secret is missing, or the Hub refused.
     """
     from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError
 
     secrets = {"HF_TOKEN": get_token(), "OPENAI_API_KEY": os.environ.get("OPENAI_API_KEY")}
     if missing := [name for name, value in secrets.items() if not value]:
         raise Echo4oError(f"the job needs {missing[0]}; set it in your environment")
     # Once: a call whose answer was lost may have started a machine that costs money.
-    return str(HfApi().run_uv_job(**job.call(), secrets=secrets).url)
+    try:
+        return str(HfApi().run_uv_job(**job.call(), secrets=secrets).url)
+    except HfHubHTTPError as error:
+        said = error.server_message or f"status {error.response.status_code}"
+        raise Echo4oError(f"the Hub did not start the job: {said}") from error

@@ -64,6 +64,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "push": ("echo4o.eval.push_cli:push", "publish items, metrics or results"),
         "submit": ("echo4o.eval.push_cli:submit", "bring scores into a model's repo"),
         "job": ("echo4o.eval.job_cli:job", "run and submit an evaluation on HF Jobs"),
+        "watch": ("echo4o.eval.job_cli:watch", "start such a job for every new revision"),
         "calibrate": (
             "echo4o.eval.judge_cli:calibrate",
             "map a new judge's scores to an old one's",

@@ -511,3 +511,59 @@ refused(HfHubHTTPError, 404, api.get_dataset_leaderboard, "rehearsal/plain")
 """
     )
     hub.run(script, home, str(tmp_path))
+
+
+def test_webhooks_tell_of_commits_on_main(hub: HubServer, home: Path, tmp_path: Path) -> None:
+    script = (
+        PRELUDE
+        + r"""
+import queue, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from huggingface_hub import WebhookPayload
+got = queue.Queue()
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        got.put((self.headers["X-Webhook-Secret"], body))
+        self.send_response(500 if got.qsize() == 1 and not hasattr(api, "told") else 200)
+        api.told = True
+        self.end_headers()
+    def log_message(self, *words): pass
+server = HTTPServer(("127.0.0.1", 0), Receiver)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+url = f"http://127.0.0.1:{server.server_port}/hook"
+api.create_repo("watched")
+api.create_repo("other")
+watched = [{"type": "model", "name": "rehearsal/watched"}]
+refused(HfHubHTTPError, 400, api.create_webhook, url="http://example.org/", watched=watched)
+refused(HfHubHTTPError, 400, api.create_webhook, url=url, watched=[])
+refused(HfHubHTTPError, 403, reader.create_webhook, url=url, watched=watched)
+hook = api.create_webhook(url=url, watched=watched, domains=["repo"], secret="shh")
+assert [w.id for w in api.list_webhooks()] == [hook.id] and not hook.disabled
+assert other.list_webhooks() == []
+put = lambda repo, **named: api.upload_file(
+    path_or_fileobj=os.urandom(9), path_in_repo="a.txt", repo_id=f"rehearsal/{repo}", **named)
+put("other")
+commit = put("watched").oid
+(secret, body), (_, again) = got.get(timeout=20), got.get(timeout=20)
+assert secret == "shh" and body == again, "a failed delivery is repeated"
+told = WebhookPayload(**json.loads(body))
+assert (told.event.action, told.event.scope) == ("update", "repo.content")
+assert (told.repo.type, told.repo.name) == ("model", "rehearsal/watched")
+assert (told.updatedRefs[0].ref, told.updatedRefs[0].newSha) == ("refs/heads/main", commit)
+put("watched", create_pr=True)
+request, = api.get_repo_discussions("rehearsal/watched")
+api.merge_pull_request("rehearsal/watched", request.num)
+told = json.loads(got.get(timeout=20)[1])
+assert told["updatedRefs"][0]["oldSha"] == commit
+assert told["updatedRefs"][0]["newSha"] == api.model_info("rehearsal/watched").sha
+assert api.disable_webhook(hook.id).disabled
+put("watched")
+assert not api.enable_webhook(hook.id).disabled
+last = put("watched").oid
+assert json.loads(got.get(timeout=20)[1])["updatedRefs"][0]["newSha"] == last
+api.delete_webhook(hook.id)
+refused(HfHubHTTPError, 404, api.get_webhook, hook.id)
+"""
+    )
+    hub.run(script, home, str(tmp_path))

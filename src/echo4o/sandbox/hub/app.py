@@ -15,9 +15,11 @@ from echo4o.sandbox.hub import (
     routes_discussions,
     routes_files,
     routes_repos,
+    routes_webhooks,
 )
 from echo4o.sandbox.hub.errors import HubRefusal, unsupported
 from echo4o.sandbox.hub.store import Store
+from echo4o.sandbox.hub.webhooks import Postman
 
 
 def create_app(root: Path) -> FastAPI:
@@ -27,10 +29,15 @@ def create_app(root: Path) -> FastAPI:
     `hf_sandbox_reader`, read only); `rehearsal` administers the organisation `echo4o-sandbox`.
     """
     store = Store(root)
+    postman = Postman(store)
+    store.on_push = postman.tell
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        postman.start()
         yield
+        postman.stop()
+        postman.join(timeout=2)
         store.close()
 
     app = FastAPI(
@@ -42,9 +49,10 @@ def create_app(root: Path) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.store = store
-    # Collections first: /api/{kinds}/... would take their addresses for repos.
+    # Collections and settings first: /api/{kinds}/... would take their addresses for repos.
     for routes in (
         routes_collections,
+        routes_webhooks,
         routes_repos,
         routes_files,
         routes_commits,

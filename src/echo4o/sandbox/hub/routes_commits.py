@@ -226,6 +226,8 @@ def _commit(
             author=author,
         )
         _note_commit(target.caller, store, repo, ref, draft.title, oid)
+    if ref == history.MAIN:
+        store.on_push(repo, oid)
     return oid, num
 
 

@@ -154,4 +154,5 @@ async def merge(request: Request, num: int) -> Json:
             text = _text(body, "comment")
             discussions.add_comment(target.store, target.repo, num, author, text)
         commit = discussions.merge(target.store, target.repo, num, author)
+    target.store.on_push(target.repo, commit)
     return {"mergeCommitId": commit}

@@ -11,11 +11,11 @@ import sqlite3
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from echo4o.sandbox.hub.blobs import Blobs
 from echo4o.sandbox.hub.objects import Entry, Files
@@ -64,6 +64,9 @@ CREATE TABLE IF NOT EXISTS collection_items (
     uid INTEGER PRIMARY KEY AUTOINCREMENT,
     collection TEXT NOT NULL REFERENCES collections ON DELETE CASCADE,
     kind TEXT NOT NULL, item TEXT NOT NULL COLLATE NOCASE, note TEXT, position INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS webhooks (
+    uid INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, url TEXT NOT NULL,
+    watched TEXT NOT NULL, domains TEXT NOT NULL, secret TEXT, disabled INTEGER NOT NULL);
 """
 
 
@@ -77,6 +80,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
+        self.on_push: Callable[[Any, str], None] = lambda repo, commit: None
+        """Told of every commit that main points to, after it is stored."""
         self.blobs = Blobs(root)
         self._lock = threading.RLock()
         self._trees: OrderedDict[str, dict[str, Entry]] = OrderedDict()
