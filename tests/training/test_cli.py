@@ -53,6 +53,13 @@ def test_a_run_from_the_command_line(settings, mixed, tmp_path, capfd):
         (("run", "tiny", "--data", "./nowhere"), "there is no folder ./nowhere"),
         (("run", "tiny", "--processes", "3"), "--processes must divide packs_per_step, 2; got 3"),
         (("run", "tiny", "--processes", "0"), "--processes must divide packs_per_step, 2; got 0"),
+        (("run", "tiny", "--set", "trackers=nonsense"), "'nonsense'; accelerate knows all, aim,"),
+        (
+            ("run", "tiny", "--set", "trackers=wandb"),
+            "`trackers` has 'wandb', which is not installed",
+        ),
+        (("run", "tiny", "--set", "lora.rank=4"), "`lora` needs `base_model`, a model that can"),
+        (("cache", "tiny", "--set", "pad_pictures=true"), "set pad_pictures=false"),
     ],
 )
 def test_mistakes_end_in_one_sentence(words, sentence, monkeypatch, capsys):
