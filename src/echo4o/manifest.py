@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -268,13 +268,33 @@ def check_signature(folder: Path, key: Path) -> list[Difference]:
     return []
 
 
-def installed_packages() -> dict[str, str]:
-    """Every installed distribution but this one, with the public part of its version."""
-    found = {
-        one.metadata["Name"].lower(): one.version.partition("+")[0]
-        for one in importlib.metadata.distributions()
-        if one.metadata["Name"]
-    }
+def installed_packages(extras: Sequence[str] = ("all",)) -> dict[str, str]:
+    """What echo4o needs here, directly or not, with the public part of each version.
+
+    Nothing else that is installed is told: a manifest is public.
+    """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, str] = {}
+    waiting, seen = [("echo4o", tuple(extras))], set[tuple[str, tuple[str, ...]]]()
+    while waiting:
+        name, wanted = waiting.pop()
+        if (name, wanted) in seen:
+            continue
+        seen.add((name, wanted))
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found[name] = distribution.version.partition("+")[0]
+        for text in distribution.requires or ():
+            need = Requirement(text)
+            told = need.marker is None or any(
+                need.marker.evaluate({"extra": extra}) for extra in ("", *wanted)
+            )
+            if told:
+                waiting.append((canonicalize_name(need.name), tuple(sorted(need.extras))))
     found.pop("echo4o", None)
     return dict(sorted(found.items()))
 

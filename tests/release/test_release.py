@@ -37,6 +37,7 @@ from echo4o.manifest import (
     check_signature,
     compare_files,
     compare_records,
+    installed_packages,
     read_manifest,
     seal,
 )
@@ -503,3 +504,10 @@ def test_every_python_snippet_of_the_published_cards_runs(rehearsed, tmp_path):
         process.terminate()
         process.wait(timeout=20)
     assert run == 3
+
+
+def test_a_manifest_tells_of_no_package_that_echo4o_does_not_need():
+    found = installed_packages()
+    assert {"torch", "datasets", "huggingface-hub", "safetensors"} <= found.keys()
+    assert not {"pytest", "ruff", "echo4o", "playwright"} & found.keys()
+    assert found["torch"].count("+") == 0
