@@ -114,6 +114,11 @@ class InstanceDetector:
         geometry = Geometry.of(*image.size)
         pixels = prepared(image, geometry).to(self._model.device, self._model.dtype)
         found = self._model(pixel_values=pixels[None])
+        if "masks_queries_logits" not in found:
+            raise Echo4oError(
+                f"the detector {self.source} gives no masks of its queries; name a Mask2Former "
+                "or MaskFormer"
+            )
         return by_class(
             found.class_queries_logits[0].float().cpu(),
             found.masks_queries_logits[0].float().cpu(),

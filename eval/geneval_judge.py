@@ -83,12 +83,20 @@ class DetectorJudge(LocalJudge):
 def _check(source: str, revision: str | None) -> None:
     """Refuse a model of other classes from its configuration alone, before any picture is made."""
     from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES as KNOWN,
+    )
 
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
         labels = {int(number): str(name) for number, name in config.id2label.items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise _no_detector(source, error) from error
+    if config.model_type not in KNOWN:
+        raise Echo4oError(
+            f"{source} is a {config.model_type}, which finds no instances with masks; name a "
+            "Mask2Former or MaskFormer that was trained on COCO instances"
+        )
     check_classes(labels, source)
 
 

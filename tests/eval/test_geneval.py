@@ -163,7 +163,7 @@ def test_a_run_with_a_detector(models, judged, tmp_path, capsys):
     assert ANY_RIGHT in capsys.readouterr().out
     for judge, message in (
         ("gpt-4.1", "judged by a detector, not by gpt-4.1"),
-        (f"detector:{models[1]}", "knows 2 classes, but GenEval's are the 80 things"),
+        (f"detector:{models[1]}", "is a clip, which finds no instances with masks"),
         (f"detector:{tmp_path}", "is no instance detector that transformers can load"),
     ):
         with pytest.raises(SystemExit):
