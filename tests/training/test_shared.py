@@ -55,12 +55,12 @@ def test_processes_without_a_usable_row_keep_in_step_with_the_others(settings, r
     for row in rows[2:6]:
         row["output_image"] = {"bytes": b"no picture", "path": "x.png"}
     words = [*settings, f"data={write_dataset(root / 'rows', rows)}"]
-    words += ["samples_per_pack=1", "packs_per_step=2", "latent_cache_mb=0", "steps=16"]
+    words += ["samples_per_pack=1", "packs_per_step=2", "latent_cache_mb=0", "steps=8", "seed=44"]
     jobs = {"shared holes": {"also": ["shard=full"], "world": 2}, "holes": {"world": 2}}
     for story in tell(root, words, jobs).values():
         assert story.statuses == [0, 0], story.printed
         samples = [json.loads(line)["samples"] for line in (story.out / "loss.jsonl").open()]
-        # In some steps one process has no row, in some none has one.
+        # In some steps one process has no row, in some none has one; the first is whole.
         assert {0, 1, 2} == set(samples)
         record = json.loads((story.out / "record.json").read_text())
         assert record["metrics"]["rows_skipped"] == {"a picture does not decode": 4}

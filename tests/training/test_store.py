@@ -47,7 +47,8 @@ def test_what_is_put_is_found_again(tmp_path):
             assert got is not None
             assert all(np.array_equal(a, b) for a, b in zip(got, moments(n), strict=True))
             assert np.array_equal(found.pixels(key), pixels + n)
-    assert shelf.moments(keys[0]._replace(rule=ResizeRule(64, 16, 16))) is None
+    for other in ((64, 16, 16), (32, 32, 16), (32, 16, 32), (32, 16, 16, 900)):
+        assert shelf.moments(keys[0]._replace(rule=ResizeRule(*other))) is None, other
     assert shelf.pixels(keys[0]._replace(images=2)) is None
     assert shelf.moments(Key("f" * 64, RULE)) is None
 
