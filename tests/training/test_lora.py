@@ -147,3 +147,8 @@ def test_the_plan_counts_adapters_only():
     # Rank 64 on q, k, v, o, gate, up, down of 28 layers: 64 x (in + out) each.
     widths = [3584 + 3584] * 2 + [3584 + 512] * 2 + [3584 + 18944] * 3
     assert found.trained == 28 * 64 * sum(widths)
+
+
+def test_the_plan_reads_the_sizes_of_a_local_base(config: TrainConfig):
+    found = needs(config)
+    assert 0 < found.trained < found.frozen < 1_000_000
