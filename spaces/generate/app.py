@@ -24,18 +24,19 @@ import samples
 import tabs
 import theme
 from engine import Engine, configured_source
-from jobs import Desk
+from jobs import Desk, Gate
 from judge import Judge
 
 WAITING_VISITORS = 64
 LIVE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-desk = Desk(Engine(*configured_source()), GPU)
+gate = Gate()
+desk = Desk(Engine(*configured_source()), gate, GPU)
 desk.engine.start()
 judge = Judge.configured()
 desks = {desk.engine.name: desk}
 if other := os.environ.get("ECHO4O_COMPARE", "").strip():
     # A second model, for the tab Compare alone.
-    second = Desk(Engine(other), GPU)
+    second = Desk(Engine(other), gate, GPU)
     second.engine.start()
     desks[second.engine.name] = second
 # Paths that were given are whole by now.
@@ -71,7 +72,9 @@ def build() -> gr.Blocks:
             while engine.state == "loading":
                 await asyncio.sleep(0.1)
             ready = engine.state == "ready"
-            given = restore.from_link(dict(request.query_params)) or restore.Values()
+            # Without a link nothing is touched: somebody may have typed while the model was loaded.
+            found = restore.from_link(dict(request.query_params))
+            given = found or [gr.skip()] * len(restore.Values())
             usual = restore.Values()[1:]
             names = [tabs.button_label(desk, word, *usual) for word in ("Create", "Compose")]
             words = tabs.words(engine)

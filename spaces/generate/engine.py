@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cost import PLAN_TOKENS, CostModel
+from loads import LOADS
 from streams import Piece, Put, Streams, Tick
 
 if TYPE_CHECKING:
@@ -93,8 +94,7 @@ class Engine:
         """Begin loading; on ZeroGPU, which needs models at module level, wait for the end."""
         if self.source is None:
             return
-        thread = threading.Thread(target=self._load, name="load-model", daemon=True)
-        thread.start()
+        thread = LOADS.start(self._load)
         if "SPACES_ZERO_GPU" in os.environ:
             thread.join()
 

@@ -88,15 +88,37 @@ class Result(NamedTuple):
     seconds: float
 
 
+class Gate:
+    """Lets requests in and pictures out: how many, and on a hosted page which."""
+
+    def __init__(self) -> None:
+        self._rate = limits.RateLimit(limits.requests_per_hour())
+        self._check = safety.PictureCheck() if limits.HOSTED else None
+        if self._check is not None:
+            self._check.start()
+
+    def admit(self, visitor: str, words: str, pictures: Sequence[Image.Image]) -> None:
+        """Check what was sent, then count the request.
+
+        Raises:
+            Refusal: it is one too many, or about what is not worked on here.
+        """
+        if self._check is not None:
+            safety.check_words(words)
+            if not all(self._check.passes(picture) for picture in pictures):
+                raise Refusal("One of these pictures shows what is not worked on here.")
+        self._rate.spend(visitor)
+
+    def lets_out(self, picture: Image.Image) -> bool:
+        """Whether a finished picture may be shown."""
+        return self._check is None or self._check.passes(picture)
+
+
 class Desk:
     """Takes orders for one engine."""
 
-    def __init__(self, engine: Engine, gpu: Callable[..., Any] | None) -> None:
-        self.engine = engine
-        self._rate = limits.RateLimit(limits.requests_per_hour())
-        self._check = safety.PictureCheck() if limits.HOSTED else None
-        if self._check is not None and engine.source is not None:
-            self._check.start()
+    def __init__(self, engine: Engine, gate: Gate, gpu: Callable[..., Any] | None) -> None:
+        self.engine, self._gate = engine, gate
         self._paint = self._on_gpu(gpu, self._reserved, engine.paint)
         self._ask = self._on_gpu(gpu, lambda *_: 60, engine.ask)
 
@@ -131,7 +153,7 @@ class Desk:
             fast=quality == checks.FAST,
             think=checks.switch(wish.think, "think switch"),
         )
-        self._admit(visitor, prompt, pictures)
+        self._gate.admit(visitor, prompt, pictures)
         return Order(Job(prompt, tuple(pictures), settings, tuple(seeds)), given)
 
     def make(self, order: Order) -> Iterator[Progress | Result]:
@@ -149,7 +171,7 @@ class Desk:
                 if event.preview is None and time.monotonic() - told < UPDATE_SECONDS:
                     continue
             elif isinstance(event, Made):
-                if self._check is not None and not self._check.passes(event.image):
+                if not self._gate.lets_out(event.image):
                     withheld += 1
                 else:
                     name = f"echo-4o-{event.seed}.png"
@@ -168,7 +190,7 @@ class Desk:
         self.require_model()
         words = checks.text(question, "question", checks.QUESTION_CHARACTERS)
         image = checks.picture(picture, "picture")
-        self._admit(visitor, words, [image])
+        self._gate.admit(visitor, words, [image])
         answer = ""
         for event in self._ask(image, words):
             if isinstance(event, Piece):
@@ -189,13 +211,6 @@ class Desk:
             reason = engine.reason or "The owner finds the reason in the log."
             return f"The model {engine.name} could not be loaded. {reason}"
         return "No model is loaded here: the owner sets ECHO4O_MODEL to a model's Hub id or folder."
-
-    def _admit(self, visitor: str, words: str, pictures: Sequence[Any]) -> None:
-        if self._check is not None:
-            safety.check_words(words)
-            if not all(self._check.passes(picture) for picture in pictures):
-                raise Refusal("One of these pictures shows what is not worked on here.")
-        self._rate.spend(visitor)
 
     def _encode(self, made: Made, order: Order) -> bytes:
         """A PNG file that says it is machine-made and holds what makes it again."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checks import Refusal
+from loads import LOADS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,7 +58,7 @@ class PictureCheck:
 
     def start(self) -> None:
         """Begin loading."""
-        threading.Thread(target=self._load, name="load-check", daemon=True).start()
+        LOADS.start(self._load)
 
     def passes(self, picture: "Image.Image") -> bool:
         """Whether a picture may be shown.
@@ -67,6 +68,7 @@ class PictureCheck:
         """
         import torch
 
+        LOADS.wait()
         self._loaded.wait()
         if self._model is None:
             raise Refusal("The check of pictures could not be loaded, so nothing is made here.")

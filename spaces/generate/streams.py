@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from loads import LOADS
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -58,6 +60,7 @@ class Streams:
 
         def whole() -> None:
             try:
+                LOADS.wait()
                 if not stop.is_set():
                     work(put)
             finally:

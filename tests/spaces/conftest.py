@@ -61,7 +61,7 @@ def chromium() -> Iterator[object]:
 
 
 @pytest.fixture
-def visitors(chromium: Any) -> Iterator[Callable[..., Any]]:
+def visitors(chromium: Any, screenshots: Path, request: Any) -> Iterator[Callable[..., Any]]:
     """Open an address as a new visitor; fails on any script error or foreign request."""
     opened: list[Any] = []
     faults: list[str] = []
@@ -85,7 +85,9 @@ def visitors(chromium: Any) -> Iterator[Callable[..., Any]]:
         return page
 
     yield open_page
-    for context in opened:
+    for number, context in enumerate(opened):
+        # What was on the page at the end says more than a timeout.
+        context.pages[0].screenshot(path=screenshots / f"end-{request.node.name}-{number}.png")
         context.close()
     assert faults == []
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from importlib import resources
 
 import pytest
 from browsing import DESKTOP, PHONE, fits
@@ -278,7 +279,8 @@ def test_a_hosted_page_checks_counts_and_judges(
     hosted = {
         **TINY,
         "ECHO4O_HOSTED": "1",
-        "ECHO4O_REQUESTS_PER_HOUR": "2",
+        "ECHO4O_REQUESTS_PER_HOUR": "4",
+        "ECHO4O_COMPARE": str(resources.files("echo4o.models") / "tiny_model"),
         "ECHO4O_SAFETY_MODEL": str(classifier),
         "ECHO4O_JUDGE": "sandbox-judge",
         "ECHO4O_JUDGE_FOLDER": str(tmp_path / "ledgers"),
@@ -298,5 +300,12 @@ def test_a_hosted_page_checks_counts_and_judges(
         page.get_by_role("button", name="Judge it").click()
         page.locator(".verdict li").first.wait_for(timeout=30_000)
         page.screenshot(path=screenshots / "judged.png", full_page=True)
-        start(page)
-        page.get_by_role("alert").get_by_text("2 requests within an hour").wait_for(timeout=30_000)
+        page.get_by_role("tab", name="Compare").click()
+        page.locator("#compare-prompt textarea").fill(PROMPT)
+        page.get_by_role("button", name="Right: Quality").click()
+        page.get_by_label("Model").last.click()
+        page.get_by_role("option", name="tiny_model").click()
+        start(page, "Compare")
+        page.get_by_text(re.compile("Right: tiny_model, Quality")).wait_for(timeout=60_000)
+        start(page, "Compare")
+        page.get_by_role("alert").get_by_text("4 requests within an hour").wait_for(timeout=30_000)

@@ -133,7 +133,7 @@ def test_costs_are_learned(module):
 @pytest.mark.parametrize("wrong", [10**9, "x", None, float("nan"), [1]])
 def test_the_button_survives_what_no_widget_sends(module, wrong):
     tabs, jobs, engine = module("tabs"), module("jobs"), module("engine")
-    desk = jobs.Desk(engine.Engine(None), None)
+    desk = jobs.Desk(engine.Engine(None), jobs.Gate(), None)
     desk.engine.state = "ready"
     label = tabs.button_label(desk, "Create", "Square 1:1", wrong, -1, "Fast", 25, 4.0, False)
     assert label == "Create"
@@ -170,6 +170,26 @@ def test_a_stream_that_nobody_reads_ends_its_work(module):
 
     with pytest.raises(ValueError, match="broken"):
         list(line.run(fails))
+
+
+def test_loads_do_not_overlap_and_work_waits_for_them(module):
+    loads, streams = module("loads"), module("streams")
+    running, most, order = [], [], []
+
+    def load(name):
+        running.append(name)
+        most.append(len(running))
+        time.sleep(0.1)
+        running.remove(name)
+        order.append(name)
+
+    for name in ("model", "check"):
+        loads.LOADS.start(lambda name=name: load(name))
+    items = streams.Streams().run(lambda put: put(order.append("work")))
+    list(items)
+    assert max(most) == 1
+    assert sorted(order[:2]) == ["check", "model"]
+    assert order[2] == "work"
 
 
 @pytest.mark.parametrize(
