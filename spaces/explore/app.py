@@ -162,6 +162,8 @@ def build() -> gr.Blocks:
         timer = gr.Timer(1, active=False)
         everything = [top, tabs, subset, category, words, rows_stage, board_stage, waiting, timer]
 
+        safe = guarded({top: gr.skip()})
+
         def follow(link: RowsLink | BoardLink) -> Updates:
             """Show a link in its tab."""
             if isinstance(link, BoardLink):
@@ -186,7 +188,7 @@ def build() -> gr.Blocks:
             except Refusal as refusal:
                 return markup.notice("Not here", str(refusal), None, "Show all rows")
 
-        @guarded
+        @safe
         def open_page(query: object) -> Updates:
             """The view that the page's address names; then the other tab."""
             link = read(query)
@@ -206,7 +208,7 @@ def build() -> gr.Blocks:
                 for html in show_board(BoardLink()):
                     yield {board_stage: html}
 
-        @guarded
+        @safe
         def on_click(event: gr.EventData, request: gr.Request) -> Updates:
             """A link that was clicked, or the way back."""
             asked = event._data.get("link") if isinstance(event._data, Mapping) else None
@@ -216,14 +218,14 @@ def build() -> gr.Blocks:
             else:
                 yield from turns.newest(request.session_hash, follow(link))
 
-        @guarded
+        @safe
         def on_filter(
             subset_: object, category_: object, words_: object, request: gr.Request
         ) -> Updates:
             """The list that the filters describe; a category of another subset is let go."""
             yield from turns.newest(request.session_hash, filtered(subset_, category_, words_, 0))
 
-        @guarded
+        @safe
         def on_shuffle(
             subset_: object, category_: object, words_: object, request: gr.Request
         ) -> Updates:
@@ -243,7 +245,7 @@ def build() -> gr.Blocks:
             else:
                 yield from follow(link)
 
-        @guarded
+        @safe
         def on_tick(shown: str) -> Updates:
             """While the dataset is read: how far it is, and the whole list once it is there."""
             is_done = catalogue.state in ("ready", "failed")

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 MAX_VISITORS = 4_096
 P = ParamSpec("P")
 R = TypeVar("R")
+Changed = dict[gr.components.Component, object]
 
 
 def for_visitors(function: Callable[P, R]) -> Callable[P, R]:
@@ -29,17 +30,26 @@ def for_visitors(function: Callable[P, R]) -> Callable[P, R]:
     return safe
 
 
-def guarded(function: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
-    """The same for a generator."""
+def guarded(
+    last: Changed,
+) -> Callable[[Callable[P, Iterator[Changed]]], Callable[P, Iterator[Changed]]]:
+    """The same for a generator of changes, which ends with `last`, a change of nothing.
 
-    @wraps(function)
-    def safe(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-        try:
-            yield from function(*args, **kwargs)
-        except Exception as error:
-            raise _told(error) from None
+    Gradio sends the last change again when a generator ends; by then a newer one may be shown.
+    """
 
-    return safe
+    def wrap(function: Callable[P, Iterator[Changed]]) -> Callable[P, Iterator[Changed]]:
+        @wraps(function)
+        def safe(*args: P.args, **kwargs: P.kwargs) -> Iterator[Changed]:
+            try:
+                yield from function(*args, **kwargs)
+                yield last
+            except Exception as error:
+                raise _told(error) from None
+
+        return safe
+
+    return wrap
 
 
 class Turns:
@@ -49,7 +59,7 @@ class Turns:
         self._newest: OrderedDict[str, int] = OrderedDict()
         self._numbers = itertools.count()
 
-    def newest(self, visitor: str | None, updates: Iterator[R]) -> Iterator[R]:
+    def newest(self, visitor: str | None, updates: Iterator[Changed]) -> Iterator[Changed]:
         """The updates, until the same visitor asks for something else."""
         number, name = next(self._numbers), visitor or ""
         self._newest[name] = number
