@@ -129,6 +129,9 @@ expect("name the dataset repo", refused(*submit[:4]))
 expect("made by rehearsal/painter, not by rehearsal/geneval",
        refused("eval", "submit", run, "rehearsal/geneval", "--dataset", repo))
 expect("would be sent", said(*submit, "--dry-run"))
+said(*submit, "--into", "staged")
+assert [p.name for p in Path("staged/.eval_results").iterdir()] == [
+    "geneval_plus_plus-kit-sandbox_judge.yaml"]
 told = said(*submit, "--source-url", "https://huggingface.co/datasets/rehearsal/results")
 expect("(pull request 1 waits for its owners)", told)
 assert api.model_info(model).sha == before
