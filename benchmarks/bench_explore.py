@@ -28,7 +28,7 @@ from release_stream import PaintedRelease, paint_pieces
 
 from echo4o.dataset_builder.importing import import_source
 
-ROWS, BYTES, REQUESTS = 178_228, 24_000, 300
+ROWS, BYTES, REQUESTS = 178_228, 24_000, 100
 MOST_SECONDS, MOST_GROWTH = 5.0, 100_000_000
 RESULTS = Path(__file__).parent / "results/explore.json"
 WORDS = (
