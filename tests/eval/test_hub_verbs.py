@@ -360,6 +360,7 @@ def test_results_on_the_authors_items_leave_their_texts_at_home(shared, tmp_path
     import pyarrow.parquet as pq
 
     from echo4o.eval import results_repo
+    from echo4o.eval.rescore import check_results
 
     task = get_task("geneval_plus_plus")
     monkeypatch.setenv("ECHO4O_BENCHMARKS", str(shared / "benchmarks"))
@@ -371,6 +372,9 @@ def test_results_on_the_authors_items_leave_their_texts_at_home(shared, tmp_path
     def staged(folder, repo, **options):
         for file in (folder / "data" / "verdicts").glob("*.parquet"):
             seen[repo] = (pq.read_table(file).to_pylist(), file.read_bytes())
+        (whole,) = (folder / "runs").glob("*/run.json")
+        assert check_results(folder)[1] == [], "scores follow from verdicts without their texts"
+        seen[f"{repo} run"] = whole.read_text()
 
     monkeypatch.setattr(results_repo, "publish_folder", staged)
     results_repo.push_results([run], "without")
@@ -381,3 +385,6 @@ def test_results_on_the_authors_items_leave_their_texts_at_home(shared, tmp_path
     assert items[0].prompt.encode() not in data
     assert rows[0]["correct"]
     assert seen["with"][0][0]["prompt"] == items[0].prompt
+    assert items[0].prompt not in seen["without run"]
+    assert items[0].prompt in seen["with run"]
+    assert str(tmp_path) not in seen["without run"] + seen["with run"]
