@@ -70,7 +70,7 @@ class Scale:
 
     def changed(self, *, rows: int | None, steps: int | None) -> "Scale":
         """The same scale with what the user gave."""
-        given = {"rows": rows, "steps": steps}
+        given: dict[str, Any] = {"rows": rows, "steps": steps}
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -135,7 +135,10 @@ class Rehearsal:
             "publish model", environment, "model", "push", training / "model", MODEL,
             "--tag", CANDIDATE,
         )  # fmt: skip
-        models = {"untrained": [training / "base"], "trained": [MODEL, "--revision", CANDIDATE]}
+        models: dict[str, list[object]] = {
+            "untrained": [training / "base"],
+            "trained": [MODEL, "--revision", CANDIDATE],
+        }
         for name, model in models.items():
             self._stage(
                 f"judge {name}", environment, "eval", "run", "geneval_plus_plus", *items,
