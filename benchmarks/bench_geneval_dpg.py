@@ -37,6 +37,7 @@ from echo4o.sandbox.world import paint
 RESULTS = Path(__file__).parent / "results/geneval_dpg.json"
 GENEVAL_ITEMS, DPG_ITEMS, SAMPLES = 553, 1065, 4
 OVERHEAD_PICTURES, PACE_PICTURES = 100, 240
+PROMPTS = 5
 
 
 def main() -> None:
@@ -168,6 +169,8 @@ def _overhead(root: Path) -> dict[str, Any]:
         return found, colours
 
     DetectorJudge._both = watched  # type: ignore[method-assign]
+    # Reading the configuration and hashing the weights: once a run, however many pictures it has.
+    DetectorJudge.__init__ = timed(DetectorJudge.__init__, "loading")  # type: ignore[method-assign]
     files = [
         {
             item.number: root / "pictures" / (f"{item.number}{'' if n == 1 else f'-{n}'}.png")
@@ -184,23 +187,28 @@ def _overhead(root: Path) -> dict[str, Any]:
         )
 
     run(items[:1], root / "first.sqlite")  # loads the libraries
-    spent.update(dict.fromkeys(spent, 0.0))
-    clock, wall = time.process_time(), time.perf_counter()
-    judged = run(items, root / "ledger.sqlite")
-    used, wall = time.process_time() - clock, time.perf_counter() - wall
-    objects = sum(
-        len(group["boxes"])
-        for one in judged.verdicts
-        for group in json.loads(one.raw_reply)["objects"].values()
-    )
-    pictures = len(judged.verdicts)
+    rounds, objects, pictures = [], 0, 0
+    # In rounds of a few prompts: on a busy machine the least is nearest to what it takes alone.
+    for start in range(0, len(items), PROMPTS):
+        spent.update(dict.fromkeys(spent, 0.0))
+        clock = time.process_time()
+        judged = run(items[start : start + PROMPTS], root / f"{start}.sqlite")
+        used = time.process_time() - clock
+        each = 1000 / len(judged.verdicts)
+        rounds.append((each * (used - sum(spent.values())), each * spent["detector"]))
+        pictures += len(judged.verdicts)
+        objects += sum(
+            len(group["boxes"])
+            for one in judged.verdicts
+            for group in json.loads(one.raw_reply)["objects"].values()
+        )
+    outside, detector_ms = (sorted(column) for column in zip(*rounds, strict=True))
     return {
         "pictures": pictures,
         "objects_a_picture": round(objects / pictures, 1),
-        "wall_ms_a_picture": round(1000 * wall / pictures, 1),
-        "detector_ms_a_picture": round(1000 * spent["detector"] / pictures, 1),
-        "clip_ms_a_picture": round(1000 * spent["clip"] / pictures, 1),
-        "outside_the_models_ms_a_picture": round(1000 * (used - sum(spent.values())) / pictures, 1),
+        "outside_the_models_ms_a_picture": round(outside[len(outside) // 2], 1),
+        "least_of_any_round_ms": round(outside[0], 1),
+        "detector_ms_a_picture": round(detector_ms[len(detector_ms) // 2], 1),
     }
 
 

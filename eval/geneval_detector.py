@@ -27,6 +27,8 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _MOST = 100
 """Best pairs of query and class that are looked at."""
 _EPSILON = 1e-6
+_CAREFUL = 0.999
+"""Share of the least score from which on a pair is looked at: rounding loses none."""
 
 
 class Detections(NamedTuple):
@@ -151,8 +153,9 @@ def by_class(
     """Read a model's output for one picture.
 
     A score is the class's probability times the mean probability of the mask's own pixels. As it
-    never exceeds the first factor, pairs that cannot reach `least_score` are left out before their
-    masks are made; what is returned above it is the same as without that shortcut.
+    never exceeds the first factor times the probability of the mask's best cell, pairs that cannot
+    reach `least_score` are left out before their masks are made; what is returned above it is the
+    same as without that shortcut.
 
     Args:
         class_logits: (Q, K + 1), the last one for "no object".
@@ -163,7 +166,9 @@ def by_class(
     """
     chances = class_logits.softmax(dim=-1)[:, :-1].flatten()
     best, places = chances.topk(min(_MOST, len(chances)))
-    places = places[best >= least_score]
+    # Resizing mixes cells: no pixel of a mask is surer than its best cell.
+    surest = mask_logits.amax(dim=(1, 2)).sigmoid()[places // len(names)]
+    places = places[best * surest >= least_score * _CAREFUL]
     found: dict[str, tuple[list[list[float]], list[NDArray[np.bool_]]]] = {}
     for place in places.tolist():
         query, label = divmod(place, len(names))

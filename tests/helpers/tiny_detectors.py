@@ -40,7 +40,7 @@ def tiny_detector(classes: int = 80) -> Mask2FormerForUniversalSegmentation:
     )
     model = Mask2FormerForUniversalSegmentation(config)
     with torch.no_grad():
-        model.class_predictor.weight.mul_(30)
+        model.class_predictor.weight.mul_(22)
     return model
 
 
