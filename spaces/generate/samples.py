@@ -25,8 +25,9 @@ def shown(has_model: bool) -> list[Any]:
         steps, guidance = (
             record.parameters[name] for name in ("num_inference_steps", "guidance_scale")
         )
-        words = f"{record.prompt} (seed {record.seed}, {steps} steps, guidance {guidance:g})"
-        pictures.append((store(path.read_bytes(), path.name), f"{words} - machine-made"))
+        words = f"machine-made, seed {record.seed}, {steps} steps, guidance {guidance:g}"
+        shown_file = store(path.read_bytes(), path.name)
+        pictures.append((shown_file, f"{words}: {record.prompt}"))
     if not pictures:
         return [gr.skip(), gr.skip()]
     note = look.plain_note(

@@ -226,7 +226,7 @@ def history(visit: gr.State, create: Create) -> gr.Gallery:
         pictures = gr.Gallery(
             label="Pictures of this visit",
             show_label=False,
-            columns=[4, 6, 8],
+            columns=4,
             height="auto",
             object_fit="contain",
             allow_preview=False,

@@ -97,7 +97,7 @@ def upload(label: str, height: int, name: str) -> gr.Image:
 
 def picture_file(label: str, name: str) -> gr.File:
     """A place for a picture that was made here."""
-    file = gr.File(label=label, file_types=[".png"], height=92, elem_id=name)
+    file = gr.File(label=label, file_types=[".png"], height=160, elem_id=name)
     file.data_model = AnyFile
     file.preprocess = lambda payload: None if payload is None else payload.path
     return file
