@@ -206,7 +206,8 @@ def check_pictures(
                 record = read_record(file)
                 distance = _distance(pipe, record, file)
             except Exception as error:
-                differences.append(Difference(place, _sentence(error), "a picture with its record"))
+                said = _sentence(error).replace(str(file), "it")
+                differences.append(Difference(place, said, "a picture with its record"))
                 continue
         seen += 1
         if distance > _TOLERANCE:
