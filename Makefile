@@ -40,7 +40,7 @@ check: $(READY)  ## lint, format, types, dependency rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
-	for space in spaces/*/; do (cd $$space && MYPYPATH=../../src ../../$(BIN)/mypy $(SPACE_TYPES) .) || exit 1; done
+	cd spaces/generate && MYPYPATH=../../src ../../$(BIN)/mypy $(SPACE_TYPES) .
 	$(BIN)/python -m pytest -q tests/test_layout.py
 
 wheel: $(READY)  ## build the wheel and use it from an environment that never saw the sources
