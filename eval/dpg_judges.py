@@ -61,7 +61,6 @@ class KitAnswers(JudgeProtocol):
 
     name = "kit"
     version = "1"
-    released_samples = CROPS
 
     def question(self, item: Item, attempt: int = 0) -> Question:
         """Return the question; later attempts say that the reply before could not be read."""
@@ -106,7 +105,6 @@ class SingleAnswers(SeriesProtocol):
     """`paper` and `released`: each question on its own, exactly as it stands in the file."""
 
     version = "1"
-    released_samples = CROPS
     attempts: ClassVar[int] = 1
 
     def __init__(self, name: str) -> None:

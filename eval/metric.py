@@ -45,7 +45,7 @@ def compute(
         raise Echo4oError(f"there are {len(pictures)} pictures for {len(items)} items")
     task = get_task(task_name)
     how = task.protocol(protocol)
-    groups = _grouped(items, several=how.released_samples > 1)
+    groups = _grouped(items, several=task.pictures > 1)
     asked = [_item(task, items[group[0]], number) for number, group in enumerate(groups, start=1)]
     with tempfile.TemporaryDirectory() as folder:
         files = [

@@ -91,8 +91,6 @@ class JudgeProtocol(ABC):
     """Whether an item without a picture is left out of every mean."""
     by_detector: ClassVar[bool] = False
     """Whether a detector answers, not a model that is spoken to."""
-    released_samples: ClassVar[int] = 1
-    """Pictures of a prompt that the published script asks about."""
 
     @abstractmethod
     def question(self, item: Item, attempt: int = 0) -> Question:

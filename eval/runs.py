@@ -95,8 +95,7 @@ def run_cases(
     if not items:
         raise Echo4oError("there are no items to judge; give at least one")
     samples = samples_in(pictures)
-    reading = task.readings.get(protocol)  # without its wording: this needs none
-    most = 1 if reading is None else reading.released_samples
+    most = task.pictures
     if protocol == RELEASED and (samples > most or config.repeats > 1):
         one = "one picture" if most == 1 else f"{most} pictures"
         raise Echo4oError(

@@ -20,9 +20,10 @@ from echo4o.eval.geneval_colours import ColourClassifier
 from echo4o.eval.geneval_detector import Detections
 from echo4o.eval.geneval_judge import seen
 from echo4o.eval.items import ItemSet
+from echo4o.eval.judging import JudgeConfig
 from echo4o.eval.pictures import find_pictures
 from echo4o.eval.protocols import UnreadableReply
-from echo4o.eval.runs import LEDGER, load_run
+from echo4o.eval.runs import LEDGER, load_run, run_cases
 from echo4o.eval.tasks import get_task
 from echo4o.eval.wording import ITEM_FILES
 from echo4o.ledger import Ledger, LedgerError
@@ -174,7 +175,9 @@ def test_a_run_with_a_detector(models, judged, tmp_path, capsys):
 def test_pictures_that_do_not_fit_the_items(tmp_path):
     pictures = paint(tmp_path, ITEMS[:2])
     samples = [find_pictures(pictures, sample) for sample in range(1, 5)]
-    TASK.hooks.check(ITEMS, samples, "released")
+    config = JudgeConfig(model="detector:tiny")
+    cases = run_cases(TASK, ITEMS[:2], pictures=pictures, protocol="released", config=config)
+    assert [(one.item.number, one.sample) for one in cases[2:5]] == [(1, 3), (1, 4), (2, 1)]
     with pytest.raises(Echo4oError, match="item 1 has 3, item 2 has 3"):
         TASK.hooks.check(ITEMS, samples[:3], "released")
     TASK.hooks.check(ITEMS, samples[:3], "kit")
