@@ -185,7 +185,6 @@ def test_what_is_not_supported_or_not_valid(hub: HubServer, home: Path, tmp_path
 repo = api.create_repo("strict", repo_type="space", space_sdk="gradio").repo_id
 refused(HfHubHTTPError, 501, api.super_squash_history, repo, repo_type="space")
 refused(HfHubHTTPError, 501, api.add_space_secret, repo, "KEY", "value")
-refused(HfHubHTTPError, 501, api.create_collection, "title")
 refused(HfHubHTTPError, 501, api.space_info, repo, expand=["trendingScore"])
 refused(HfHubHTTPError, 501, lambda: list(api.list_spaces(sort="likes")))
 refused(HfHubHTTPError, 501, api.create_repo, "g", repo_type="space", space_sdk="gradio",
