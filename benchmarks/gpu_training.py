@@ -30,8 +30,8 @@ from echo4o.models.bagel import (
     pack,
 )
 from echo4o.training.adapters import adapter_parameters, add_adapters
-from echo4o.training.groups import parameter_group
 from echo4o.training.config import TrainConfig
+from echo4o.training.groups import parameter_group
 from echo4o.training.opening import Where, attention_for, empty_model, use_attention
 from echo4o.training.optimise import Trained
 from echo4o.training.overrides import override
