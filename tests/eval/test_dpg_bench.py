@@ -217,6 +217,7 @@ def test_answers_from_elsewhere(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("ECHO4O_DPG_CSV"), reason="set ECHO4O_DPG_CSV to the file")
 def test_the_real_questions_can_be_scored():
     from pathlib import Path
