@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 from transformers import Qwen2Tokenizer
 
@@ -24,7 +22,7 @@ from echo4o.models.bagel.processor import ResizeRule, to_rgb
 from echo4o.schema import MAX_REFERENCES
 
 from .data import Rows, TrainRow, UnusableRowError, decode_picture, picture_size
-from .latents import Encoder, Moments
+from .latents import Encoder, Moments, normalised
 from .processes import gather_objects, rank_and_world
 from .references import renumber
 from .sizes import Sizes
@@ -123,7 +121,7 @@ class Examples:
         encode = self._encoder.padded_moments if self._padded else self._encoder.moments
         found: dict[Key, Moments] = {}
         for group in groups.values():
-            made = encode([_normalised(latent.pixels_HWC) for latent in group])
+            made = encode([normalised(latent.pixels_HWC) for latent in group])
             found |= zip((latent.key for latent in group), made, strict=True)
         return [_completed(one, found.get) for one in examples] if waiting else list(examples)
 
@@ -241,7 +239,7 @@ class Examples:
 
     def _encode(self, batch: dict[Key, Latent], shelf: Shelf) -> None:
         if batch:
-            pixels = [_normalised(latent.pixels_HWC) for latent in batch.values()]
+            pixels = [normalised(latent.pixels_HWC) for latent in batch.values()]
             for key, moments in zip(batch, self._encoder.moments(pixels), strict=True):
                 shelf.put_moments(key, moments)
         batch.clear()
@@ -306,7 +304,3 @@ def _without_pixels(example: Example) -> Example:
 def _mapped(example: Example, change: Callable[[Latent | None], Latent | None]) -> Example:
     references = tuple(Reference(change(r.latent), r.pixels_HWC) for r in example.references)
     return example._replace(references=references, target=change(example.target))
-
-
-def _normalised(pixels_HWC: np.ndarray) -> Tensor:
-    return (torch.from_numpy(pixels_HWC).permute(2, 0, 1).float() / 255 - 0.5) / 0.5

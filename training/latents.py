@@ -67,3 +67,8 @@ class Encoder:
         mean, std = map(torch.from_numpy, moments)
         latent = torch.addcmul(mean, std, noise)
         return (latent - self._shift) * self._scale
+
+
+def normalised(pixels_HWC: np.ndarray) -> Tensor:
+    """uint8 pixels -> (3, H, W) in [-1, 1], as the autoencoder wants them."""
+    return (torch.from_numpy(pixels_HWC).permute(2, 0, 1).float() / 255 - 0.5) / 0.5

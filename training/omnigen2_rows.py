@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from echo4o.launch import is_first_rank
@@ -21,7 +19,7 @@ from echo4o.models.omnigen2.processor import reference_size, resized_to
 from echo4o.models.omnigen2.transformer import MAX_REFERENCES
 
 from .data import Rows, TrainRow, UnusableRowError, decode_picture, picture_size
-from .latents import Encoder, Moments
+from .latents import Encoder, Moments, normalised
 from .parts import OmniGen2Settings
 
 logger = logging.getLogger(__name__)
@@ -183,7 +181,7 @@ class Examples:
 
     def _encoded(self, pictures: Sequence[Picture]) -> dict[Key, Moments]:
         """Pictures of one size."""
-        pixels = [_normalised(p.pixels_HWC) for p in pictures if p.pixels_HWC is not None]
+        pixels = [normalised(p.pixels_HWC) for p in pictures if p.pixels_HWC is not None]
         found = self._encoder.moments(pixels)
         return dict(zip((picture.key for picture in pictures), found, strict=True))
 
@@ -200,7 +198,3 @@ def _pictures(row: TrainRow) -> list[tuple[bytes, int]]:
     if count > MAX_REFERENCES:
         raise UnusableRowError(f"it has more than {MAX_REFERENCES} references")
     return [*((data, count) for data in row.references), (row.target, 0)]
-
-
-def _normalised(pixels_HWC: np.ndarray) -> Tensor:
-    return (torch.from_numpy(pixels_HWC).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
