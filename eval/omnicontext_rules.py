@@ -3,11 +3,13 @@
 The released reading of the benchmark (Wu et al., 2025, arXiv 2506.18871), faults included: what is
 no JSON is mended in a way that makes lists of numbers, three rounds are always asked, and what
 nobody could read is guessed. How a judge is asked is elsewhere.
+
+Written from a description of the published script and from recorded replies. Where both are
+silent, a comment that begins with "Open:" says what was decided and why.
 """
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,12 +28,10 @@ FORK_TYPES = TASK_TYPES[2:]
 """What the statistics of Echo-4o's authors have: those with several references."""
 LANGUAGE = "en"
 """Only instructions in it count."""
+_MOST = 10
 
 _RATE_LIMIT = "rate_limit_exceeded"
-_ONLY_A_NUMBER = {"reasoning": "System: output is simply a number"}
-_BARE_NAME = re.compile(r"(\w+)(?=:)")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_CONSTANTS = ("true", "false", "null")
+_BARE_NUMBER = "System: output is simply a number"
 
 
 class NoAnswer(ValueError):
@@ -46,85 +46,98 @@ def parse_reply(reply: str) -> Any:
         json.JSONDecodeError: what is in braces is no JSON, also after mending.
     """
     if reply == _RATE_LIMIT:
-        return reply
-    first, last = reply.find("{"), reply.rfind("}")
-    if first < 0 or last < first:
-        return {"score": _whole_number(reply), **_ONLY_A_NUMBER}
-    text = reply[first : last + 1].replace("\n", "")
+        return _RATE_LIMIT
+    start, end = reply.find("{"), reply.rfind("}") + 1
+    if start == -1 or end <= start:
+        return _from_number(reply)
+    braced = reply[start:end].replace("\n", "")
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return json.loads(mended(text))
+        try:
+            return json.loads(braced)
+        except json.JSONDecodeError:
+            return json.loads(_mend(braced))
+    except RecursionError as error:
+        raise NoAnswer("what is in braces is nested too deeply") from error
 
 
-def _whole_number(reply: str) -> int:
+def _from_number(reply: str) -> dict[str, Any]:
     try:
+        # Digits of any script, as recorded. Open: so are "+7" and "007", as Python reads them.
         number = int(reply)
     except ValueError:
         number = -1
-    if not 0 <= number <= 10:
-        raise NoAnswer("no braces, and no whole number from 0 to 10")
-    return number
+    if not 0 <= number <= _MOST:
+        raise NoAnswer("neither braces nor a whole number from 0 to 10")
+    return {"score": number, "reasoning": _BARE_NUMBER}
 
 
-def mended(text: str) -> str:
-    """Mend an object: names without quotes get them, numbers become lists, other values texts.
+def _mend(braced: str) -> str:
+    """Return braces with quotes around names and texts, and each number in a list of its own.
 
-    A value reaches from its name's colon to the next comma or closing brace, quoted or not; so a
-    text that had quotes has them twice, and stays unreadable.
+    Recorded: a text that has quotes gets them again, so no reply with one is ever mended.
     """
-    text = _BARE_NAME.sub(r'"\1"', text)
-    pieces: list[str] = []
-    place = 0
-    while (opening := text.find('"', place)) >= 0:
-        colon = text.find('":', opening + 1) + 1
-        ends = [end for end in (text.find(",", colon), text.find("}", colon)) if end > colon]
-        if not colon or not ends:
-            break
-        end = min(ends)
-        pieces += [text[place:colon], ": ", _mended_value(text[colon + 1 : end].strip()), text[end]]
-        place = end + 1
-    return "".join([*pieces, text[place:]])
+    parts = (part.partition(":") for part in braced[1:-1].split(","))
+    return "{" + ",".join(_name(name) + colon + _value(text) for name, colon, text in parts) + "}"
 
 
-def _mended_value(value: str) -> str:
-    if _NUMBER.fullmatch(value):
-        return f"[{value}]"
-    return value if value.lower() in _CONSTANTS else f'"{value}"'
+def _name(name: str) -> str:
+    # Open: only a bare word gets quotes; a name in quotes of any kind stays, as it may be right.
+    word = name.strip()
+    return f'"{word}"' if word.isidentifier() else name
+
+
+def _value(text: str) -> str:
+    word = text.strip()
+    if not word:
+        return text  # a part without a colon: nothing here can be mended
+    try:
+        known = json.loads(word)
+    except (json.JSONDecodeError, RecursionError):
+        known = word
+    if known is None or isinstance(known, bool):
+        return word
+    if isinstance(known, int | float):
+        return f"[{word}]"
+    # Open: "True" and "None" are words like any other, as JSON does not know them, and so is a
+    # list in brackets: the description names numbers alone.
+    return f'"{word}"'
 
 
 class Read(NamedTuple):
-    """What the rounds of one sample come to."""
+    """What three rounds came to."""
 
     following: Any
-    """Parsed reply about prompt following; None when no round gave one."""
+    """What the last readable reply on prompt following parsed to; None if none was readable."""
     consistency: Any
-    """The same about subject consistency; often of another round."""
+    """The same on subject consistency; may be of another round."""
     failed_rounds: tuple[int, ...]
-    """Rounds, from 0, in which a reply could not be read or spoke of too many calls."""
+    """From 0; the published script sleeps 2**round seconds after each."""
 
 
 def read_rounds(replies: Sequence[str | None]) -> Read:
-    """Read all rounds of one sample; the last readable reply of each kind wins.
+    """Read prompt following, subject consistency, prompt following ... of all rounds.
 
-    Args:
-        replies: prompt following, subject consistency, and so on in turn; None for no reply. Once
-            the first of a round cannot be read, the second one is not looked at.
+    A round whose first reply cannot be read is over: its second one is not looked at. What could
+    be read stays until a later round's reply takes its place.
     """
-    found: list[Any] = [None, None]
+    kept: list[Any] = [None, None]
     failed = []
-    for turn in range(len(replies) // 2):
+    for turn in range(0, len(replies), 2):
         try:
-            for side in (0, 1):
-                said = replies[2 * turn + side]
-                if said is None:
-                    raise NoAnswer("no reply")
-                found[side] = parse_reply(said)
-            if _RATE_LIMIT in found:  # both were read, and are kept
-                raise NoAnswer("the service asked to wait")
-        except (NoAnswer, ValueError, RecursionError):
-            failed.append(turn)
-    return Read(found[0], found[1], tuple(failed))
+            for side, reply in enumerate(replies[turn : turn + 2]):
+                if reply is None:
+                    raise NoAnswer("there is no text")
+                # Open: "{}" is read, and wins when it is the last one: a reply without a score is
+                # where the published script stops, not one of those that it asks for again.
+                kept[side] = parse_reply(reply)
+            # Recorded of subject consistency. Open: the same goes for prompt following, as nothing
+            # tells the two replies apart.
+            has_failed = _RATE_LIMIT in kept
+        except ValueError:
+            has_failed = True
+        if has_failed:
+            failed.append(turn // 2)
+    return Read(kept[0], kept[1], tuple(failed))
 
 
 def guess_reason(reply: str | None) -> str:

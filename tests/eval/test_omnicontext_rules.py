@@ -91,9 +91,26 @@ def close(found, wanted):
     ("reply", "parsed"),
     [
         ("{score: -3, a: b}", {"score": [-3], "a": "b"}),
-        ('{"score": 7.5, "reasoning": \'x\'}', {"score": [7.5], "reasoning": "'x'"}),
+        ('{"score": 7.5, reasoning: fine}', {"score": [7.5], "reasoning": "fine"}),
         ("text {score:8} text", {"score": [8]}),
+        ("{score: 7, sure: True, n: null}", {"score": [7], "sure": "True", "n": None}),
     ],
 )
 def test_mending_makes_lists_of_numbers(reply, parsed):
     assert parse_reply(reply) == parsed
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["{score: 7, reasoning: good, but dull}", "{'score': 7}", "{}}", "{" * 60_000 + "}" * 60_000],
+)
+def test_what_cannot_be_mended_is_no_answer(reply):
+    with pytest.raises(ValueError):  # noqa: PT011 - JSON's own error among them
+        parse_reply(reply)
+
+
+def test_a_rate_limit_fails_its_round_on_either_side_and_braces_alone_are_read():
+    good = '{"score": 8}'
+    read = read_rounds([good, good, "rate_limit_exceeded", good, "{}", "rate_limit_exceeded"])
+    assert read == ({}, "rate_limit_exceeded", (1, 2))
+    assert read_rounds([good, good, "rate_limit_exceeded", good]).following == "rate_limit_exceeded"
