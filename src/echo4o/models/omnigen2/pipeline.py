@@ -129,8 +129,9 @@ class OmniGen2Pipeline(DiffusionPipeline, Lumina2LoraLoaderMixin):
             prompt: one text, or a list for a batch.
             image: 1 to 5 reference pictures for every prompt, or one list per prompt.
             negative_prompt: what the guidance leads away from.
-            height: pixels; default: the size of a single reference, else 1024. A size that is no
-                multiple of 16, or above `max_pixels`, is made smaller and scaled up at the end.
+            height: pixels; default: the size of a single reference, else 1024 (8 times the
+                transformer's `sample_size`). A size that is no multiple of 16, or above
+                `max_pixels`, is made smaller and scaled up at the end.
             width: the same; give both or none.
             num_inference_steps: denoising steps.
             guidance_scale: weight of the text, up to 1 switches all guidance off.
@@ -273,7 +274,10 @@ class OmniGen2Pipeline(DiffusionPipeline, Lumina2LoraLoaderMixin):
         if len(references) == 1:
             found = reference_size(*to_rgb(references[0]).size, max_pixels, max_side)
             return found[1], found[0]
-        return 1024, 1024
+        side = (
+            int(self.transformer.config.sample_size) * STRIDE // self.transformer.config.patch_size
+        )
+        return side, side
 
     def _moments(self, image: Any, max_pixels: int, max_side: int) -> tuple[Tensor, Tensor]:
         """Mean and deviation of a reference's latents, scaled (C, H, W)."""

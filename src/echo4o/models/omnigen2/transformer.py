@@ -82,8 +82,11 @@ class OmniGen2Transformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         axes_lens: tuple[int, int, int] = (300, 512, 512),
         text_feat_dim: int = 1024,
         timestep_scale: float = 1.0,
+        sample_size: int = 128,
     ) -> None:
         """Build the modules.
+
+        `sample_size` changes no weight: it is the side, in latents, of a picture of no given size.
 
         Raises:
             ValueError: heads, key/value heads and position axes do not fit together.
