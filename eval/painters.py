@@ -5,7 +5,6 @@ Models that are bought through an API are in buying.py.
 
 import hashlib
 import inspect
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from echo4o.errors import Echo4oError
-from echo4o.hub_reading import download_file, resolve
+from echo4o.hub_reading import resolve
+from echo4o.models.kinds import KINDS, OURS, open_pipeline, pipeline_class
 from echo4o.records import sha256_file
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16", "float16")
-_OURS = "Echo4oPipeline"
-_OMNIGEN2 = "OmniGen2Pipeline"
-_INDEX = "model_index.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +147,7 @@ class PipelinePainter:
         try:
             return self._pipeline(prompts, **options)
         except (TypeError, ValueError) as error:
-            if self.made_by == _OURS:
+            if self.made_by == OURS:
                 raise
             # Many pipelines name a picture as optional and cannot do without one.
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -181,24 +178,15 @@ class PipelinePainter:
         import torch
 
         dtype = None if self._dtype is None else getattr(torch, self._dtype)
-        load = {_OURS: _load_ours, _OMNIGEN2: _load_omnigen2}.get(self.made_by, _load_other)
-        pipeline = load(self._source, self.identity.revision, dtype)
+        chosen: dict[str, Any] = {"revision": self.identity.revision, "dtype": dtype}
+        if self.made_by in KINDS:
+            pipeline = open_pipeline(self.made_by, self._source, **chosen)
+        else:
+            pipeline = _load_other(self._source, **chosen)
         pipeline.set_progress_bar_config(disable=True)
         if torch.cuda.is_available():
             pipeline.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         return pipeline
-
-
-def _load_ours(source: str, revision: str | None, dtype: "torch.dtype | None") -> Any:
-    from echo4o import Echo4oPipeline
-
-    return Echo4oPipeline.from_pretrained(source, revision=revision, dtype=dtype)
-
-
-def _load_omnigen2(source: str, revision: str | None, dtype: "torch.dtype | None") -> Any:
-    from echo4o.models.omnigen2 import OmniGen2Pipeline
-
-    return OmniGen2Pipeline.from_pretrained(source, revision=revision, dtype=dtype)
 
 
 def _load_other(source: str, revision: str | None, dtype: "torch.dtype | None") -> Any:
@@ -244,36 +232,9 @@ def identify(model: str, revision: str | None) -> ModelIdentity:
     return ModelIdentity(id=model, revision=resolve(model, "model", revision), sha256=None)
 
 
-def pipeline_class(model: str, revision: str | None) -> str:
-    """Return the class that a model's `model_index.json` names; without one it is ours.
-
-    Raises:
-        Echo4oError: the file is there and names no class.
-    """
-    path = _index_file(model, revision)
-    if path is None:  # the authors' layout has none
-        return _OURS
-    try:
-        named = json.loads(path.read_bytes())["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise Echo4oError(f"{_INDEX} of {model} names no pipeline class ({error!r})") from error
-    if isinstance(named, list) and named:
-        named = named[-1]  # ["pipeline", "Echo4oPipeline"]: a file of the repository, and the class
-    if not isinstance(named, str) or not named.isidentifier():
-        raise Echo4oError(f"{_INDEX} of {model} names {named!r:.80} as its class; that is none")
-    return named
-
-
-def _index_file(model: str, revision: str | None) -> Path | None:
-    if Path(model).is_dir():
-        path = Path(model) / _INDEX
-        return path if path.is_file() else None
-    return download_file(model, "model", _INDEX, revision or "main")
-
-
 def manifest_facts(painter: Painter) -> Mapping[str, Any]:
     """Return what a picture folder says about its painter, beside the model."""
-    return {} if painter.made_by == _OURS else {"pipeline": painter.made_by}
+    return {} if painter.made_by == OURS else {"pipeline": painter.made_by}
 
 
 def _hash_folder(folder: Path) -> str:

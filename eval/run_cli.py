@@ -31,7 +31,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        help="folder or Hub id of an Echo4oPipeline or of any text-to-image pipeline of diffusers; "
+        help="folder or Hub id of a BAGEL, OmniGen2 or BLIP3-o, or of any text-to-image pipeline "
+        "of diffusers; "
         "api:NAME for an image model behind an OpenAI-compatible API",
     )
     parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")

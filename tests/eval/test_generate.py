@@ -9,6 +9,7 @@ import pytest
 import torch
 from eval_tools import KIT, WorldPainter, paint_into
 from PIL import Image
+from tiny_blip3o import make_blip3o
 from tiny_omnigen2 import make_omnigen2
 
 from echo4o.errors import Echo4oError
@@ -53,18 +54,20 @@ def test_our_pipeline_paints_the_same_picture_in_every_batch(model_folder, tmp_p
     }
 
 
-def test_omnigen2_paints(tmp_path):
-    pipe = make_omnigen2()
+@pytest.mark.parametrize(
+    ("make", "size"), [(make_omnigen2, (32, 48)), (make_blip3o, None)], ids=["omnigen2", "blip3o"]
+)
+def test_other_models_paint(tmp_path, make, size):
+    pipe = make()
     pipe.save_pretrained(tmp_path / "model")
     painter = PipelinePainter(str(tmp_path / "model"))
-    config = GenerateConfig(seed=5, steps=2, size=(32, 48))
+    config = GenerateConfig(seed=5, steps=2, size=size)
     assert generate(ITEMS[:2], KIT, painter, tmp_path / "pictures", config) == 2
     manifest = json.loads((tmp_path / "pictures" / MANIFEST).read_text())
-    assert manifest["pipeline"] == "OmniGen2Pipeline"
+    assert manifest["pipeline"] == type(pipe).__name__
     alone = pipe(
         ITEMS[1].prompt,
-        width=32,
-        height=48,
+        **({"width": size[0], "height": size[1]} if size else {}),
         num_inference_steps=2,
         generator=torch.Generator().manual_seed(seed_of(5, ITEMS[1].number)),
     )

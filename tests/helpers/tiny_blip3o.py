@@ -29,7 +29,9 @@ def make_blip3o(seed: int = 0, *, direct: bool = False) -> Blip3oPipeline:
         donor.processor.add_tokens(list(ADDED_TOKENS), special_tokens=True)
         donor.mllm.resize_token_embeddings(len(donor.processor), mean_resizing=False)
         # From scratch all texts look alike to the queries.
-        torch.nn.init.normal_(donor.mllm.get_input_embeddings().weight)
+        for name, weight in donor.mllm.model.language_model.named_parameters():
+            if weight.ndim == 2:
+                torch.nn.init.normal_(weight, std=1.0 if "embed" in name else 0.3)
         transformer = Blip3oTransformer(
             text_size=TEXT,
             num_queries=GRID * GRID,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
+from tiny_blip3o import make_blip3o
 from tiny_pipeline import make_pipeline
 
 from echo4o import cli
@@ -372,7 +373,10 @@ def test_push_publishes_what_loads_from_the_hub_in_every_way(ours, adapter, tmp_
 
     By our verbs, by diffusers with trust through the shim, from an inner folder, with an adapter.
     """
-    repo, inner, lora = (f"echo4o-sandbox/{name}" for name in ("pushed", "pushed-inner", "lora"))
+    repo, inner, lora, other = (
+        f"echo4o-sandbox/{name}" for name in ("pushed", "pushed-inner", "lora", "blip3o")
+    )
+    make_blip3o().save_pretrained(tmp_path / "blip3o")
     shutil.copytree(ours, tmp_path / "outer" / "Echo-4o")
     verbs = [
         ["push", str(ours), repo, "--dry-run"],
@@ -382,6 +386,9 @@ def test_push_publishes_what_loads_from_the_hub_in_every_way(ours, adapter, tmp_
         ["generate", inner, "inner", *QUICK],
         ["generate", repo, "tuned", "--adapter", f"{lora}=0.5", *QUICK],
         ["generate", "--again", "pictures/tuned-0.png"],
+        ["push", str(tmp_path / "blip3o"), other],
+        ["info", other],
+        ["generate", other, "a dog", "--steps", "2"],
     ]
     code = (
         "from pathlib import Path\n"
@@ -413,6 +420,8 @@ def test_push_publishes_what_loads_from_the_hub_in_every_way(ours, adapter, tmp_
     assert "loaded Echo4oPipeline" in done.stdout
     assert "untrusted True" in done.stdout
     assert "all pixels equal" in done.stderr
+    assert "Blip3oPipeline" in done.stdout
+    assert len(read_record(tmp_path / "pictures" / "a-dog-0.png").revision or "") == 40
     (use,) = read_record(tmp_path / "pictures" / "tuned-0-again.png").adapters
     assert (use.source, use.weight, len(use.revision or "")) == (lora, 0.5, 40)
 

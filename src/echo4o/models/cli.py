@@ -1,6 +1,7 @@
 """`echo4o model generate|ask`; nothing heavy is imported until a verb runs."""
 
 import argparse
+import inspect
 import re
 import sys
 from dataclasses import replace
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 from tqdm import tqdm
 
 from ..errors import Echo4oError
+from .kinds import KINDS, pipeline_class, pipeline_type
 from .opening import (
     AdapterChoice,
     adapter_arguments,
     model_arguments,
+    open_kind,
     open_model,
     open_picture,
     use_adapters,
@@ -22,7 +25,6 @@ from .opening import (
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .bagel.pipeline import Echo4oPipeline
     from .pictures import PictureRecord
 
 
@@ -64,14 +66,19 @@ def generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num", type=int, default=1, help="number of pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the next add 1")
     parser.add_argument(
-        "--size", type=_size, metavar="WxH", help="pixels (default: reference, else 1024x1024)"
+        "--size",
+        type=_size,
+        metavar="WxH",
+        help="pixels (default: reference, else 1024x1024; BLIP3-o has one size)",
     )
     parser.add_argument("--height", type=int, help="pixels, with --width instead of --size")
     parser.add_argument("--width", type=int, help="pixels, with --height instead of --size")
-    parser.add_argument("--steps", type=int, default=49, help="denoising steps")
-    parser.add_argument("--guidance", type=float, default=4.0, help="weight of the text")
+    parser.add_argument(
+        "--steps", type=int, help="denoising steps (default: 49, OmniGen2 50, BLIP3-o 30)"
+    )
+    parser.add_argument("--guidance", type=float, help="weight of the text (default: 4, BLIP3-o 3)")
     parser.add_argument("--image-guidance", type=float, help="weight of the references")
-    parser.add_argument("--shift", type=float, default=3.0, help="time shift")
+    parser.add_argument("--shift", type=float, help="time shift (default: 3; BAGEL only)")
     parser.add_argument("--think", action="store_true", help="let the model plan first")
     adapter_arguments(parser)
     parser.add_argument(
@@ -92,9 +99,10 @@ def generate(args: argparse.Namespace) -> None:
         raise Echo4oError(f"--num must be at least 1, got {args.num}")
     if not 0 <= args.seed < (1 << 63) - args.num:
         raise Echo4oError(f"--seed must be from 0 to 2**63, got {args.seed}")
-    request = _request(args)
+    kind = _kind(args)
+    request = _request(args, kind)
     pictures = [open_picture(path) for path in args.image]
-    pipe = open_model(args)
+    pipe = open_kind(args, kind)
     adapters = use_adapters(pipe, args.adapter, any_base=args.any_base)
     request = replace(request, revision=pipe.source_revision, adapters=adapters)
     # One by one, so that a picture can be repeated alone to the last bit, and none is lost.
@@ -104,33 +112,68 @@ def generate(args: argparse.Namespace) -> None:
         print(path, flush=True)
 
 
-def _request(args: argparse.Namespace) -> "PictureRecord":
+def _kind(args: argparse.Namespace) -> str:
+    """The class of the model's pipeline.
+
+    Raises:
+        Echo4oError: it is none of ours.
+    """
+    kind = pipeline_class(str(args.model), args.revision)
+    if kind not in KINDS:
+        raise Echo4oError(
+            f"{args.model} names {kind} as its pipeline; `model generate` knows {', '.join(KINDS)}"
+        )
+    return kind
+
+
+def _request(args: argparse.Namespace, kind: str) -> "PictureRecord":
     """What is asked for, without what only the loaded model can tell."""
     from ..records import sha256_file
     from .pictures import PictureRecord, Reference
 
     if args.size is not None and (args.height, args.width) != (None, None):
         raise Echo4oError("give either --size or --height and --width, not both")
-    width, height = args.size or (args.width, args.height)
     for path in args.image:
         if not path.is_file():
             raise Echo4oError(f"there is no picture file {path}")
     return PictureRecord(
         prompt=args.prompt,
         model=str(args.model),
-        parameters={
-            "num_inference_steps": args.steps,
-            "guidance_scale": args.guidance,
-            "image_guidance_scale": args.image_guidance,
-            "timestep_shift": args.shift,
-            "height": height,
-            "width": width,
-            "think": args.think,
-        },
+        parameters=_parameters(args, kind),
         references=tuple(
             Reference(name=path.name, sha256=sha256_file(path)) for path in args.image
         ),
     )
+
+
+def _parameters(args: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """Settings of the pipeline's call: those given, else its own defaults.
+
+    Raises:
+        Echo4oError: the pipeline has no such setting.
+    """
+    known = inspect.signature(pipeline_type(kind).__call__).parameters
+    width, height = args.size or (args.width, args.height)
+    given = {
+        "num_inference_steps": (args.steps, "--steps"),
+        "guidance_scale": (args.guidance, "--guidance"),
+        "image_guidance_scale": (args.image_guidance, "--image-guidance"),
+        "timestep_shift": (args.shift, "--shift"),
+        "height": (height, "--size" if args.size else "--height"),
+        "width": (width, "--size" if args.size else "--width"),
+        "think": (args.think or None, "--think"),
+        "image": (args.image or None, "--image"),
+    }
+    for name, (value, option) in given.items():
+        if value is not None and name not in known:
+            raise Echo4oError(
+                f"{args.model} is a model of {kind}, which has no {option}; leave it out"
+            )
+    return {
+        name: known[name].default if given[name][0] is None else given[name][0]
+        for name in given
+        if name in KINDS[kind].settings
+    }
 
 
 def _repeat(args: argparse.Namespace) -> None:
@@ -154,7 +197,13 @@ def _repeat(args: argparse.Namespace) -> None:
     args.dtype = args.dtype or recorded_dtype(record)
     if args.device is None and record.runtime.get("device") == "cpu":
         args.device = "cpu"
-    pipe = open_model(args)
+    kind = _kind(args)
+    if set(record.parameters) != set(KINDS[kind].settings):
+        raise Echo4oError(
+            f"{args.again} was not made by {kind}, which opens {args.model}; give the model that "
+            "made it"
+        )
+    pipe = open_kind(args, kind)
     uses = [AdapterChoice(use.source, use.weight, use.revision) for use in record.adapters]
     made_of = use_adapters(pipe, uses, any_base=True)
     for then, now in zip(record.adapters, made_of, strict=True):
@@ -167,7 +216,7 @@ def _repeat(args: argparse.Namespace) -> None:
 
 
 def _paint(
-    pipe: "Echo4oPipeline", request: "PictureRecord", pictures: "list[Image.Image]", path: Path
+    pipe: Any, request: "PictureRecord", pictures: "list[Image.Image]", path: Path
 ) -> "Image.Image":
     """Make one picture, save it with its record."""
     import torch
@@ -178,13 +227,15 @@ def _paint(
 
     assert request.seed is not None
     generator = torch.Generator().manual_seed(request.seed)
-    result = pipe(request.prompt, pictures or None, generator=generator, **request.parameters)
+    references = {"image": pictures} if pictures else {}
+    result = pipe(request.prompt, generator=generator, **references, **request.parameters)
     assert isinstance(result, Echo4oPipelineOutput)
     if result.thoughts:
         print(f"plan: {result.thoughts[0]}", file=sys.stderr)
     (image,) = cast("list[Image.Image]", result.images)
     size = {"height": image.height, "width": image.width}
-    record = replace(request, parameters=request.parameters | size, runtime=runtime(pipe))
+    parameters = request.parameters | {n: v for n, v in size.items() if n in request.parameters}
+    record = replace(request, parameters=parameters, runtime=runtime(pipe))
     save_picture(path, image, record)
     return image
 

@@ -36,7 +36,7 @@ def info_arguments(parser: argparse.ArgumentParser) -> None:
 
 def info(args: argparse.Namespace) -> None:
     """Print layout, sizes, types, and whether anything is missing; loads no weights."""
-    from .bagel.inspection import inspect
+    from .inspection import inspect
 
     facts = inspect(args.model, revision=args.revision)
     if args.json:
@@ -81,7 +81,7 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
 def push(args: argparse.Namespace) -> None:
     """Check that a model folder is whole, then publish it in one step."""
     from .. import hub
-    from .bagel.inspection import inspect
+    from .inspection import inspect
 
     if not args.folder.is_dir():
         raise Echo4oError(f"there is no folder {args.folder}; give the folder of a saved model")

@@ -6,13 +6,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import Echo4oError
 from ..pictures import MAX_BYTES, PictureError, picture_facts
+from ..records import sha256_file
+from .kinds import KINDS, OURS, pipeline_class, pipeline_type
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import DiffusionPipeline
     from PIL import Image
 
     from .bagel.pipeline import Echo4oPipeline
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PLAIN_ADAPTER = "pytorch_lora_weights.safetensors"
+"""File of an adapter as diffusers writes it."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -42,19 +47,37 @@ def model_arguments(parser: argparse.ArgumentParser) -> argparse.Action:
 
 
 def open_model(args: argparse.Namespace) -> "Echo4oPipeline":
-    """Load what `model_arguments` named."""
+    """Load what `model_arguments` named, for a verb that needs an Echo4oPipeline.
+
+    Raises:
+        Echo4oError: it is another kind of model.
+    """
+    kind = pipeline_class(args.model, args.revision)
+    if kind in KINDS and kind != OURS:
+        raise Echo4oError(
+            f"{args.model} is a model of {kind}, which only `model generate`, `info` and `push` "
+            f"take; this verb needs one of {OURS}"
+        )
+    pipe: Echo4oPipeline = open_kind(args, OURS)
+    return pipe
+
+
+def open_kind(args: argparse.Namespace, kind: str) -> "DiffusionPipeline":
+    """Load what `model_arguments` named as the pipeline of a class of `KINDS`."""
     import torch
     from transformers.utils import logging
-
-    from .bagel.pipeline import Echo4oPipeline
 
     logger.info("loading %s", args.model)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Echo4oPipeline.from_pretrained(
-        args.model, revision=args.revision, dtype=_dtype(args.dtype), device_map=device
-    )
+    chosen = {"revision": args.revision, "dtype": _dtype(args.dtype)}
+    load = pipeline_type(kind).from_pretrained
+    if kind == OURS:
+        return load(args.model, device_map=device, **chosen)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load(args.model, **chosen).to(device)
 
 
 def _dtype(name: str | None) -> "torch.dtype | None":
@@ -114,7 +137,7 @@ def _adapter(text: str) -> AdapterChoice:
 
 
 def use_adapters(
-    pipe: "Echo4oPipeline", choices: Sequence[AdapterChoice], *, any_base: bool
+    pipe: Any, choices: Sequence[AdapterChoice], *, any_base: bool
 ) -> "tuple[AdapterUse, ...]":
     """Add adapters to the weights for good; returns what was added.
 
@@ -128,16 +151,16 @@ def use_adapters(
         if not abs(choice.weight) < 1e6:
             raise Echo4oError(f"the weight of {choice.source} must be finite, got {choice.weight}")
         logger.info("adding %s with weight %g", choice.source, choice.weight)
-        adapter = pipe.load_lora_weights(
-            choice.source, f"adapter_{number}", revision=choice.revision, any_base=any_base
-        )
-        used.append(
-            AdapterUse(
-                source=choice.source,
-                weight=choice.weight,
-                sha256=adapter.sha256(),
-                revision=adapter.revision,
+        name = f"adapter_{number}"
+        if type(pipe).__name__ == OURS:
+            adapter = pipe.load_lora_weights(
+                choice.source, name, revision=choice.revision, any_base=any_base
             )
+            sha256, revision = adapter.sha256(), adapter.revision
+        else:
+            sha256, revision = _add_plain(pipe, choice, name)
+        used.append(
+            AdapterUse(source=choice.source, weight=choice.weight, sha256=sha256, revision=revision)
         )
     if used:
         names = [f"adapter_{number}" for number in range(len(used))]
@@ -145,3 +168,31 @@ def use_adapters(
         pipe.fuse_lora(safe_fusing=True)
         pipe.unload_lora_weights()
     return tuple(used)
+
+
+def _add_plain(pipe: Any, choice: AdapterChoice, name: str) -> tuple[str, str | None]:
+    """Add an adapter in diffusers' own form; returns its hash and commit.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from .bagel.checkpoint import CheckpointError, download
+
+    folder, commit = Path(choice.source), None
+    if not folder.is_dir():
+        folder = download(choice.source, choice.revision, None, ["*.safetensors", "*.json"])
+        commit = folder.name
+    file = folder / PLAIN_ADAPTER
+    if not file.is_file():
+        raise CheckpointError(
+            f"{choice.source} holds no {PLAIN_ADAPTER}; give the folder or Hub id of an adapter "
+            f"for {type(pipe).__name__}"
+        )
+    try:
+        pipe.load_lora_weights(folder, name)
+    except (RuntimeError, ValueError) as error:
+        said = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise CheckpointError(
+            f"{choice.source} does not fit {type(pipe).__name__}: {said}"
+        ) from error
+    return sha256_file(file), commit

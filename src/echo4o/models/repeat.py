@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, cast
 
 from ..errors import Echo4oError
 from ..records import sha256_file
+from .kinds import KINDS
 from .opening import DTYPES
 from .pictures import PictureRecord, Reference, read_record
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from PIL import Image
-
-    from .bagel.pipeline import Echo4oPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +55,17 @@ def read_request(path: Path) -> PictureRecord:
         Echo4oError: it has none, or one that cannot be repeated.
     """
     record = read_record(path)
-    strange = sorted(set(record.parameters) ^ set(PARAMETERS))
+    given = set(record.parameters)
+    strange = min((sorted(given ^ set(kind.settings)) for kind in KINDS.values()), key=len)
     if strange or record.seed is None:
         what = f"`{strange[0]}`" if strange else "a missing seed"
         raise Echo4oError(
             f"{path} cannot be repeated: only pictures of `model generate` of this version can, "
             f"and its record has other contents ({what})"
         )
-    for name, is_good in PARAMETERS.items():
-        if not is_good(record.parameters[name]):
-            raise Echo4oError(f"{path}: `{name}` cannot be {record.parameters[name]!r}")
+    for name, value in record.parameters.items():
+        if not PARAMETERS[name](value):
+            raise Echo4oError(f"{path}: `{name}` cannot be {value!r}")
     if not 0 <= record.seed < 1 << 63:
         raise Echo4oError(f"{path}: `seed` cannot be {record.seed}")
     if not all(_is_number(use.weight) for use in record.adapters):
@@ -101,13 +102,14 @@ def _search(reference: Reference, beside: Path) -> Path:
     return next((path for path in places if sha256_file(path) == reference.sha256), Path(name))
 
 
-def runtime(pipe: "Echo4oPipeline") -> dict[str, str | int]:
+def runtime(pipe: "DiffusionPipeline") -> dict[str, str | int]:
     """What may move a pixel by one level on this machine."""
     import torch
 
+    main = pipe.components[KINDS[type(pipe).__name__].main]
     facts: dict[str, str | int] = {
-        "dtype": str(pipe.model.dtype).removeprefix("torch."),
-        "device": pipe.model.device.type,
+        "dtype": str(main.dtype).removeprefix("torch."),
+        "device": main.device.type,
         "threads": torch.get_num_threads(),
     }
     return facts | {name: version(name) for name in _LIBRARIES}

@@ -4,6 +4,7 @@ Nothing in a repository is executed.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -87,6 +88,12 @@ def load_parts(located: Located, *, dtype: torch.dtype | None = None) -> dict[st
         return weights.load_parts(located.folder, dtype=dtype)
     folder = located.folder
     index = read_json(folder / "model_index.json")
+    has_unet = (folder / DECODER).is_dir()
+    if has_unet != (index.get(DECODER, [None])[0] is not None):
+        raise CheckpointError(
+            f"model_index.json of {folder} does not agree with the folders there about {DECODER}; "
+            "the checkpoint is incomplete: copy or download it again"
+        )
     read_headers(folder / "mllm", WEIGHTS["mllm"])
     mllm = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         folder / "mllm", dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
@@ -99,11 +106,24 @@ def load_parts(located: Located, *, dtype: torch.dtype | None = None) -> dict[st
         "scheduler": FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
         "vae": load_model(AutoencoderKL, folder / "vae", torch.float32),
     }
-    if (folder / DECODER).is_dir():
+    if has_unet:
         parts["unet"] = load_model(UNet2DConditionModel, folder / DECODER, dtype)
         parts["decoder_scheduler"] = EulerDiscreteScheduler.from_pretrained(
             folder / "decoder_scheduler"
         )
+    return parts
+
+
+def read_parts(folder: Path) -> dict[str, dict[str, TensorFacts]]:
+    """What the headers say about each part of our layout.
+
+    Raises:
+        CheckpointError: files or tensors are missing, damaged or do not fit.
+    """
+    parts = {part: read_headers(folder / part, stem) for part, stem in WEIGHTS.items()}
+    if (folder / DECODER).is_dir():
+        parts[DECODER] = read_headers(folder / DECODER, WEIGHTS[MODEL_FOLDER])
+    check_transformer(parts[MODEL_FOLDER], folder / MODEL_FOLDER)
     return parts
 
 
@@ -113,7 +133,7 @@ def _transformer(folder: Path, dtype: torch.dtype | None) -> Blip3oTransformer:
     return model
 
 
-def check_transformer(tensors: dict[str, TensorFacts], folder: Path) -> None:
+def check_transformer(tensors: Mapping[str, TensorFacts], folder: Path) -> None:
     """Whether a folder's tensors are those that its configuration asks for.
 
     Raises:

@@ -28,6 +28,9 @@ from .prompting import NO_TEXT, encode_prompts, prompt_text
 from .sampling import decode_latents, denoise_features, denoise_latents
 from .transformer import Blip3oTransformer
 
+_LARGEST = 4096
+"""Pixels of a side; a configuration from anywhere must not fill the memory."""
+
 
 class Blip3oPipeline(DiffusionPipeline, Lumina2LoraLoaderMixin):
     """Text to image; adapters as for other diffusers pipelines."""
@@ -78,6 +81,16 @@ class Blip3oPipeline(DiffusionPipeline, Lumina2LoraLoaderMixin):
                 f"features of {channels} channels need a `unet` that reads as many and its "
                 f"`decoder_scheduler`, or neither and a `vae` with as many latent channels; got "
                 f"{wanted} channels"
+            )
+        text_size = mllm.config.text_config.hidden_size
+        if text_size != transformer.config.text_size:
+            raise ValueError(
+                f"the language model's states have {text_size} values, and the transformer reads "
+                f"{transformer.config.text_size}: they are of two models"
+            )
+        if not (isinstance(picture_side, int) and 8 <= picture_side <= _LARGEST):
+            raise ValueError(
+                f"`picture_side` must be pixels from 8 to {_LARGEST}, got {picture_side!r}"
             )
         self.register_modules(
             transformer=transformer,

@@ -25,13 +25,14 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from ..bagel.checkpoint import (
     CheckpointError,
     TensorFacts,
     check_tensors,
+    read_header,
     read_headers,
     read_json,
 )
@@ -46,7 +47,6 @@ _CAUTION = (
     "the names in BLIP3-o's released files and the words in front of its prompts could not be "
     "checked against the Hub when this was written"
 )
-_DECODER_STEM = "diffusion_pytorch_model"
 
 
 class Names(NamedTuple):
@@ -82,7 +82,9 @@ def find_names(tensors: Mapping[str, TensorFacts]) -> Names:
 
     queries = one("latent_queries", "the queries") + "latent_queries"
     dit = one("time_caption_embed.timestep_embedder.linear_1.weight", "the transformer's time")
-    hidden = tensors[f"{dit}layers.0.ffn_norm1.weight"].shape[0]
+    block = f"{dit}layers.0.ffn_norm1.weight"
+    one(block, "the transformer's first block")
+    hidden = tensors[block].shape[0]
     wanted = (hidden, tensors[queries].shape[-1])
     heads = [name for name in tensors if name.endswith("lm_head.weight")]
     return Names(
@@ -110,6 +112,7 @@ def transformer_names(tensors: Mapping[str, TensorFacts], names: Names) -> dict[
 
 
 _DIT_PARTS = ("patch_embedder", "time_caption_embed", "layers", "norm_out")
+_TELLING = ("dit.layers.0.gate", "dit.norm_out.linear_2.weight")
 _LANGUAGE_PARTS = ("embed_tokens", "layers", "norm")
 
 
@@ -126,8 +129,15 @@ def language_names(tensors: Mapping[str, TensorFacts], names: Names) -> dict[str
 
 
 def transformer_sizes(tensors: Mapping[str, TensorFacts], names: Names) -> dict[str, Any]:
-    """The configuration that the tensors' shapes tell; the rest is the released one's."""
+    """The configuration that the tensors' shapes tell; the rest is the released one's.
+
+    Raises:
+        CheckpointError: a tensor that tells it is missing.
+    """
     shape = {ours: tensors[name].shape for ours, name in transformer_names(tensors, names).items()}
+    missing = [name for name in _TELLING if name not in shape]
+    if missing:
+        raise CheckpointError(f"there is no tensor {missing[0]} behind {names.dit!r}; {_CAUTION}")
     queries, text_size = shape["latent_queries"][1:]
     layers = {int(name.split(".")[2]) for name in shape if name.startswith("dit.layers.")}
     hidden = shape["dit.layers.0.ffn_norm1.weight"][0]
@@ -140,6 +150,26 @@ def transformer_sizes(tensors: Mapping[str, TensorFacts], names: Names) -> dict[
         "num_layers": len(layers),
         "num_attention_heads": shape["dit.layers.0.gate"][0],
     }
+
+
+def read_parts(folder: Path) -> dict[str, dict[str, TensorFacts]]:
+    """What the headers say about each part, under our names.
+
+    Raises:
+        CheckpointError: files or tensors are missing, damaged or do not fit.
+    """
+    tensors = read_headers(folder)
+    names = find_names(tensors)
+    found = {}
+    for part, mapping, wanted in (
+        ("transformer", transformer_names(tensors, names), _empty_transformer(tensors, names)),
+        ("mllm", language_names(tensors, names), _empty_language(folder, tensors, names)),
+    ):
+        found[part] = {ours: tensors[name] for ours, name in mapping.items()}
+        _check(wanted, found[part], folder)
+    for part in ("vae", "unet"):
+        found[part] = _decoder_headers(folder / DECODER_FOLDER / part)[1]
+    return found
 
 
 def load_parts(folder: Path, *, dtype: torch.dtype | None = None) -> dict[str, Any]:
@@ -166,18 +196,32 @@ def load_parts(folder: Path, *, dtype: torch.dtype | None = None) -> dict[str, A
     }
 
 
+def _empty_transformer(tensors: Mapping[str, TensorFacts], names: Names) -> Blip3oTransformer:
+    with torch.device("meta"):
+        return Blip3oTransformer(**transformer_sizes(tensors, names))
+
+
 def _transformer(
     folder: Path,
     tensors: Mapping[str, TensorFacts],
     names: Names,
     dtype: torch.dtype | None,
 ) -> Blip3oTransformer:
-    with torch.device("meta"):
-        model = Blip3oTransformer(**transformer_sizes(tensors, names))
-    state = _checked(model.state_dict(), tensors, transformer_names(tensors, names), folder, dtype)
+    model = _empty_transformer(tensors, names)
+    state = _checked(model, tensors, transformer_names(tensors, names), folder, dtype)
     model.load_state_dict(state, assign=True)
     loaded: Blip3oTransformer = model.eval()
     return loaded
+
+
+def _empty_language(
+    folder: Path, tensors: Mapping[str, TensorFacts], names: Names
+) -> Qwen2_5_VLForConditionalGeneration:
+    values = read_json(folder / "config.json") | {"model_type": "qwen2_5_vl"}
+    config = Qwen2_5_VLConfig.from_dict(values)
+    config.text_config.vocab_size = tensors[f"{names.language}embed_tokens.weight"].shape[0]
+    with torch.device("meta"):
+        return Qwen2_5_VLForConditionalGeneration(config)
 
 
 def _language_model(
@@ -186,22 +230,23 @@ def _language_model(
     names: Names,
     dtype: torch.dtype | None,
 ) -> Qwen2_5_VLForConditionalGeneration:
-    values = read_json(folder / "config.json") | {"model_type": "qwen2_5_vl"}
-    config = Qwen2_5_VLConfig.from_dict(values)
-    config.text_config.vocab_size = tensors[f"{names.language}embed_tokens.weight"].shape[0]
-    with torch.device("meta"):
-        wanted = Qwen2_5_VLForConditionalGeneration(config).state_dict()
-    if names.head is None:
-        wanted.pop("lm_head.weight")
-    state = _checked(wanted, tensors, language_names(tensors, names), folder, dtype)
+    empty = _empty_language(folder, tensors, names)
+    state = _checked(empty, tensors, language_names(tensors, names), folder, dtype)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=state, dtype=next(iter(state.values())).dtype
+        None, config=empty.config, state_dict=state, dtype=next(iter(state.values())).dtype
     )
     return model.eval()
 
 
+def _check(wanted: nn.Module, found: Mapping[str, TensorFacts], folder: Path) -> None:
+    shapes = {name: tuple(value.shape) for name, value in wanted.state_dict().items()}
+    if "lm_head.weight" not in found:  # it shares the embedding
+        shapes.pop("lm_head.weight", None)
+    check_tensors(found, shapes, folder, f"{_CAUTION}: compare them and report the names")
+
+
 def _checked(
-    wanted: Mapping[str, Tensor],
+    wanted: nn.Module,
     tensors: Mapping[str, TensorFacts],
     mapping: Mapping[str, str],
     folder: Path,
@@ -209,8 +254,7 @@ def _checked(
 ) -> dict[str, Tensor]:
     """The tensors of one part under our names, when they are those that are wanted."""
     found = {ours: tensors[name] for ours, name in mapping.items()}
-    shapes = {name: tuple(value.shape) for name, value in wanted.items()}
-    check_tensors(found, shapes, folder, f"{_CAUTION}: compare them and report the names")
+    _check(wanted, found, folder)
     by_file: dict[Path, list[str]] = defaultdict(list)
     for ours, facts in found.items():
         by_file[facts.file].append(ours)
@@ -222,15 +266,27 @@ def _checked(
     return state
 
 
-def _decoder_part(kind: Any, folder: Path, dtype: torch.dtype | None) -> Any:
-    """A part of the decoder, from its bf16 files when it has them (specification: the UNet does).
+def _decoder_headers(folder: Path) -> tuple[str | None, dict[str, TensorFacts]]:
+    """The variant of a decoder's part, and what its headers say; the UNet's is bf16, as specified.
 
     Raises:
         CheckpointError: files are missing or damaged.
     """
-    variant = "bf16" if any(folder.glob(f"{_DECODER_STEM}*bf16*.safetensors")) else None
-    if not any(folder.glob(f"{_DECODER_STEM}*index*.json")):
-        read_headers(folder, _DECODER_STEM + (f".{variant}" if variant else ""))
+    files = sorted(folder.glob("*.safetensors"))
+    chosen = [file for file in files if "bf16" in file.name] or files
+    if not chosen:
+        raise CheckpointError(f"{folder} holds no safetensors; the checkpoint is incomplete")
+    tensors = {name: facts for file in chosen for name, facts in read_header(file).items()}
+    return "bf16" if "bf16" in chosen[0].name else None, tensors
+
+
+def _decoder_part(kind: Any, folder: Path, dtype: torch.dtype | None) -> Any:
+    """A part of the decoder.
+
+    Raises:
+        CheckpointError: files are missing or damaged.
+    """
+    variant, _ = _decoder_headers(folder)
     own = torch.bfloat16 if variant else torch.float32
     return kind.from_pretrained(
         folder, variant=variant, torch_dtype=dtype or own, use_safetensors=True

@@ -5,6 +5,7 @@ own class; nothing in a repository is executed.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,14 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from ...records import write_atomic
-from ..bagel.checkpoint import CheckpointError, check_tensors, download, read_headers, read_json
+from ..bagel.checkpoint import (
+    CheckpointError,
+    TensorFacts,
+    check_tensors,
+    download,
+    read_headers,
+    read_json,
+)
 from .transformer import OmniGen2Transformer2DModel
 
 MODEL_FOLDER = "transformer"
@@ -83,12 +91,21 @@ def load_components(folder: Path, *, dtype: torch.dtype | None = None) -> Compon
     return Components(transformer.eval(), vae.eval(), scheduler, mllm.eval(), tokenizer)
 
 
-def _transformer(folder: Path, dtype: torch.dtype | None) -> OmniGen2Transformer2DModel:
-    tensors = read_headers(folder, WEIGHTS[MODEL_FOLDER])
+def check_transformer(tensors: Mapping[str, TensorFacts], folder: Path) -> None:
+    """Whether a folder's tensors are those that its configuration asks for.
+
+    Raises:
+        CheckpointError: they are not.
+    """
     with torch.device("meta"):
         empty = OmniGen2Transformer2DModel.from_config(read_json(folder / "config.json"))
     shapes = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
     check_tensors(tensors, shapes, folder)
+
+
+def _transformer(folder: Path, dtype: torch.dtype | None) -> OmniGen2Transformer2DModel:
+    tensors = read_headers(folder, WEIGHTS[MODEL_FOLDER])
+    check_transformer(tensors, folder)
     stored = {facts.dtype for facts in tensors.values()}
     own = torch.bfloat16 if stored == {"BF16"} else torch.float32
     model: OmniGen2Transformer2DModel = OmniGen2Transformer2DModel.from_pretrained(

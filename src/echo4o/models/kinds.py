@@ -1,0 +1,91 @@
+"""Which pipeline opens a model, and the settings that a picture of it has; imports none of them."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from ..errors import Echo4oError
+from ..hub_reading import download_file
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model_index.json"
+
+
+class Kind(NamedTuple):
+    """A pipeline of this package."""
+
+    module: str
+    settings: tuple[str, ...]
+    """Arguments of its call that a picture's record holds."""
+    main: Literal["model", "transformer"]
+    """Its largest part of its own."""
+
+
+_EVERY = ("num_inference_steps", "guidance_scale")
+_SIZED = (*_EVERY, "image_guidance_scale", "height", "width")
+OURS = "Echo4oPipeline"
+KINDS = {
+    OURS: Kind("bagel", (*_SIZED, "timestep_shift", "think"), "model"),
+    "OmniGen2Pipeline": Kind("omnigen2", _SIZED, "transformer"),
+    "Blip3oPipeline": Kind("blip3o", _EVERY, "transformer"),
+}
+"""By the class that `model_index.json` names."""
+
+
+def pipeline_class(model: str, revision: str | None = None) -> str:
+    """The class that a model's `model_index.json` names, which need not be one of `KINDS`.
+
+    Without that file it is ours, or BLIP3-o's when `config.json` says so: neither of the authors
+    has one.
+
+    Raises:
+        Echo4oError: the file is there and names no class.
+    """
+    path = _file(model, INDEX, revision)
+    if path is None:
+        config = _file(model, "config.json", revision)
+        kind = "" if config is None else _read(config, "model_type", model)
+        return "Blip3oPipeline" if str(kind).startswith("blip3o") else OURS
+    named = _read(path, "_class_name", model)
+    if isinstance(named, list) and named:
+        named = named[-1]  # ["pipeline", "Echo4oPipeline"]: a file of the repository, and the class
+    if not isinstance(named, str) or not named.isidentifier():
+        raise Echo4oError(f"{INDEX} of {model} names {named!r:.80} as its class; that is none")
+    return named
+
+
+def pipeline_type(name: str) -> Any:
+    """The class of one of `KINDS`."""
+    return getattr(import_module(f".{KINDS[name].module}.pipeline", __package__), name)
+
+
+def open_pipeline(
+    name: str, source: str | Path, *, revision: str | None, dtype: "torch.dtype | None"
+) -> Any:
+    """The pipeline of a class of `KINDS`, loaded by itself: nothing of a repository is run.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is damaged or does not fit.
+    """
+    return pipeline_type(name).from_pretrained(source, revision=revision, dtype=dtype)
+
+
+def _read(path: Path, key: str, model: str) -> object:
+    try:
+        return json.loads(path.read_bytes())[key]
+    except (ValueError, KeyError, TypeError) as error:
+        if key != "_class_name":
+            return None
+        raise Echo4oError(f"{INDEX} of {model} names no pipeline class ({error!r})") from error
+
+
+def _file(model: str, name: str, revision: str | None) -> Path | None:
+    if Path(model).is_dir():
+        path = Path(model) / name
+        return path if path.is_file() else None
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        return None  # no Hub id: whoever opens it says so
+    return download_file(model, "model", name, revision or "main")
