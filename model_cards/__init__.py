@@ -3,17 +3,24 @@
 A leaf: the other spokes may import it, it imports none of them.
 """
 
-from .facts import DatasetFacts, ModelFacts, Part, Rights, ScoreFact, SpaceFacts
-from .render import render_dataset_card, render_model_card, render_space_card
+from .facts import DatasetFacts, MetricFacts, ModelFacts, Part, Rights, ScoreFact, SpaceFacts
+from .render import (
+    render_dataset_card,
+    render_metric_card,
+    render_model_card,
+    render_space_card,
+)
 
 __all__ = [
     "DatasetFacts",
+    "MetricFacts",
     "ModelFacts",
     "Part",
     "Rights",
     "ScoreFact",
     "SpaceFacts",
     "render_dataset_card",
+    "render_metric_card",
     "render_model_card",
     "render_space_card",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from echo4o.errors import Echo4oError
 from echo4o.records import write_atomic
 
-KINDS = ("dataset", "model", "space")
+KINDS = ("dataset", "model", "metric", "space")
 
 
 def render_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,7 @@ def render(args: argparse.Namespace) -> None:
     """Write the card of a folder."""
     from . import gather
     from . import render as cards
+    from .metric_parts import metric_facts
 
     if not args.folder.is_dir():
         raise Echo4oError(f"there is no folder {args.folder}; give the one that holds the record")
@@ -39,6 +40,8 @@ def render(args: argparse.Namespace) -> None:
     elif args.kind == "model":
         facts = gather.model_facts(args.folder, repo_id=args.repo, runs=args.eval)
         text = cards.render_model_card(facts)
+    elif args.kind == "metric":
+        text = cards.render_metric_card(metric_facts(args.folder, repo_id=args.repo))
     else:
         text = cards.render_space_card(gather.space_facts(args.folder))
     if str(args.out) == "-":
@@ -67,7 +70,10 @@ def check(args: argparse.Namespace) -> None:
         if not file.is_file():
             raise Echo4oError(f"there is no card at {file}; run `echo4o card render` first")
         problems = check_card(
-            file.read_text(), folder=file.parent, repo_type=args.kind, claims=claims
+            file.read_text(),
+            folder=file.parent,
+            repo_type="space" if args.kind == "metric" else args.kind,
+            claims=claims,
         )
         findings += len(problems)
         print("\n".join(f"{file}: {problem}" for problem in problems) or f"{file}: fine")

@@ -92,6 +92,8 @@ class DatasetFacts:
     """Hub id; without it the snippets load from a folder of that name."""
     origin: str | None = None
     """One sentence: where the rows come from."""
+    is_of_paper: bool = True
+    """Whether they are made as the paper does it."""
     license: str | None = None
     """Hub licence identifier of the pictures."""
     tags: tuple[str, ...] = ("synthetic",)
@@ -102,16 +104,26 @@ class DatasetFacts:
     """Subset -> rows."""
     by_category: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Subset -> category -> rows."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Subset -> what it holds, in a few words."""
     by_split: Mapping[str, int] = field(default_factory=dict)
     """Split -> rows."""
+    row_format: int | None = None
+    """Version of the row's fields."""
     configs: tuple[Mapping[str, JsonValue], ...] = ()
     """`configs:` entries of the front matter, as the builder wrote them."""
     generators: Mapping[str, int] = field(default_factory=dict)
     """Generator id -> rows."""
     cost_usd: float | None = None
     """What the pictures cost."""
+    checks: tuple[str, ...] = ()
+    """What was checked and found, as lines of Markdown that we wrote."""
     rights: Rights | None = None
     """The generator's terms."""
+    signed: tuple[str, ...] = ()
+    """The same and more as somebody signed it, as lines of Markdown that we wrote."""
+    versions: tuple[str, ...] = ()
+    """What changed since the first version, as lines of Markdown that we wrote."""
     pictures: tuple[str, ...] = ()
     """Example pictures, paths inside the repository."""
     limits: tuple[str, ...] = ()
@@ -120,6 +132,8 @@ class DatasetFacts:
     """Address for take-down requests."""
     record: RunRecord | None = None
     """How it was built."""
+    has_record: bool = False
+    """Whether the repository holds that record although it is not given here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +146,7 @@ class ModelFacts:
     """Hub id; without it the snippets load from a folder of that name."""
     license: str | None = None
     """Hub licence identifier of the weights."""
-    family: Literal["bagel", "omnigen2"] = "bagel"
+    family: Literal["bagel", "omnigen2", "blip3o"] = "bagel"
     """Architecture."""
     is_adapter: bool = False
     """Whether the repository holds an adapter that needs its base model."""
@@ -156,6 +170,48 @@ class ModelFacts:
     """Address for take-down requests."""
     record: RunRecord | None = None
     """How it was trained."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricFacts:
+    """Facts of a metric: a Space that is also an `evaluate` module."""
+
+    name: str
+    """Of its module."""
+    title: str
+    """Title on the Hub."""
+    repo_id: str | None = None
+    """Hub id; without it the snippet loads from a folder of that name."""
+    emoji: str = "\U0001f4cf"
+    """The Hub insists on one."""
+    color_from: str = "blue"
+    """Thumbnail."""
+    color_to: str = "gray"
+    """Thumbnail."""
+    sdk_version: str
+    """Gradio version."""
+    python_version: str
+    """Python of the Space."""
+    license: str | None = None
+    """Licence of the Space's code."""
+    summary: str | None = None
+    """At most 60 characters, shown on the Hub."""
+    about: str | None = None
+    """What it measures, as Markdown that we wrote."""
+    example: str | None = None
+    """A snippet that computes it."""
+    asks: Literal["judge", "detector"] | None = None
+    """Who looks at the pictures."""
+    is_local_possible: bool = False
+    """Whether the judge may be a model of the reader's machine."""
+    sections: tuple[tuple[str, str], ...] = ()
+    """Heading and Markdown that we wrote: how to read the scores, limits."""
+    citation: str | None = None
+    """BibTeX of the benchmark."""
+
+    def __post_init__(self) -> None:
+        if self.summary is not None and len(self.summary) > 60:
+            raise ValueError(f"`summary` may have 60 characters, got {len(self.summary)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

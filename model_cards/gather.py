@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue, RunRecord
 
+from .dataset_parts import SHEET, facts_of_dataset
 from .facts import DatasetFacts, ModelFacts, Part, ScoreFact, SpaceFacts
 from .render import front_matter
 
@@ -24,13 +25,17 @@ class GatherError(Echo4oError):
 
 
 def dataset_facts(folder: Path, *, repo_id: str | None = None) -> DatasetFacts:
-    """Facts of a built dataset: `record.json`, `statistics.json`, the configs of its README.
+    """Facts of a built dataset: what its builder noted, or else its record and README's configs.
 
     Raises:
         RecordError: there is no record.
     """
     record = RunRecord.load(folder)
     counts = _json(folder / "statistics.json")
+    if told := _mapping(record.parameters.get("card")):
+        shards = {name: one for name, one in record.files.items() if name.endswith(".parquet")}
+        has_sheet = (folder / SHEET).is_file()
+        return facts_of_dataset(told, shards, counts, repo_id=repo_id, has_sheet=has_sheet)
     matter = front_matter((folder / "README.md").read_text()) if _has_readme(folder) else {}
     cost = record.metrics.get("cost_usd")
     return DatasetFacts(
@@ -75,7 +80,7 @@ def model_facts(
     return ModelFacts(
         name=repo_id.split("/")[-1] if repo_id else f"echo-4o-{record.name}",
         repo_id=repo_id,
-        family="bagel" if record.parameters.get("omnigen2") is None else "omnigen2",
+        family=_family(record),
         is_adapter=any((folder / name).is_file() for name in _ADAPTERS),
         license=told.license,
         limits=told.limits,
@@ -88,6 +93,12 @@ def model_facts(
         scores=tuple(score for run in runs for score in scores_of(run)),
         record=record,
     )
+
+
+def _family(record: RunRecord) -> Literal["bagel", "omnigen2", "blip3o"]:
+    if record.parameters.get("blip3o") is not None:
+        return "blip3o"
+    return "bagel" if record.parameters.get("omnigen2") is None else "omnigen2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ import yaml
 from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue
 
-from .facts import DatasetFacts, ModelFacts, ScoreFact, SpaceFacts
+from .facts import DatasetFacts, MetricFacts, ModelFacts, ScoreFact, SpaceFacts
 
 if TYPE_CHECKING:
     from huggingface_hub import CardData
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PAPER = "2508.09987"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
+_PIPELINE_TAGS = {"bagel": "any-to-any", "omnigen2": "image-to-image", "blip3o": "text-to-image"}
 _MARKUP = {ord(c): f"\\{c}" for c in "\\`*_[]{}|#~!$"} | {ord("<"): "&lt;", ord(">"): "&gt;"}
 
 
@@ -79,7 +80,7 @@ def render_model_card(facts: ModelFacts) -> str:
         license=facts.license,
         language=["en"],
         library_name="echo4o",
-        pipeline_tag="any-to-any" if facts.family == "bagel" else "image-to-image",
+        pipeline_tag=_PIPELINE_TAGS[facts.family],
         base_model=None if facts.base_model is None else _plain(facts.base_model.id),
         datasets=[_plain(one.id) for one in facts.datasets if "/" in one.id] or None,
         tags=["echo-4o", facts.family, *adapter, "text-to-image", f"arxiv:{PAPER}"],
@@ -111,6 +112,27 @@ def render_space_card(facts: SpaceFacts) -> str:
         tags=[_plain(tag) for tag in facts.tags] or None,
     )
     return _card(data, "space.md.jinja", facts=facts)
+
+
+def render_metric_card(facts: MetricFacts) -> str:
+    """The README.md of a metric: a Space that `evaluate.load` takes as well."""
+    from huggingface_hub import SpaceCardData
+
+    data = SpaceCardData(
+        title=_plain(facts.title),
+        emoji=facts.emoji,
+        colorFrom=facts.color_from,
+        colorTo=facts.color_to,
+        sdk="gradio",
+        sdk_version=facts.sdk_version,
+        python_version=facts.python_version,
+        app_file="app.py",
+        pinned=False,
+        license=facts.license,
+        tags=["evaluate", "metric", "text-to-image"],
+        short_description=None if facts.summary is None else _plain(facts.summary),
+    )
+    return _card(data, "metric.md.jinja", facts=facts)
 
 
 def front_matter(card: str) -> dict[str, JsonValue]:

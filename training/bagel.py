@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import Parameter
 
+from echo4o.models.bagel.assembly import load_rest
+from echo4o.models.bagel.checkpoint import locate
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.packing import PackedBatch, pack
 from echo4o.models.bagel.pipeline import Echo4oPipeline, Echo4oPipelineOutput
@@ -24,13 +26,13 @@ from .feed import Loaded
 from .groups import is_frozen, parameter_group
 from .latents import Encoder
 from .loss import Counts, LossSums, Subsets, sums
-from .opening import Where, attention_for, open_pipeline, use_attention
+from .opening import Where, attention_for, open_pipeline, read_main, use_attention
 from .order import Visit
 from .processes import computes_in_bf16
 from .samples import Samples
 from .saving import check_layout, save_pipeline
 from .sizes import sizes_of
-from .store import open_store
+from .store import autoencoder_hash, open_store
 from .tiny import make_base
 from .work import step_flops
 
@@ -96,7 +98,7 @@ class BagelFamily:
             encoder,
             sizes_of(config, self.model.config),
             memory=config.latent_cache_mb * 2**20,
-            shelf=open_store(config, pipeline.vae),
+            shelf=open_store(config, lambda: autoencoder_hash(pipeline.vae)),
             padded=config.pad_pictures,
         )
         self._samples = Samples(self._examples, encoder, config)
@@ -256,3 +258,26 @@ def open_family(
     if config.gradient_checkpointing:
         pipeline.model.gradient_checkpointing_enable()
     return BagelFamily(pipeline, rows, config, device)
+
+
+def open_encoder(
+    config: TrainConfig, rows: Rows, source: str | Path, device: torch.device
+) -> tuple[Examples, str]:
+    """Rows with the autoencoder only, and what names it; the model's weights are not read.
+
+    Raises:
+        CheckpointError: files are missing or damaged.
+    """
+    located = locate(source, revision=config.base_revision)
+    vae, _, tokenizer = load_rest(located)
+    _, sizes, _ = read_main(located, tokenizer)
+    examples = Examples(
+        rows,
+        tokenizer,
+        Encoder(vae.to(device), device),
+        sizes_of(config, sizes),
+        memory=0,
+        shelf=None,
+        padded=False,
+    )
+    return examples, autoencoder_hash(vae)

@@ -1,6 +1,6 @@
 """`echo4o train cache`: encodes the pictures of a recipe's dataset once, for all later runs.
 
-Of the base model it needs the autoencoder and the sizes; the weights are not read.
+Of the base model it needs what encodes pictures (autoencoder or vision tower) and the sizes.
 """
 
 from pathlib import Path
@@ -10,17 +10,12 @@ import torch
 from accelerate import Accelerator
 
 from echo4o.errors import Echo4oError
-from echo4o.models.bagel.assembly import load_rest
-from echo4o.models.bagel.checkpoint import locate
 
 from .config import TrainConfig
-from .data import load_rows
-from .examples import Examples
-from .latents import Encoder
-from .opening import read_main
+from .data import load_rows, pinned
+from .families import open_encoding
 from .processes import gather_objects
-from .sizes import sizes_of
-from .store import DiskShelf, store_folder
+from .store import DiskShelf
 from .tiny import make_base
 
 
@@ -48,19 +43,7 @@ def fill_store(config: TrainConfig, out: Path) -> Filled:
     rows = load_rows(config)
     with accelerator.main_process_first():
         source = config.base_model or make_base(config, rows, out / "base")
-        located = locate(source, revision=config.base_revision)
-    vae, _, tokenizer = load_rest(located)
-    _, model, _ = read_main(located, tokenizer)
-    folder = store_folder(config, vae)
-    examples = Examples(
-        rows,
-        tokenizer,
-        Encoder(vae.to(accelerator.device), accelerator.device),
-        sizes_of(config, model),
-        memory=0,
-        shelf=None,
-        padded=False,
-    )
+    examples, folder = open_encoding(pinned(config), rows, source, accelerator.device)
     total = sum(gather_objects(examples.fill(DiskShelf(folder))))
     rows.refuse_if_none(total)
     return Filled(total, len(rows) - total, folder)

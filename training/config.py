@@ -13,7 +13,14 @@ from echo4o.records import JsonValue
 
 from .checks import at_least, check_sizes, positive, within
 from .fingerprint import described
-from .parts import LoraSettings, OmniGen2Settings, TinyOmniGen2, TinySizes
+from .parts import (
+    Blip3oSettings,
+    LoraSettings,
+    OmniGen2Settings,
+    TinyBlip3o,
+    TinyOmniGen2,
+    TinySizes,
+)
 
 UNTRACED = frozenset(
     {
@@ -39,15 +46,18 @@ class TrainConfig:
     """Folder or Hub id to start from; None makes a small random model of the sizes in `tiny`."""
     base_revision: str | None = None
     """Commit, branch or tag of a Hub `base_model`."""
-    tiny: TinySizes | TinyOmniGen2 | None = None
+    tiny: TinySizes | TinyOmniGen2 | TinyBlip3o | None = None
     """Sizes of the random model, when there is no `base_model`."""
     omnigen2: OmniGen2Settings | None = None
-    """Train an OmniGen2, with what only it has; None trains a BAGEL."""
+    """Train an OmniGen2, with what only it has."""
+    blip3o: Blip3oSettings | None = None
+    """Train a BLIP3-o, with what only it has; with neither of both, a BAGEL is trained."""
     autoencoder: str | None = None
     """Folder of the AutoencoderKL of a random model; None takes the one the package ships."""
     freeze: tuple[str, ...] = ()
     """Groups that are not trained: und, gen, vit, embeddings, heads (of OmniGen2: layers, refiners,
-    embeddings, heads); the autoencoder and OmniGen2's text encoder never are."""
+    embeddings, heads; of BLIP3-o: queries, layers, embeddings, heads); autoencoder, text model and
+    vision tower of the others than BAGEL never are."""
     lora: LoraSettings | None = None
     """Train adapters only; None trains the weights themselves."""
     gradient_checkpointing: bool = False
@@ -181,8 +191,10 @@ class TrainConfig:
     """Go on from checkpoints that were made with other settings."""
 
     @property
-    def family(self) -> Literal["bagel", "omnigen2"]:
+    def family(self) -> Literal["bagel", "omnigen2", "blip3o"]:
         """The kind of model."""
+        if self.blip3o is not None:
+            return "blip3o"
         return "bagel" if self.omnigen2 is None else "omnigen2"
 
     def __post_init__(self) -> None:
@@ -223,7 +235,9 @@ class TrainConfig:
         at_least("workers", self.workers, 0)
 
     def _check_family(self) -> None:
-        sizes = TinySizes if self.family == "bagel" else TinyOmniGen2
+        if self.omnigen2 is not None and self.blip3o is not None:
+            raise ValueError("`omnigen2` and `blip3o` are two families; set one of them")
+        sizes = _TINY[self.family]
         if self.tiny is not None and not isinstance(self.tiny, sizes):
             raise ValueError(
                 f"`tiny` holds the sizes of another family: {self.family} needs {sizes.__name__}, "
@@ -232,7 +246,7 @@ class TrainConfig:
         if self.family == "bagel":
             return
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name in _BAGEL_ONLY:
+        for name in _FOREIGN[self.family]:
             if getattr(self, name) != defaults[name]:
                 raise ValueError(
                     f"`{name}` = {getattr(self, name)!r} has no meaning for {self.family}; leave "
@@ -242,6 +256,11 @@ class TrainConfig:
             raise ValueError(
                 f"`lora.experts` and `lora.quantize` have no meaning for {self.family}; leave them "
                 f"out"
+            )
+
+        if self.blip3o is not None and "multi_reference" in dict(self.mixture):
+            raise ValueError(
+                "`mixture` names multi_reference, and BLIP3-o draws from text alone; take it out"
             )
 
     def _check_batch(self) -> None:
@@ -297,6 +316,9 @@ class TrainConfig:
         for name in ("base_model", "autoencoder"):
             if fields[name] and Path(str(fields[name])).is_dir():
                 fields[name] = described(Path(str(fields[name])))
+        own = fields["blip3o"]
+        if isinstance(own, dict) and own["tower"] and Path(str(own["tower"])).is_dir():
+            own["tower"] = described(Path(str(own["tower"])))
         return fields
 
 
@@ -310,16 +332,20 @@ _CHOICES = {
     "layout": ("echo4o", "bagel"),
 }
 
+_TINY = {"bagel": TinySizes, "omnigen2": TinyOmniGen2, "blip3o": TinyBlip3o}
+"""Sizes of a small random model of each family."""
+
 _BAGEL_ONLY = (
     *("vae_sizes", "vit_sizes", "understanding_sizes", "pad_pictures", "shuffle_references"),
-    *("drop_references", "drop_vit", "drop_vae", "latent_store"),
-    *("noise_draws", "timestep_shift", "ce_weight", "layout"),
+    *("drop_references", "drop_vit", "drop_vae", "timestep_shift", "ce_weight", "layout"),
 )
-"""Settings that nothing else than BAGEL knows."""
+_FOREIGN = {"omnigen2": (*_BAGEL_ONLY, "noise_draws"), "blip3o": _BAGEL_ONLY}
+"""Settings that a family does not know."""
 
 GROUPS = {
     "bagel": ("und", "gen", "vit", "embeddings", "heads"),
     "omnigen2": ("layers", "refiners", "embeddings", "heads"),
+    "blip3o": ("queries", "layers", "embeddings", "heads"),
 }
 """Parameter groups of each family that can be frozen, by the name `freeze` takes."""
 

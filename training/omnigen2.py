@@ -5,41 +5,37 @@ values, not by pictures, as in the released recipe (benchmarks and transfer, sec
 random number is keyed by (seed, row, visit, purpose).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
+from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.nn import Parameter
 from torch.nn.utils.rnn import pad_sequence
 
-from echo4o.launch import is_first_rank
 from echo4o.models.bagel.pipeline import Echo4oPipelineOutput
 from echo4o.models.omnigen2 import OmniGen2Pipeline, OmniGen2Transformer2DModel
-from echo4o.models.omnigen2.assembly import MODEL_FOLDER, WEIGHTS
+from echo4o.models.omnigen2.assembly import MODEL_FOLDER, WEIGHTS, locate
 from echo4o.models.omnigen2.denoising import training_times
 from echo4o.models.omnigen2.processor import chat_text
 
 from . import draws, sharding
-from .adapters import ADAPTER, adapter_parameters
 from .config import TrainConfig
 from .data import Rows, UnusableRowError
+from .encoded import Example, Examples
+from .encoded_family import EncodedFamily, add_adapters
 from .feed import Loaded
-from .latents import Encoder
+from .latents import Encoder, Moments
 from .loss import Counts, LossSums, Subsets, sums
-from .omnigen2_rows import Example, Examples
+from .omnigen2_rows import OmniGen2Codec
 from .order import Visit
-from .parts import LoraSettings, OmniGen2Settings
+from .parts import OmniGen2Settings
 from .processes import computes_in_bf16
-from .streaming import together, write_model
-
-_ADAPTED = ["to_q", "to_k", "to_v", "to_out.0"]
-"""Layers that get adapters, as in the released recipe."""
+from .store import autoencoder_hash, open_store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +106,7 @@ class OmniGen2Batch:
         return sums(torch.cat(errors), None, self.subsets)
 
 
-class OmniGen2Family:
+class OmniGen2Family(EncodedFamily[Moments]):
     """OmniGen2 with the rows it is trained on; see `family.Family`."""
 
     def __init__(
@@ -122,71 +118,49 @@ class OmniGen2Family:
         device: torch.device,
     ) -> None:
         self.model = pipeline.transformer
-        self._pipeline, self._rows, self._config, self._device = pipeline, rows, config, device
-        self._settings = settings
+        self._pipeline, self._settings = pipeline, settings
         self._encoder = Encoder(pipeline.vae, device)
-        memory = config.latent_cache_mb * 2**20
-        self._examples = Examples(rows, self._encoder, settings, memory=memory)
-        parameters = [p for name, p in self.model.named_parameters() if ".lora_" not in name]
-        self._weights = sum(p.numel() for p in parameters)
-
-    @property
-    def subsets(self) -> tuple[str, ...]:
-        """Names of the dataset's subsets."""
-        return self._rows.subsets
-
-    def prepare(self) -> list[int]:
-        """Encode the pictures once, if they fit into memory; returns the usable rows."""
-        return self._examples.prepare()
-
-    @property
-    def all_ready(self) -> bool:
-        """Whether all rows are in memory."""
-        return self._examples.all_ready
+        examples = Examples(
+            rows,
+            OmniGen2Codec(self._encoder, settings),
+            memory=config.latent_cache_mb * 2**20,
+            shelf=open_store(config, lambda: autoencoder_hash(pipeline.vae)),
+        )
+        files = MODEL_FOLDER, WEIGHTS[MODEL_FOLDER]
+        super().__init__(
+            self.model, pipeline, files, parameter_group, rows, examples, config, device
+        )
 
     def length(self, row: int) -> int | None:
         """Tokens of a row with nothing dropped, None when the row cannot be used."""
         try:
-            patches = self._examples.patches(row)
+            sizes = self._examples.sizes(row)
             text = chat_text(self._rows[row].instruction)
         except UnusableRowError as error:
             self._rows.skip(row, str(error))
             return None
         words = len(self._pipeline.processor.encode(text))
+        patches = sum((width // 16) * (height // 16) for width, height in sizes)
         return patches + min(words, self._settings.max_text_tokens)
-
-    def load(self, visit: Visit) -> Loaded[Example]:
-        """Read and resize, in any process."""
-        try:
-            return Loaded(visit, self._examples.load(visit.row), "")
-        except UnusableRowError as error:
-            return Loaded(visit, None, str(error))
 
     @torch.no_grad()
     def collate(self, loaded: Sequence[Loaded[Example]]) -> OmniGen2Batch | None:
         """Encode texts, draw latents, dropout, times and noise; unusable rows are left out."""
-        visits: list[Visit] = []
-        examples: list[Example] = []
-        for visit, example, reason in loaded:
-            if example is None:
-                self._rows.skip(visit.row, reason)
-            else:
-                visits.append(visit)
-                examples.append(example)
-        if not visits:
-            self._rows.refuse_if_none(len(self._rows) - self._rows.skipped.total())
+        uses = self.usable(loaded)
+        if not uses:
             return None
+        visits, examples = [use[0] for use in uses], [use[1] for use in uses]
         latents = [
             [
-                self._encoder.sample(one, *self._key(visit, f"latent {place - len(own) + 1}"))
+                self._encoder.sample(one, *self.key(visit, f"latent {place - len(own) + 1}"))
                 for place, one in enumerate(own)
             ]
-            for visit, own in zip(visits, self._examples.moments(examples), strict=True)
+            for visit, own in zip(visits, self._examples.values(examples), strict=True)
         ]
-        dropped = [self._falls(visit, "drop text", self._config.drop_text) for visit in visits]
+        dropped = [self.falls(visit, "drop text", self._config.drop_text) for visit in visits]
         chance = self._settings.drop_references_too
         blind = [
-            without and self._falls(visit, "drop references", chance)
+            without and self.falls(visit, "drop references", chance)
             for visit, without in zip(visits, dropped, strict=True)
         ]
         texts = self._pipeline.encode_text(
@@ -197,6 +171,7 @@ class OmniGen2Family:
             self._settings.max_text_tokens,
         )
         targets = [own[-1] for own in latents]
+        pairs = list(zip(visits, targets, strict=True))
         return OmniGen2Batch(
             transformer=self.model,
             texts=[text.float() for text in texts],
@@ -205,28 +180,12 @@ class OmniGen2Family:
                 for own, without in zip(latents, blind, strict=True)
             ],
             targets=[target.to(self._device) for target in targets],
-            noise=[
-                torch.from_numpy(draws.normals(tuple(target.shape), *self._key(visit, "noise"))).to(
-                    self._device
-                )
-                for visit, target in zip(visits, targets, strict=True)
-            ],
-            times=torch.stack([self._time(*pair) for pair in zip(visits, targets, strict=True)]).to(
-                self._device
-            ),
+            noise=[self.noise(visit, tuple(target.shape)) for visit, target in pairs],
+            times=torch.stack([self._time(*pair) for pair in pairs]).to(self._device),
             ids=tuple(example.id for example in examples),
-            subsets=self._subsets_of(visits, targets),
-            weights=(self._weights, 0 if self._config.lora else self._weights),
+            subsets=self.subsets_of(visits, [_patches(target) for target in targets]),
+            weights=(self.weights, 0 if self._config.lora else self.weights),
         )
-
-    def groups(self) -> Mapping[str, Mapping[str, Parameter]]:
-        """Parameters by group (config.GROUPS); the base of adapters in none."""
-        lora = self._config.lora is not None
-        named = adapter_parameters(self.model) if lora else dict(self.model.named_parameters())
-        found: dict[str, dict[str, Parameter]] = {}
-        for name, parameter in named.items():
-            found.setdefault(parameter_group(name), {})[name] = parameter
-        return found
 
     def pictures(self, prompts: Sequence[str]) -> list[Image.Image]:
         """Draw fixed prompts, square, as large as the training pictures may be."""
@@ -244,48 +203,9 @@ class OmniGen2Family:
         assert isinstance(drawn, Echo4oPipelineOutput)
         return cast(list[Image.Image], drawn.images)
 
-    def save(self, artefact: str, folder: Path) -> None:
-        """Write the adapter as diffusers reads it, or the five folders of the pipeline.
-
-        A model is the last thing to be written: adapters are merged into it and taken off.
-        """
-        if artefact == "adapter":
-            layers = get_peft_model_state_dict(self.model, adapter_name=ADAPTER)
-            metadata = self.model.peft_config[ADAPTER].to_dict()
-            self._pipeline.save_lora_weights(
-                folder, layers, transformer_lora_adapter_metadata=metadata
-            )
-            return
-        if self._config.lora is not None:
-            self._pipeline.fuse_lora()
-            self._pipeline.unload_lora_weights()
-        dtype = torch.bfloat16 if self._config.save_dtype == "bf16" else torch.float32
-
-        def save_rest() -> None:
-            if is_first_rank():
-                self._pipeline.save_parts(folder)
-
-        together(save_rest)
-        inner = folder / MODEL_FOLDER
-        state = self.model.state_dict()
-        write_model(inner, WEIGHTS[MODEL_FOLDER], state, dtype, one_file=False)
-
-    def _key(self, visit: Visit, purpose: str) -> tuple[int | str, ...]:
-        return (self._config.seed, visit.row, visit.visit, purpose)
-
-    def _falls(self, visit: Visit, purpose: str, probability: float) -> bool:
-        return draws.uniform(*self._key(visit, purpose)) < probability
-
     def _time(self, visit: Visit, target: Tensor) -> Tensor:
-        drawn = torch.tensor(draws.normal(*self._key(visit, "time")))
+        drawn = torch.tensor(draws.normal(*self.key(visit, "time")))
         return training_times(drawn, (target.shape[1], target.shape[2]), self._settings.time_rule)
-
-    def _subsets_of(self, visits: Sequence[Visit], targets: Sequence[Tensor]) -> Subsets:
-        places = torch.tensor([self._rows.subset_of(visit.row) for visit in visits])
-        lengths = torch.tensor([_patches(target) for target in targets])
-        none = torch.empty(0, dtype=torch.long, device=self._device)
-        mse = places.repeat_interleave(lengths).to(self._device)
-        return Subsets(count=len(self.subsets), mse=mse, ce=none)
 
 
 def parameter_group(name: str) -> str:
@@ -332,21 +252,24 @@ def open_omnigen2(
     return OmniGen2Family(pipeline, rows, config, settings, device)
 
 
-def add_adapters(model: OmniGen2Transformer2DModel, settings: LoraSettings, seed: int) -> None:
-    """Freeze the model and put one adapter, in float32, on all its attention layers."""
-    model.requires_grad_(False)
-    alpha = settings.rank if settings.alpha is None else settings.alpha
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=alpha,
-        target_modules=_ADAPTED,
-        init_lora_weights="gaussian",
+def open_encoder(
+    config: TrainConfig,
+    rows: Rows,
+    source: str | Path,
+    settings: OmniGen2Settings,
+    device: torch.device,
+) -> tuple[Examples[Moments], str]:
+    """Rows with the autoencoder only, and what names it.
+
+    Raises:
+        CheckpointError: files are missing or damaged.
+    """
+    folder, _ = locate(source, revision=config.base_revision)
+    vae = AutoencoderKL.from_pretrained(
+        folder / "vae", torch_dtype=torch.float32, use_safetensors=True
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model.add_adapter(config, ADAPTER)
-    for parameter in adapter_parameters(model).values():
-        parameter.data = parameter.data.float()
+    codec = OmniGen2Codec(Encoder(vae.to(device), device), settings)
+    return Examples(rows, codec, memory=0, shelf=None), autoencoder_hash(vae)
 
 
 def _patches(latent: Tensor) -> int:

@@ -10,14 +10,15 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 from echo4o.models.omnigen2 import OmniGen2Pipeline, OmniGen2Transformer2DModel
 from echo4o.models.omnigen2.processor import SYSTEM_LINE
 
-from .parts import TinyOmniGen2
+from .parts import TinyBlip3o, TinyOmniGen2
 from .tokenizer import train_tokenizer
 
 _TEXT_HEAD = 32
 """Head size of the text encoder."""
 _POSITIONS = 2048
 """Positions of each axis; texts are counted in them, too."""
-_MARKS = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+MARKS = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+"""Tokens that the text encoder's configuration names, though none stands in a prompt."""
 
 
 def build_omnigen2(
@@ -30,11 +31,11 @@ def build_omnigen2(
     """
     # The system line stands in front of every prompt: frequent, so that its words are one token.
     lines = [SYSTEM_LINE] * (len(instructions) // 2 + 1)
-    tokenizer = train_tokenizer([*instructions, *lines], sizes.vocab_size - len(_MARKS))
-    tokenizer.add_tokens(list(_MARKS.values()), special_tokens=True)
+    tokenizer = train_tokenizer([*instructions, *lines], sizes.vocab_size - len(MARKS))
+    tokenizer.add_tokens(list(MARKS.values()), special_tokens=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        mllm = _text_encoder(sizes, tokenizer)
+        mllm = text_encoder(sizes, tokenizer)
         transformer = OmniGen2Transformer2DModel.from_config(
             transformer_sizes(sizes, latent_channels=vae.config.latent_channels)
         )
@@ -57,12 +58,14 @@ def transformer_sizes(sizes: TinyOmniGen2, *, latent_channels: int) -> dict[str,
         "axes_lens": (_POSITIONS,) * 3,
         "text_feat_dim": sizes.text_hidden_size,
         "timestep_scale": 1000.0,
+        "sample_size": sizes.picture_side // 8,
     }
 
 
-def _text_encoder(
-    sizes: TinyOmniGen2, tokenizer: Qwen2Tokenizer
+def text_encoder(
+    sizes: TinyOmniGen2 | TinyBlip3o, tokenizer: Qwen2Tokenizer
 ) -> Qwen2_5_VLForConditionalGeneration:
+    """A random Qwen2.5-VL whose vision tower is as small as can be."""
     width, third = sizes.text_hidden_size, _TEXT_HEAD // 8
     text = {
         "vocab_size": len(tokenizer),
@@ -80,7 +83,7 @@ def _text_encoder(
     }
     # Never used to draw: references go through the autoencoder only. As small as it can be.
     vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": width}
-    marks = dict(zip(_MARKS, tokenizer.convert_tokens_to_ids(list(_MARKS.values())), strict=True))
+    marks = dict(zip(MARKS, tokenizer.convert_tokens_to_ids(list(MARKS.values())), strict=True))
     config = Qwen2_5_VLConfig(
         text_config=text,
         vision_config=vision | {"intermediate_size": 16, "fullatt_block_indexes": [0]},

@@ -53,14 +53,16 @@ class Trained:
         A gradient that is zero everywhere counts as none: its parameter stays as it is. So a run
         on shared weights, where missing gradients are sent as zeros, does what one process does.
         """
-        if not self._sharded:
-            _sum_gradients(self.parameters)
+        whole = {n: p for n, p in self.parameters.items() if not isinstance(p, DTensor)}
+        _sum_gradients(whole)
         found = {name: local(p.grad) for name, p in self.parameters.items() if p.grad is not None}
         if not found:
             return 0.0
         norms = torch.stack(torch._foreach_norm(list(found.values())))
         if self._sharded:
             squares = norms.double().square()
+            if dist.get_rank():  # what is whole everywhere counts once
+                squares *= torch.tensor([name not in whole for name in found], device=norms.device)
             dist.all_reduce(squares)
             norms = squares.sqrt()
         total = torch.linalg.vector_norm(norms)
@@ -189,7 +191,7 @@ def _sum_gradients(parameters: Mapping[str, Parameter]) -> None:
     A parameter that got a gradient on some processes only counts as zero on the others; one that
     got none anywhere keeps none, as with one process.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if not parameters or not dist.is_initialized() or dist.get_world_size() == 1:
         return
     everything = list(parameters.values())
     used = torch.tensor([p.grad is not None for p in everything], device=everything[0].device)

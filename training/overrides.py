@@ -10,11 +10,22 @@ from collections.abc import Iterable, Mapping
 from echo4o.errors import Echo4oError
 
 from .config import TrainConfig
-from .parts import LoraSettings, OmniGen2Settings, TinyOmniGen2, TinySizes
+from .parts import (
+    Blip3oSettings,
+    LoraSettings,
+    OmniGen2Settings,
+    TinyBlip3o,
+    TinyOmniGen2,
+    TinySizes,
+)
 
-_NESTED: dict[str, type[TinySizes | TinyOmniGen2 | OmniGen2Settings | LoraSettings]] = {
+_NESTED: dict[
+    str,
+    type[TinySizes | TinyOmniGen2 | TinyBlip3o | OmniGen2Settings | Blip3oSettings | LoraSettings],
+] = {
     "tiny": TinySizes,
     "omnigen2": OmniGen2Settings,
+    "blip3o": Blip3oSettings,
     "lora": LoraSettings,
 }
 """Classes of fields that are settings themselves, where the recipe has none in them."""
@@ -64,8 +75,8 @@ def _changed(config: TrainConfig, group: str, parts: dict[str, object]) -> objec
         return dataclasses.replace(before, **parts)
     if group == "tiny":
         raise SettingError("tiny.* has no meaning here: this recipe starts from `base_model`")
-    if group == "omnigen2":
-        raise SettingError("omnigen2.* has no meaning here: this recipe trains another family")
+    if group in ("omnigen2", "blip3o"):
+        raise SettingError(f"{group}.* has no meaning here: this recipe trains another family")
     return _NESTED[group](**parts)  # type: ignore[arg-type]
 
 

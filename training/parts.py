@@ -75,10 +75,13 @@ class TinyOmniGen2:
     """Its layers."""
     vocab_size: int = 640
     """Tokens of the tokenizer that is trained on the instructions, special ones included."""
+    picture_side: int = 64
+    """Side in pixels of what the model draws when no size is asked for, a multiple of 16."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             at_least(f"tiny.{field.name}", getattr(self, field.name), 1)
+        multiple("tiny.picture_side", self.picture_side, "a patch of 2 latents", 16)
         multiple("tiny.hidden_size", self.hidden_size, "tiny.heads", self.heads)
         multiple("tiny.heads", self.heads, "tiny.kv_heads", self.kv_heads)
         multiple("tiny.intermediate_size", self.intermediate_size, "the step of MLPs", 16)
@@ -116,6 +119,67 @@ class OmniGen2Settings:
             )
         at_least("omnigen2.max_text_tokens", self.max_text_tokens, 1)
         within("omnigen2.drop_references_too", self.drop_references_too, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TinyBlip3o:
+    """Sizes of a small BLIP3-o: its frozen parts are taught when it is made, the rest is random."""
+
+    hidden_size: int = 192
+    """Width of the transformer."""
+    layers: int = 4
+    """Its layers."""
+    heads: int = 6
+    """Its heads; the head size is hidden_size / heads, a multiple of 4."""
+    queries: int = 24
+    """Queries that the text model answers."""
+    text_hidden_size: int = 128
+    """Width of the text model, which is taught to repeat instructions and then frozen."""
+    text_layers: int = 2
+    """Its layers."""
+    text_steps: int = 400
+    """Steps that it is taught."""
+    vocab_size: int = 640
+    """Tokens of the tokenizer that is trained on the instructions, special ones included."""
+    feature_channels: int = 64
+    """Width of the vision tower, which is taught together with the decoder and then frozen."""
+    tower_layers: int = 2
+    """Its layers."""
+    decoder_steps: int = 600
+    """Steps that both are taught."""
+    picture_side: int = 64
+    """Side of all pictures in pixels, a multiple of 16."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            least = 0 if field.name.endswith("_steps") else 1
+            at_least(f"tiny.{field.name}", getattr(self, field.name), least)
+        multiple("tiny.hidden_size", self.hidden_size, "tiny.heads", self.heads)
+        # 4: two position axes, each of pairs of values.
+        multiple("tiny.hidden_size / tiny.heads", self.hidden_size // self.heads, "two pairs", 4)
+        multiple("tiny.text_hidden_size", self.text_hidden_size, "the text model's heads", 32)
+        multiple("tiny.feature_channels", self.feature_channels, "the tower's heads", 16)
+        multiple("tiny.picture_side", self.picture_side, "the decoder's enlargement", 16)
+        at_least("tiny.vocab_size", self.vocab_size, 300)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blip3oSettings:
+    """What only BLIP3-o has; the defaults are its released recipe."""
+
+    tower: str | None = None
+    """Folder or Hub id of the vision tower whose features are learned; None: the folder
+    `vision_tower` beside the model that training starts from."""
+    tower_revision: str | None = None
+    """Commit, branch or tag of a Hub `tower`."""
+    tower_side: int = 448
+    """Side in pixels of the pictures that it sees."""
+    max_text_tokens: int = 512
+    """Longer prompts are cut."""
+
+    def __post_init__(self) -> None:
+        for name in ("tower_side", "max_text_tokens"):
+            at_least(f"blip3o.{name}", getattr(self, name), 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,18 +15,22 @@ from torch import nn
 from echo4o.models.bagel.checkpoint import locate
 from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
+from echo4o.models.blip3o import Blip3oTransformer
+from echo4o.models.blip3o.transformer import RELEASED as RELEASED_BLIP3O
 from echo4o.models.omnigen2 import OmniGen2Transformer2DModel
 from echo4o.models.omnigen2.assembly import MODEL_FOLDER
 from echo4o.models.omnigen2.transformer import RELEASED
 
 from .adapters import add_adapters
+from .blip3o import parameter_group as blip3o_group
+from .blip3o_tiny import transformer_sizes as blip3o_sizes
 from .config import TrainConfig
+from .encoded_family import add_adapters as add_attention_adapters
 from .groups import parameter_group
-from .omnigen2 import add_adapters as add_omnigen2_adapters
 from .omnigen2 import parameter_group as omnigen2_group
 from .omnigen2_tiny import transformer_sizes
 from .opening import read_main
-from .parts import TinyOmniGen2, TinySizes
+from .parts import TinyBlip3o, TinyOmniGen2, TinySizes
 from .tiny import model_config
 
 DEVICES = (1, 8, 16)
@@ -92,7 +96,7 @@ class _Empty(NamedTuple):
 def needs(config: TrainConfig) -> Needs:
     """Count parameters on the meta device."""
     with torch.device("meta"):
-        empty = _bagel(config) if config.omnigen2 is None else _omnigen2(config)
+        empty = {"bagel": _bagel, "omnigen2": _omnigen2, "blip3o": _blip3o}[config.family](config)
     counts: Counter[str] = Counter()
     trained = in_layers = 0
     for name, parameter in empty.model.named_parameters():
@@ -156,10 +160,26 @@ def _omnigen2(config: TrainConfig) -> _Empty:
         sizes = RELEASED
     model = OmniGen2Transformer2DModel.from_config(sizes)
     if config.lora is not None:
-        add_omnigen2_adapters(model, config.lora, config.seed)
+        add_attention_adapters(model, config.lora, config.seed)
     mlp = model.layers[0].feed_forward.linear_1.out_features
     rest = (model.config.num_layers, model.config.hidden_size, mlp)
     return _Empty(model, omnigen2_group, "layers.", *rest)
+
+
+def _blip3o(config: TrainConfig) -> _Empty:
+    if isinstance(config.tiny, TinyBlip3o):
+        sizes = blip3o_sizes(config.tiny)
+    elif config.base_model and (path := Path(config.base_model) / MODEL_FOLDER).is_dir():
+        sizes = Blip3oTransformer.load_config(path)
+    else:
+        released = next((name for name in RELEASED_BLIP3O if name in str(config.base_model)), "8B")
+        sizes = RELEASED_BLIP3O[released]
+    model = Blip3oTransformer.from_config(sizes)
+    if config.lora is not None:
+        add_attention_adapters(model, config.lora, config.seed)
+    mlp = model.layers[0].feed_forward.linear_1.out_features
+    rest = (model.config.num_layers, model.config.hidden_size, mlp)
+    return _Empty(model, blip3o_group, "dit.layers.", *rest)
 
 
 def plan_lines(config: TrainConfig, rate: float = RATE) -> list[str]:
@@ -181,6 +201,7 @@ def plan_lines(config: TrainConfig, rate: float = RATE) -> list[str]:
     if found.tokens_per_step is None:
         samples = (config.samples_per_pack or 0) * config.packs_per_step
         lines.append(f"a step: {samples} samples; a run: {samples * config.steps:,} samples")
+        lines += _feature_lines(config)
         return [*lines, f"shared by 1 to {config.packs_per_step} processes"]
     total = found.tokens_per_step * config.steps
     lines.append(f"a step: at most {found.tokens_per_step:,} tokens; a run: {total:,} tokens")
@@ -189,6 +210,17 @@ def plan_lines(config: TrainConfig, rate: float = RATE) -> list[str]:
     lines += [_row(found, config, devices, total / rate) for devices in DEVICES]
     lines.append(f"time at {rate:,.0f} tokens/s and device (give --rate what yours do)")
     return [*lines, f"shared by 1 to {config.packs_per_step} devices: packs_per_step"]
+
+
+def _feature_lines(config: TrainConfig) -> list[str]:
+    """What `train cache` leaves on disk of pictures that a vision tower sees."""
+    if config.blip3o is None:
+        return []
+    with torch.device("meta"):
+        model = _blip3o(config).model
+    assert isinstance(model, Blip3oTransformer)
+    values = model.config.grid**2 * model.config.feature_channels
+    return [f"features: {values:,} values a picture, {2 * values / 1000:,.0f} kB in bfloat16"]
 
 
 def _row(found: Needs, config: TrainConfig, devices: int, seconds: float) -> str:

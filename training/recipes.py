@@ -7,7 +7,14 @@ from collections.abc import Callable
 from echo4o.errors import Echo4oError
 
 from .config import TrainConfig
-from .parts import LoraSettings, OmniGen2Settings, TinyOmniGen2, TinySizes
+from .parts import (
+    Blip3oSettings,
+    LoraSettings,
+    OmniGen2Settings,
+    TinyBlip3o,
+    TinyOmniGen2,
+    TinySizes,
+)
 
 
 def tiny() -> TrainConfig:
@@ -177,9 +184,75 @@ def omnigen2_lora() -> TrainConfig:
     )
 
 
+_FROM_TEXT = (("surreal_fantasy", 1.0), ("instruction_following", 1.0))
+"""The subsets that are drawn from text alone; every row once an epoch."""
+
+
+def tiny_blip3o() -> TrainConfig:
+    """A small BLIP3-o for 64 px worlds: minutes on two CPU cores, no download.
+
+    Text model, vision tower and decoder are taught when it is made; the transformer is random.
+    """
+    return dataclasses.replace(
+        tiny(),
+        recipe="tiny_blip3o",
+        tiny=TinyBlip3o(),
+        blip3o=Blip3oSettings(tower_side=64),
+        mixture=_FROM_TEXT,
+        timestep_shift=1.0,
+    )
+
+
+def blip3o_dit() -> TrainConfig:
+    """BLIP3-o's transformer and queries on both subsets that need no reference (facts, 2.1).
+
+    Numbers are those of its released fine-tune on 60,000 pictures; the paper reports the result
+    (its Table 4) and not how it was trained. Marked values are our choice.
+    """
+    return TrainConfig(
+        recipe="blip3o_dit",
+        base_model="BLIP3o/BLIP3o-Model-8B",
+        blip3o=Blip3oSettings(tower="jiuhai/eva_clip_vision_tower"),
+        mixture=_FROM_TEXT,  # our choice
+        drop_text=0.1,
+        workers=4,
+        latent_cache_mb=0,
+        samples_per_pack=16,
+        packs_per_step=8,  # our choice: sixteen rows on each of eight devices
+        steps=10_000,
+        learning_rate=1e-4,
+        min_learning_rate=0.0,
+        warmup_steps=30,
+        schedule="cosine",
+        beta2=0.999,
+        epsilon=1e-8,
+        ema_decay=0.0,
+        gradient_checkpointing=True,
+        checkpoint_every=500,  # our choice
+        sample_every=500,  # our choice
+        sample_prompts=echo4o_7b().sample_prompts,  # our choice
+        sample_steps=30,
+        sample_guidance=3.0,
+        trackers=("trackio",),  # our choice
+        log_every=10,
+    )
+
+
+def blip3o_dit_lora() -> TrainConfig:
+    """An adapter on the attention of BLIP3-o's transformer; nobody published one: our choice."""
+    return dataclasses.replace(
+        blip3o_dit(),
+        recipe="blip3o_dit_lora",
+        lora=LoraSettings(rank=32),
+        warmup_steps=200,
+        ema_decay=0.999,
+    )
+
+
 _ALL = (
     *(tiny, echo4o_7b, echo4o_7b_lora, echo4o_7b_qlora),
     *(tiny_omnigen2, omnigen2, omnigen2_lora),
+    *(tiny_blip3o, blip3o_dit, blip3o_dit_lora),
 )
 RECIPES: dict[str, Callable[[], TrainConfig]] = {make.__name__: make for make in _ALL}
 

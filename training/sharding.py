@@ -40,11 +40,19 @@ def make_mesh(config: TrainConfig, accelerator: Accelerator) -> DeviceMesh | Non
     return init_device_mesh(device, (accelerator.num_processes,))
 
 
-def shard(model: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, *, bf16: bool) -> None:
+def shard(
+    model: nn.Module,
+    layers: nn.ModuleList,
+    mesh: DeviceMesh,
+    *,
+    bf16: bool,
+    apart: frozenset[nn.Parameter] = frozenset(),
+) -> None:
     """Divide a model's parameters by rows; each layer is put together while it is needed.
 
     Only layers that every process runs in every forward may be in `layers`: they are gathered one
-    by one. Everything else (embeddings, heads, vision tower) is gathered with the whole model.
+    by one. Everything else (embeddings, heads, vision tower) is gathered with the whole model, but
+    for what is `apart`: small parameters that are used outside of the forward, whole everywhere.
     """
     # It warns of in-place operations on what a layer returns; recording gradients, we have none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
@@ -55,7 +63,7 @@ def shard(model: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh, *, bf16: bo
     )
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=set(apart))
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Every pack's loss is already its share of the step, so gradients are added up.

@@ -10,11 +10,13 @@ import hashlib
 import logging
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from echo4o import loading
 from echo4o.models.bagel.processor import ResizeRule
@@ -41,6 +43,21 @@ class Key(NamedTuple):
     rule: ResizeRule
     images: int = 1
     """Pictures that shared the rule's limit of pixels."""
+
+    @property
+    def text(self) -> str:
+        """What tells it from all others."""
+        rule = self.rule
+        sizes = f"{rule.longest},{rule.shortest},{rule.stride},{rule.max_pixels / self.images:g}"
+        return f"{self.sha256} {sizes}"
+
+
+class Named(Protocol):
+    """The key of a resized picture, of any family."""
+
+    @property
+    def text(self) -> str:
+        """What tells it from all others."""
 
 
 class Shelf(Protocol):
@@ -108,28 +125,40 @@ class DiskShelf:
     def __len__(self) -> int:
         return len(self._found)
 
-    def moments(self, key: Key) -> Moments | None:
+    def moments(self, key: Named) -> Moments | None:
         """Of a picture for the autoencoder."""
-        cells = self._cells(_name("latent", key))
+        cells = self._cells(f"latent {key.text}")
         if cells is None:
             return None
         shape, mean, std = cells
         assert std is not None, "latents are written with their spread"
         return Moments(_array(mean, shape, np.float32), _array(std, shape, np.float32))
 
-    def pixels(self, key: Key) -> np.ndarray | None:
+    def pixels(self, key: Named) -> np.ndarray | None:
         """(H, W, 3) uint8, of a picture for the vision tower."""
-        cells = self._cells(_name("pixels", key))
+        cells = self._cells(f"pixels {key.text}")
         return None if cells is None else _array(cells[1], cells[0], np.uint8)
 
-    def put_moments(self, key: Key, moments: Moments) -> None:
+    def put_moments(self, key: Named, moments: Moments) -> None:
         """Keep an encoded picture."""
         mean, std = moments
-        self._put(_name("latent", key), list(mean.shape), mean.tobytes(), std.tobytes())
+        self._put(f"latent {key.text}", list(mean.shape), mean.tobytes(), std.tobytes())
 
-    def put_pixels(self, key: Key, pixels_HWC: np.ndarray) -> None:
+    def put_pixels(self, key: Named, pixels_HWC: np.ndarray) -> None:
         """Keep a resized picture."""
-        self._put(_name("pixels", key), list(pixels_HWC.shape), pixels_HWC.tobytes(), None)
+        self._put(f"pixels {key.text}", list(pixels_HWC.shape), pixels_HWC.tobytes(), None)
+
+    def features(self, key: Named, dtype: torch.dtype) -> Tensor | None:
+        """(N, D), what a vision tower sees; `dtype` is the one that was put."""
+        cells = self._cells(f"features {key.text}")
+        if cells is None:
+            return None
+        return torch.frombuffer(bytearray(cells[1]), dtype=dtype).view(cells[0])
+
+    def put_features(self, key: Named, features_ND: Tensor) -> None:
+        """Keep what a vision tower sees."""
+        data = features_ND.contiguous().view(torch.uint8).numpy().tobytes()
+        self._put(f"features {key.text}", list(features_ND.shape), data, None)
 
     def flush(self) -> None:
         """Write what waits into a new file."""
@@ -194,16 +223,21 @@ class DiskShelf:
         self._found |= {name.as_py(): (batch, row) for row, name in enumerate(batch.column("key"))}
 
 
-def store_folder(config: TrainConfig, vae: "AutoencoderKL") -> Path:
-    """Where pictures of the configuration's dataset lie for one autoencoder."""
-    return _store_root(config) / autoencoder_hash(vae)
+def store_folder(config: TrainConfig, encoder: str) -> Path:
+    """Where pictures of the configuration's dataset lie, encoded by a network of that name."""
+    return _store_root(config) / encoder
 
 
-def open_store(config: TrainConfig, vae: "AutoencoderKL") -> DiskShelf | None:
-    """What `train cache` made, if it did, and if it can be used."""
+def open_store(config: TrainConfig, encoder: Callable[[], str]) -> DiskShelf | None:
+    """What `train cache` made, if it did, and if it can be used.
+
+    Args:
+        config: Which dataset.
+        encoder: Names the network, which takes reading its weights.
+    """
     if config.pad_pictures or not _store_root(config).is_dir():
         return None
-    shelf = DiskShelf(store_folder(config, vae))
+    shelf = DiskShelf(store_folder(config, encoder()))
     logger.info("%d encoded pictures are on disk", len(shelf))
     return shelf
 
@@ -227,12 +261,6 @@ def autoencoder_hash(vae: "AutoencoderKL") -> str:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return found.hexdigest()[:16]
-
-
-def _name(kind: str, key: Key) -> str:
-    rule = key.rule
-    sizes = f"{rule.longest},{rule.shortest},{rule.stride},{rule.max_pixels / key.images:g}"
-    return f"{kind} {key.sha256} {sizes}"
 
 
 def _array(data: "pa.Buffer", shape: list[int], kind: type[np.generic]) -> np.ndarray:

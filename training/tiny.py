@@ -1,6 +1,7 @@
 """Makes the base model of a tiny recipe: random weights from a seed.
 
-Its tokenizer is trained on the dataset's instructions; its autoencoder is the one we ship.
+Its tokenizer is trained on the dataset's instructions; its autoencoder is the one we ship. Only of
+a BLIP3-o, whose frozen parts cannot be random, are some parts trained here (blip3o_tiny.py).
 """
 
 import contextlib
@@ -20,10 +21,12 @@ from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.pipeline import Echo4oPipeline
 from echo4o.records import RECORD_NAME, JsonValue, RunRecord, sync_folder
 
+from .blip3o_rows import TOWER_FOLDER
+from .blip3o_tiny import build_blip3o
 from .config import TrainConfig
 from .data import Rows
 from .omnigen2_tiny import build_omnigen2
-from .parts import TinySizes
+from .parts import TinyOmniGen2, TinySizes
 from .tokenizer import train_tokenizer
 
 _TABLE_SIDE = 8
@@ -53,11 +56,14 @@ def make_base(config: TrainConfig, rows: Rows, folder: Path) -> Path:
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     vae = load_autoencoder(config.autoencoder)
-    texts = rows.instructions()
     if isinstance(sizes, TinySizes):
-        build_pipeline(sizes, vae, texts, config.seed).save_pretrained(aside)
+        build_pipeline(sizes, vae, rows.instructions(), config.seed).save_pretrained(aside)
+    elif isinstance(sizes, TinyOmniGen2):
+        build_omnigen2(sizes, vae, rows.instructions(), config.seed).save_pretrained(aside)
     else:
-        build_omnigen2(sizes, vae, texts, config.seed).save_pretrained(aside)
+        made = build_blip3o(sizes, vae, rows, config.seed)
+        made.pipeline.save_pretrained(aside)
+        made.tower.save_pretrained(aside / TOWER_FOLDER)
     RunRecord(
         name="base",
         command=f"echo4o train run {config.recipe}",

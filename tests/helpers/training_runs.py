@@ -2,7 +2,8 @@
 
 As a script it takes a list of jobs as JSON: {"out": folder, "settings": [...]} with "signal" and
 "steps" (send it whenever a step is reached), "jitter", or with "world" and "port". "from" copies
-the folder of an earlier run first, without its result and its newest checkpoint. `tell` runs it.
+the folder of an earlier run first, without its result and its newest checkpoint. A setting
+`recipe=NAME` takes another recipe than `tiny`. `tell` runs it.
 """
 
 import json
@@ -23,7 +24,7 @@ import datasets  # noqa: F401 (here, so that the forked processes need not)
 import torch
 
 from echo4o.training.overrides import override
-from echo4o.training.recipes import tiny
+from echo4o.training.recipes import RECIPES
 from echo4o.training.train import train
 
 
@@ -63,7 +64,8 @@ def start(out: Path, settings: list[str], environment: dict[str, str]) -> int:
     try:
         os.environ.update(environment)
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-        train(override(tiny(), settings), out)
+        named = [word for word in settings if word.startswith("recipe=")] or ["recipe=tiny"]
+        train(override(RECIPES[named[0].removeprefix("recipe=")](), settings), out)
         status = 0
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

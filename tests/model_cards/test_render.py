@@ -10,12 +10,14 @@ from huggingface_hub import DatasetCard, ModelCard, RepoCard
 
 from echo4o.model_cards import (
     DatasetFacts,
+    MetricFacts,
     ModelFacts,
     Part,
     Rights,
     ScoreFact,
     SpaceFacts,
     render_dataset_card,
+    render_metric_card,
     render_model_card,
     render_space_card,
 )
@@ -40,6 +42,10 @@ DATASET = DatasetFacts(
     origin="Scenes painted by the sandbox for a rehearsal.",
     license="cc-by-4.0",
     rows=9000,
+    about={"surreal_fantasy": "things with one property that is not theirs"},
+    row_format=1,
+    checks=("- A vision model compared 9,000 pictures with their texts.",),
+    versions=("- Version 2, 2026-01-05: 3 rows removed: asked for",),
     by_subset={"surreal_fantasy": 3000, "instruction_following": 6000},
     by_category={"surreal_fantasy": {"attribute_shift": 3000}},
     by_split={"train": 8800, "validation": 200},
@@ -95,6 +101,21 @@ SPACE = SpaceFacts(
     model="acme/echo-4o-tiny",
     model_revision="v1",
 )
+METRIC = MetricFacts(
+    name="geneval_plus_plus",
+    repo_id="acme/geneval_plus_plus",
+    title="GenEval++",
+    sdk_version="6.31.0",
+    python_version="3.12",
+    license="apache-2.0",
+    summary="All that was asked for?",
+    about="Share of pictures that hold everything.",
+    example='import evaluate\n\nmetric = evaluate.load("acme/geneval_plus_plus")',
+    asks="judge",
+    is_local_possible=True,
+    sections=(("Limits", "Scores belong to their judge."),),
+    citation="@article{ye2025echo4o,\n  year = {2025}\n}",
+)
 CARDS = {
     "dataset_full": render_dataset_card(DATASET),
     "dataset_empty": render_dataset_card(DatasetFacts(name="unnamed")),
@@ -103,6 +124,13 @@ CARDS = {
     "model_adapter_full": render_model_card(dataclasses.replace(MODEL, is_adapter=True)),
     "model_adapter_empty": render_model_card(ModelFacts(name="unnamed", is_adapter=True)),
     "model_omnigen2_full": render_model_card(dataclasses.replace(MODEL, family="omnigen2")),
+    "model_blip3o_full": render_model_card(dataclasses.replace(MODEL, family="blip3o")),
+    "model_omnigen2_empty": render_model_card(ModelFacts(name="unnamed", family="omnigen2")),
+    "metric_full": render_metric_card(METRIC),
+    "metric_detector_full": render_metric_card(dataclasses.replace(METRIC, asks="detector")),
+    "metric_empty": render_metric_card(
+        MetricFacts(name="m", title="unnamed", sdk_version="6.31.0", python_version="3.12")
+    ),
     "space_full": render_space_card(SPACE),
     "space_empty": render_space_card(
         SpaceFacts(title="unnamed", sdk_version="6.31.0", python_version="3.12")
@@ -125,7 +153,7 @@ def test_golden(name):
 
 @pytest.mark.parametrize("name", CARDS)
 def test_no_card_has_placeholders_broken_snippets_or_unreadable_metadata(name):
-    kind = name.split("_")[0]
+    kind = name.split("_")[0].replace("metric", "space")
     problems = check_card(CARDS[name], repo_type=kind)
     absent = [] if name.endswith("full") else ["declares no `license`"]
     assert len(problems) == len(absent), problems
@@ -177,6 +205,7 @@ def hostile_cards():
                 by_split={HOSTILE: 1},
                 rows=1,
                 rights=rights,
+                versions=("- Version 2",),
             )
         ),
         "model": render_model_card(

@@ -103,14 +103,18 @@ def test_another_autoencoder_or_padding_does_not_use_it(cached, tmp_path, settin
     from echo4o.training.tiny import load_autoencoder
 
     vae = load_autoencoder(cached.autoencoder)
-    first = store.store_folder(cached, vae)
-    assert store.open_store(cached, vae) is None
+
+    def name() -> str:
+        return store.autoencoder_hash(vae)
+
+    first = store.store_folder(cached, name())
+    assert store.open_store(cached, name) is None
     with torch.no_grad():
         vae.encoder.conv_out.bias += 1e-3
-    assert store.store_folder(cached, vae) != first
+    assert store.store_folder(cached, name()) != first
     (tmp_path / "store").mkdir()
-    assert store.open_store(cached, vae) is not None
-    assert store.open_store(override(cached, ["pad_pictures=true"]), vae) is None
+    assert store.open_store(cached, name) is not None
+    assert store.open_store(override(cached, ["pad_pictures=true"]), name) is None
 
 
 def test_the_store_lies_beside_the_cached_dataset(config):
