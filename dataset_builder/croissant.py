@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from echo4o.errors import Echo4oError
+from echo4o.model_cards.dataset_parts import ABOUT
 from echo4o.records import JsonValue, write_atomic
 from echo4o.schema import FORMAT_VERSION, SUBSETS, features
 
-from .card import ABOUT, CardFacts
+from .card import CardFacts
 
 if TYPE_CHECKING:
     import mlcroissant

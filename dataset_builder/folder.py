@@ -227,7 +227,8 @@ def describe(
     left_out: str,
 ) -> dict[str, str]:
     """Write all that lies beside the shards but the record; hashes by file name."""
-    write_atomic(folder / "README.md", render_card(card, shards, statistics))
+    text = render_card(card, shards, statistics, has_sheet=bool(looks.sheet))
+    write_atomic(folder / "README.md", text)
     counts = json.dumps(statistics, indent=2, sort_keys=True) + "\n"
     write_atomic(folder / "statistics.json", counts)
     write_atomic(folder / "left_out.jsonl", left_out)

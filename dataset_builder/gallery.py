@@ -9,10 +9,10 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+from echo4o.model_cards.dataset_parts import ABOUT
 from echo4o.records import write_atomic
 from echo4o.schema import Row
 
-from .card import ABOUT
 from .thumbnails import shrunk_jpeg
 
 MOST_ROWS = 60

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from echo4o.errors import Echo4oError
+from echo4o.model_cards.dataset_parts import SHEET
 from echo4o.records import JsonValue, RunRecord, sha256_file, write_atomic
 from echo4o.rights import FILE_NAME, Rights, RightsError
 from echo4o.schema import SUBSETS, json_list
@@ -64,9 +65,12 @@ def _stamp(folder: Path, record: RunRecord, rights: Rights, repo: str | None) ->
         raise Echo4oError(f"{folder} was built by an older echo4o; build it again, then push")
     card = CardFacts(**cast(dict[str, object], told))  # type: ignore[arg-type]
     signed = replace(card, rights=tuple(rights.lines()), repo=repo or card.repo)
-    if signed.to_dict() == card.to_dict() and record.parameters.get("rights") == rights.to_dict():
+    readme, text = folder / "README.md", _render(folder, record, signed)
+    is_told = readme.is_file() and readme.read_text(encoding="utf-8") == text
+    is_noted = record.parameters.get("rights") == rights.to_dict()
+    if is_told and is_noted and signed.to_dict() == card.to_dict():
         return
-    write_atomic(folder / "README.md", _render(folder, record, signed))
+    write_atomic(readme, text)
     parameters = record.parameters | {"card": signed.to_dict(), "rights": rights.to_dict()}
     files = record.files | {"README.md": sha256_file(folder / "README.md")}
     replace(record, parameters=parameters, files=files).save(folder)
@@ -88,4 +92,5 @@ def card_of(folder: Path) -> str:
 def _render(folder: Path, record: RunRecord, card: CardFacts) -> str:
     shards = {name: one for name, one in record.files.items() if name.endswith(".parquet")}
     statistics = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
-    return render_card(card, shards, statistics)
+    has_sheet = (folder / SHEET).is_file()
+    return render_card(card, shards, statistics, has_sheet=has_sheet)

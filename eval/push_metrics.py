@@ -15,6 +15,8 @@ from typing import NamedTuple
 from echo4o.errors import Echo4oError
 from echo4o.hub import Published, RepoType, publish_folder
 from echo4o.manifest import MANIFEST, Pinned, Release, seal
+from echo4o.model_cards.metric_parts import metric_facts
+from echo4o.model_cards.render import render_metric_card
 from echo4o.records import sha256_file, write_atomic
 from echo4o.wheel import LEFT_OUT, build_wheel, check_wheel
 
@@ -77,7 +79,7 @@ def push_metrics(
         pushed = send("dataset", _stage_wheel(built, organisation, scratch / WHEELS))
         address = _address(organisation, pushed.revision or "main", built)
         spaces = [
-            send("space", stage_metric(task, scratch / task, address))
+            send("space", stage_metric(task, scratch / task, address, f"{organisation}/{task}"))
             for task in tasks or task_names()
         ]
     return PushedMetrics(pushed, tuple(spaces))
@@ -111,8 +113,11 @@ class _Sender:
         return done
 
 
-def stage_metric(task: str, folder: Path, address: str) -> Path:
-    """Copy a metric's folder to `folder`, its requirement replaced by the wheel at `address`."""
+def stage_metric(task: str, folder: Path, address: str, repo: str) -> Path:
+    """Copy a metric's folder to `folder` as `repo` will hold it.
+
+    Its requirement is the wheel at `address`, and its card loads it by its id.
+    """
     ignored = shutil.ignore_patterns(*LEFT_OUT)
     shutil.copytree(metric_folder(task), folder, ignore=ignored)
     requirements = folder / REQUIREMENTS
@@ -121,6 +126,7 @@ def stage_metric(task: str, folder: Path, address: str) -> Path:
         raise Echo4oError(f"{requirements} must have one line {_NAMED!r}, which the wheel replaces")
     pinned = [f"{_NAMED} @ {address}" if line == _NAMED else line for line in lines]
     write_atomic(requirements, "\n".join(pinned) + "\n")
+    write_atomic(folder / "README.md", render_metric_card(metric_facts(folder, repo_id=repo)))
     return folder
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from echo4o.model_cards.check import Claim, ClaimsError, check_card, load_claims
 from echo4o.model_cards.gather import space_facts
-from echo4o.model_cards.render import render_space_card
+from echo4o.model_cards.metric_parts import metric_facts
+from echo4o.model_cards.render import CardError, render_metric_card, render_space_card
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = {
@@ -102,3 +103,16 @@ def test_readme_of_a_space_is_its_own_rendering(folder):
     text = (folder / "README.md").read_text()
     assert check_card(text, folder=folder, repo_type="space") == []
     assert text == render_space_card(space_facts(folder))
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "eval/metrics").glob("*/")), ids=lambda f: f.name)
+def test_readme_of_a_metric_is_its_own_rendering(folder, tmp_path):
+    """Description and snippet are the page's, judge and citation the module's."""
+    text = (folder / "README.md").read_text()
+    assert check_card(text, folder=folder, repo_type="space") == []
+    assert text == render_metric_card(metric_facts(folder))
+    published = render_metric_card(metric_facts(folder, repo_id=f"acme/{folder.name}"))
+    assert f'evaluate.load("acme/{folder.name}")' in published
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(CardError, match="0 `evaluate` modules"):
+        metric_facts(tmp_path)

@@ -17,7 +17,7 @@ Args:
     predictions: pictures, as paths or PIL images.
     references: items, one per picture, the same again for several pictures of one prompt:
         {"item_id", "text", "questions": [{"id", "question", "needs", "of"}]}.
-    judge: name of the judge model.
+    judge: name of the judge model, or local:NAME for a vision-language model of this machine.
     base_url: address of an OpenAI-compatible API; OPENAI_BASE_URL if absent. The key is read from
         OPENAI_API_KEY.
     protocol: how the judge is asked: all questions in one call ("kit"), or each on its own in the
