@@ -83,6 +83,23 @@ def submit(args: argparse.Namespace) -> None:
         _say("model", published, offered=not args.merge)
 
 
+def again_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `echo4o eval again`."""
+    parser.add_argument("spaces", nargs="+", metavar="ORG/NAME[@REVISION]", help="metric Spaces")
+    parser.add_argument("--results", type=Path, help="downloaded results dataset with pictures")
+    parser.add_argument("--most", type=int, default=20, help="pictures of each run")
+    parser.add_argument("--out", type=Path, default=Path("again"), help="pictures and ledgers")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def again(args: argparse.Namespace) -> None:
+    """Load metrics from the Hub, and judge stored pictures with them."""
+    from .again import judge_again, tell
+
+    found = [judge_again(one, args.results, args.most, args.out) for one in args.spaces]
+    print(tell(found, args.json))
+
+
 def _items(args: argparse.Namespace) -> None:
     from echo4o.hub import publish_folder
 

@@ -63,6 +63,7 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "annotate": ("echo4o.eval.annotate_cli:annotate", "let people judge the pictures"),
         "push": ("echo4o.eval.push_cli:push", "publish items, metrics or results"),
         "submit": ("echo4o.eval.push_cli:submit", "bring scores into a model's repo"),
+        "again": ("echo4o.eval.push_cli:again", "judge stored pictures with a metric of the Hub"),
         "job": ("echo4o.eval.job_cli:job", "run and submit an evaluation on HF Jobs"),
         "watch": ("echo4o.eval.job_cli:watch", "start such a job for every new revision"),
         "calibrate": (

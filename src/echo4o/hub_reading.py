@@ -58,6 +58,28 @@ def list_files(repo_id: str, repo_type: RepoType) -> set[str] | None:
     return patiently(f"list the files of {repo_type} {repo_id}", look)
 
 
+def list_tree(repo_id: str, repo_type: RepoType, revision: str) -> dict[str, str | None]:
+    """Every path of a revision, with the SHA-256 that the Hub names for those it keeps in LFS.
+
+    Raises:
+        NotOnHubError: there is no such repo or revision.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    listed = patiently(
+        f"list the files of {repo_type} {repo_id}",
+        lambda: list(
+            HfApi().list_repo_tree(repo_id, repo_type=repo_type, revision=revision, recursive=True)
+        ),
+    )
+    return {
+        one.path: None if one.lfs is None else str(one.lfs.sha256)
+        for one in listed
+        if isinstance(one, RepoFile)
+    }
+
+
 def download_file(repo_id: str, repo_type: RepoType, name: str, revision: str) -> Path | None:
     """Download one file of a revision into the Hub cache; None when the repo has no such file.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from .errors import Echo4oError
 from .hub_reading import RepoType
 from .inventory import take_inventory
+from .maker import maker
 from .records import RECORD_NAME, RecordError, RunRecord, sha256_bytes, sha256_file, write_atomic
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 MANIFEST, SIGNATURE = "release.json", "release.sig"
 FORMAT = 1
 _HUBS_OWN = (".gitattributes",)
-_CACHE = ".cache"
+_CACHE = ".cache/huggingface"
+"""Where the Hub's client keeps notes about a folder that it downloaded."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
@@ -73,6 +75,8 @@ class Release:
     """Repos that are published already."""
     packages: Mapping[str, str] = field(default_factory=dict)
     """Installed distributions and versions, so that a verifier can install the same."""
+    made_by: str = field(default_factory=maker)
+    """Which echo4o publishes it."""
     key: str | None = None
     """File of the private key that signs; None signs nothing."""
     kept: str = ""
@@ -116,6 +120,8 @@ class Manifest:
     """Which of the files are run records."""
     after: tuple[Pinned, ...]
     packages: dict[str, str]
+    made_by: str = ""
+    """Which echo4o worded its card (`maker`); empty in manifests older than that."""
 
     def to_bytes(self) -> bytes:
         """The file; the same facts always give the same bytes."""
@@ -186,6 +192,7 @@ def seal(folder: Path, repo_id: str, repo_type: RepoType, release: Release) -> N
         records=tuple(name for name in files if _is_record(folder / name)),
         after=release.after,
         packages=dict(release.packages),
+        made_by=release.made_by,
     )
     data = manifest.to_bytes()
     write_atomic(folder / MANIFEST, data)
@@ -222,6 +229,28 @@ def compare_files(folder: Path, manifest: Manifest) -> list[Difference]:
         for name in sorted(found.keys() | wanted.keys())
         if found.get(name) != wanted.get(name)
     ]
+
+
+def compare_tree(tree: Mapping[str, str | None], manifest: Manifest) -> list[Difference]:
+    """Where what the Hub lists is not what the manifest names, also files that nobody downloads.
+
+    Args:
+        tree: Path -> SHA-256 that the Hub names; None where it names none.
+        manifest: Of the same commit.
+    """
+    ignored = {MANIFEST, SIGNATURE, *_HUBS_OWN}
+    extra = [
+        Difference(name, "a file", "none")
+        for name in sorted(tree.keys() - ignored)
+        if name not in manifest.files
+    ]
+    gone = [Difference(name, "none", "a file") for name in sorted(manifest.files.keys() - tree)]
+    other = [
+        Difference(name, _short(tree[name]), _short(wanted))
+        for name, wanted in sorted(manifest.files.items())
+        if tree.get(name) not in (None, wanted)
+    ]
+    return [*extra, *gone, *other]
 
 
 def compare_records(folder: Path, manifest: Manifest) -> list[Difference]:
@@ -300,7 +329,7 @@ def installed_packages(extras: Sequence[str] = ("all",)) -> dict[str, str]:
 
 
 def _check(found: Manifest) -> None:
-    texts = (found.release, found.version, found.repo, found.type, *found.records)
+    texts = (found.release, found.version, found.repo, found.type, found.made_by, *found.records)
     pairs = {**found.files, **found.packages}
     if not all(isinstance(one, str) for one in (*texts, *pairs, *pairs.values())):
         raise ValueError("a value is no text")

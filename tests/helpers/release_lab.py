@@ -16,6 +16,7 @@ from echo4o.release.table import Table
 from echo4o.release.uses import check_model_card, check_results, check_scores
 from echo4o.release.verify import Target, check_repo
 
+FIGURES = Path(__file__).parents[2] / "benchmarks/results/release.json"
 COMMAND = [sys.executable, "-m", "echo4o.cli", "release", "rehearse", "--quick", "--out"]
 KINDS = {
     "weights": r"^[^/]*/model/.*\.safetensors$",
@@ -26,6 +27,12 @@ KINDS = {
     "manifest": r"/release\.json$",
     "Space": r"^spaces--.*\.(py|txt|css)$",
 }
+
+
+def note(**figures):
+    """Add figures to the results file."""
+    before = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    FIGURES.write_text(json.dumps(before | figures, indent=1, sort_keys=True) + "\n")
 
 
 def rehearse(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -107,9 +114,10 @@ def check_all(results: Path, model: Path, key: Path) -> Table:
     table = Table()
     for folder in (results, model):
         check_repo(folder, target_of(folder, pinned=True), key, table)
-    runs = check_results(results, "results", table)
-    check_model_card(model, "model", read_manifest(model).repo, table)
-    assert check_scores(model, "model", runs, table)
+    made_by = read_manifest(model).made_by
+    runs = check_results(results, "results", table, made_by=made_by)
+    check_model_card(model, "model", read_manifest(model).repo, table, made_by=made_by)
+    assert check_scores(model, "model", runs, table, made_by=made_by)
     return table
 
 

@@ -76,6 +76,8 @@ class ModelPart:
     """Dataset repo with the runs' items; then the Hub shows the scores, too."""
     card: dict[str, object] = field(default_factory=dict)
     """What no record knows: `license`, `limits`, `contact`, `parts`."""
+    authors_layout: str = ""
+    """Another repo, for the same weights in the files of the authors, which other engines read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,7 +191,9 @@ class Plan:
         repos += [("space", one.repo) for one in self.spaces]
         for kind, part in (("dataset", self.dataset), ("dataset", self.results)):
             repos += [(kind, part.repo)] if part is not None else []
-        repos += [("model", self.model.repo)] if self.model is not None else []
+        if self.model is not None:
+            named = (self.model.repo, self.model.authors_layout)
+            repos += [("model", one) for one in named if one]
         if not repos and self.metrics is None:
             raise PlanError(f"{self.file} names nothing to publish")
         if twice := sorted({repo for _, repo in repos if repos.count((_, repo)) > 1}):

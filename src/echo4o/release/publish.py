@@ -23,7 +23,7 @@ from ..records import RECORD_NAME, sha256_file, write_atomic
 from ..rights import Rights
 from .plan import Plan
 from .sample import metric_names
-from .stage import link_folder, stage_model
+from .stage import link_folder, stage_model, stage_twin
 
 PUBLISHED = "published.json"
 _STATE, _RELEASE = "state.json", "release.json"
@@ -115,6 +115,11 @@ class Publication:
             items = "" if self.dry_run else self._at(model.items)
             stage_it = lambda into: stage_model(plan, into, items, self._requirement())  # noqa: E731
             yield self._push("model", [("model", model.repo)], "model", words, stage_it)
+            if twin := model.authors_layout:
+                stage_it = lambda into: stage_twin(plan, into, self._at(model.repo))  # noqa: E731
+                words = [model.folder, twin, *tag]
+                name = "model in the authors' layout"
+                yield self._push(name, [("model", twin)], "model", words, stage_it)
         for space in plan.spaces:
             words = [space.name, space.repo, *tag]
             for kind, repo in plan.loaded(space).items():

@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
+import string
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +23,7 @@ from ..errors import Echo4oError
 from ..owner import sole_owner
 from ..records import write_atomic
 from . import process
+from .leaks import search
 from .publish import PUBLISHED
 from .sample import (
     CANDIDATE,
@@ -36,6 +39,8 @@ from .sample import (
 from .summary import write_summary
 
 _NOTE_SECONDS = 10.0
+# As the sandbox's own `keys.py` names them, which nothing outside of it imports.
+_KEY, _TOKEN = "ECHO4O_SANDBOX_KEY", "ECHO4O_SANDBOX_TOKEN"
 _GUIDANCE = 2.0
 """Between 1.5 and 7 the scores differ by less than their intervals."""
 
@@ -85,6 +90,7 @@ class Rehearsal:
     faults: str
     say: Callable[[str], None]
     memory: process.MemoryWatch = field(default_factory=process.MemoryWatch)
+    credentials: "Credentials" = field(default_factory=lambda: Credentials.fresh(os.environ))
 
     def run(self) -> None:
         """Run what is left of the line; raises Echo4oError when a stage fails."""
@@ -97,6 +103,7 @@ class Rehearsal:
                 self._stages(environment)
             finally:
                 self.memory.stop()
+        self._search()
         self.say(write_summary(self.out, self._state(), self._repos()))
 
     def _stages(self, environment: dict[str, str]) -> None:
@@ -166,6 +173,22 @@ class Rehearsal:
             self.out / "verified/repos" / f"spaces--{SPACE.replace('/', '--')}.png",
             self.out / "demo.png",
         )
+
+    def _search(self) -> None:
+        """Whether any file of the run holds what the environment alone should know."""
+        private, _ = make_keys(self.out / "keys")
+        # The secret number itself: what stands around it in the file is the same for every key.
+        number = "".join(private.read_text().splitlines()[1:-1])[48:90]
+        known = self.credentials.variables() | {"signing key": number}
+        self.say("[search for secrets]")
+        found = search([self.out], known, own=[private])
+        if found.leaks:
+            told = ", ".join(f"{one.secret} in {one.path} ({one.form})" for one in found.leaks[:5])
+            raise Echo4oError(
+                f"{len(found.leaks)} times a file of the rehearsal holds a secret: {told}; this is "
+                "a mistake of echo4o, please report it without the file"
+            )
+        self._note(searched={"files": found.files, "bytes": found.size, "secrets found": 0})
 
     def _plan(self, work: Path) -> list[object]:
         options = ["--rows", self.scale.rows, "--seed", self.seed, "--against", kit_items()]
@@ -242,7 +265,8 @@ class Rehearsal:
         ready.unlink(missing_ok=True)
         words = ["sandbox", "serve", "--root", root, "--openai-port", 0, "--hub-port", 0]
         words += ["--ready-file", ready, *(["--faults", self.faults] if self.faults else [])]
-        server = process.start([str(word) for word in words], dict(os.environ), log=log)
+        variables = {**os.environ, **self.credentials.variables()}
+        server = process.start([str(word) for word in words], variables, log=log)
         try:
             process.wait_for(ready, server, seconds=60, log=log)
             yield self._environment(json.loads(ready.read_text()))
@@ -253,9 +277,9 @@ class Rehearsal:
         return {
             **sheltered(os.environ),
             "OPENAI_BASE_URL": facts["openai"],
-            "OPENAI_API_KEY": facts["api_key"],
+            "OPENAI_API_KEY": self.credentials.key,
             "HF_ENDPOINT": facts["hub"],
-            "HF_TOKEN": facts["token"],
+            "HF_TOKEN": self.credentials.token,
             "HF_HOME": str(self.out / "cache"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -295,6 +319,27 @@ class Rehearsal:
         write_atomic(self.out / "state.json", json.dumps({**self._state(), **facts}, indent=1))
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Key and token that open this rehearsal's sandbox; kept in memory and environments only."""
+
+    key: str
+    token: str
+
+    @classmethod
+    def fresh(cls, given: Mapping[str, str]) -> "Credentials":
+        """Those of the environment, or new ones in the form of real ones."""
+        letters = (secrets.choice(string.ascii_letters) for _ in range(34))
+        return cls(
+            given.get(_KEY) or f"sk-proj-{secrets.token_hex(24)}",
+            given.get(_TOKEN) or "hf_" + "".join(letters),
+        )
+
+    def variables(self) -> dict[str, str]:
+        """What the sandbox reads."""
+        return {_KEY: self.key, _TOKEN: self.token}
+
+
 def sheltered(variables: Mapping[str, str]) -> dict[str, str]:
     """The caller's variables without those that lead away from servers on this machine.
 
@@ -306,5 +351,5 @@ def sheltered(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 _LEADS_AWAY = re.compile(
-    r"(HF|TRANSFORMERS|DIFFUSERS|HUGGINGFACE)_.*|ECHO4O_(?!SHARED).*|OPENAI_.*"
+    r"(HF|TRANSFORMERS|DIFFUSERS|HUGGINGFACE)_.*|ECHO4O_(?!SHARED|DEBUG).*|OPENAI_.*"
 )

@@ -9,7 +9,7 @@ from ..records import write_atomic
 from .table import Table
 
 SAMPLE = 20
-_LEAST_AGREEMENT = 0.9
+LEAST_AGREEMENT = 0.9
 """A judge at temperature 0 is not quite the same twice."""
 
 
@@ -47,7 +47,7 @@ def check_judge(results: Path, name: str, out: Path, table: Table) -> None:
             table.bad(name, f"judge again: {label}", said[:300], "a judge that answers")
             continue
         equal = sum(verdicts.get(row["number"]) == row["correct"] for row in chosen)
-        least = int(_LEAST_AGREEMENT * len(chosen))
+        least = int(LEAST_AGREEMENT * len(chosen))
         told = f"{equal} of {len(chosen)} verdicts equal"
         add = table.good if equal >= least else table.bad
         add(name, f"judge again: {label}", told, f"at least {least}")

@@ -9,6 +9,7 @@ from ..records import write_atomic
 ORG = "echo4o-sandbox"
 DATASET = f"{ORG}/echo-4o-image"
 MODEL = f"{ORG}/echo-4o-tiny"
+TWIN = f"{ORG}/echo-4o-tiny-bagel"
 RESULTS = f"{ORG}/echo-4o-results"
 ITEMS = f"{ORG}/geneval-plus-plus-kit"
 SPACE = f"{ORG}/echo-4o"
@@ -23,7 +24,7 @@ def release_plan(dataset: Path, out: Path, *, items: int, metrics: bool) -> str:
         dataset: The built dataset.
         out: Folder of the rehearsal, in which the file lies.
         items: Benchmark items that were judged; the Hub takes the scores of a whole run only.
-        metrics: Whether the metric Spaces are part of it.
+        metrics: Whether the metric Spaces and the authors' layout are part of it.
     """
     is_whole = items >= sum(1 for _ in kit_items().open())
     parts = [
@@ -34,6 +35,8 @@ def release_plan(dataset: Path, out: Path, *, items: int, metrics: bool) -> str:
     ]
     if is_whole:
         parts[-1] += f'items = "{ITEMS}"\n'
+    if metrics:
+        parts[-1] += f'authors_layout = "{TWIN}"\n'
     parts.append(_CARD)
     if is_whole:
         parts.append(f'[[items]]\ntask = "geneval_plus_plus"\nrepo = "{ITEMS}"\n')
@@ -102,6 +105,12 @@ def kit_items() -> Path:
 def metric_names() -> list[str]:
     """The metrics that `eval push metrics` publishes, each a Space of that name."""
     return sorted(path.parent.name for path in _eval_folder().glob("metrics/*/README.md"))
+
+
+def metric_module(name: str) -> Path | None:
+    """The module of an installed metric."""
+    path = _eval_folder() / "metrics" / name / f"{name}.py"
+    return path if path.is_file() else None
 
 
 def _eval_folder() -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 from ..cli import run_verb
 from ..errors import Echo4oError
 from ..models.endpoint import write_handler
-from ..records import RECORD_NAME, RunRecord, sha256_file, write_atomic
+from ..records import RECORD_NAME, Input, RunRecord, sha256_file, write_atomic
 from .plan import Plan
 
 SCORES = "scores"
@@ -77,6 +77,39 @@ def stage_model(plan: Plan, target: Path, items: str, requirement: str) -> Path:
             words += ["--source-url", _page(plan.results.repo)]
         run_verb("eval", "submit", words)
     return target
+
+
+def stage_twin(plan: Plan, target: Path, original: str) -> Path:
+    """The same weights in the authors' layout, bit for bit, with a record and a card.
+
+    Args:
+        plan: The release; its model names a repo for it.
+        target: New folder.
+        original: The model's repo, with its commit when it is known.
+    """
+    assert plan.model is not None
+    source = plan.path(plan.model.folder)
+    inner = source / _WEIGHTS
+    shutil.rmtree(target, ignore_errors=True)
+    folder = inner if (inner / "model_index.json").is_file() else source
+    run_verb("model", "convert", [str(folder), str(target), "--layout", "bagel"])
+    repo, _, commit = original.partition("@")
+    names = sorted(path.relative_to(target).as_posix() for path in target.rglob("*.safetensors"))
+    RunRecord(
+        name=plan.model.authors_layout.rpartition("/")[2],
+        command="echo4o model convert --layout bagel",
+        inputs=(Input(kind="model", id=repo, revision=commit or None),),
+        files={name: sha256_file(target / name) for name in names},
+    ).save(target)
+    limits = [f"These are the weights of {repo} in other files; scores stand on its card."]
+    told = {**plan.model.card, "limits": [*limits, *_texts(plan.model.card.get("limits"))]}
+    write_atomic(target / TOLD, json.dumps(told, indent=1, sort_keys=True) + "\n")
+    run_verb("card", "render", ["model", str(target), "--repo", plan.model.authors_layout])
+    return target
+
+
+def _texts(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else []
 
 
 def _fitting(record: RunRecord, folder: Path) -> RunRecord:

@@ -14,21 +14,26 @@ from typing import Any, NamedTuple, cast
 from ..errors import Echo4oError
 from ..hub_collections import read_collection
 from ..hub_errors import NotOnHubError
-from ..hub_reading import RepoType, download_file, download_folder, resolve
+from ..hub_reading import RepoType, download_file, download_folder, list_tree, resolve
 from ..manifest import (
     MANIFEST,
+    Difference,
     Manifest,
     ManifestError,
     address,
     check_signature,
     compare_files,
     compare_records,
+    compare_tree,
     pins,
     read_manifest,
 )
 from ..records import sha256_file
 from ..schema import DATASET_NAME
 from . import uses
+from .harm import harmful_files
+from .metric_uses import Metric, check_metrics, is_metric
+from .model_uses import check_model, check_pictures, check_twin
 from .table import Table
 
 _TARGET = re.compile(r"(?:(datasets|spaces|models)/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -53,6 +58,7 @@ class Fetched(NamedTuple):
     target: Target
     folder: Path
     manifest: Manifest
+    commit: str
     is_whole: bool
     """Whether every file is what the manifest says."""
 
@@ -111,6 +117,7 @@ class Verification:
             self.table.good(
                 "all", "trust", "no commit id and no --key", "whoever rewrote all would not be seen"
             )
+        self._check_one_release(fetched)
         self._check_uses([one for one in fetched if one.is_whole])
         if self.collection is not None:
             self._check_collection(fetched)
@@ -163,13 +170,22 @@ class Verification:
         manifest = check_repo(folder, target, self.key, self.table)
         if manifest is None:
             return None
+        listed = compare_tree(list_tree(target.id, target.type, commit), manifest)
+        self.table.differ(where, "listed by the Hub", listed, fine="the same files")
         try:
             tagged = resolve(target.id, target.type, manifest.version)
         except NotOnHubError:
             tagged = "no such tag"
         self.table.add(where, f"tag {manifest.version}", tagged, commit)
         is_whole = not any(row.where == where for row in self.table.bad_rows)
-        return Fetched(target, folder, manifest, is_whole)
+        return Fetched(target, folder, manifest, commit, is_whole)
+
+    def _check_one_release(self, fetched: Sequence[Fetched]) -> None:
+        """Repos that are each as their manifest says need not belong together."""
+        named = [(one.manifest.release, one.manifest.version) for one in fetched]
+        for one, name in zip(fetched, named, strict=True):
+            if name != named[0]:
+                self.table.bad(one.name, "release", " ".join(name), " ".join(named[0]))
 
     def _check_uses(self, fetched: Sequence[Fetched]) -> None:
         rows, most = (FULL_ROWS, FULL_PICTURES) if self.full else (ROWS, PICTURES)
@@ -178,37 +194,57 @@ class Verification:
         for one in fetched:
             if one.target.type == "dataset":
                 self.say(f"[read] {one.name}")
+                made_by = one.manifest.made_by
                 if (one.folder / "runs").is_dir():
-                    runs += uses.check_results(one.folder, one.name, self.table)
+                    runs += uses.check_results(one.folder, one.name, self.table, made_by=made_by)
                     results = one.folder
                 elif (one.folder / "items.jsonl").is_file():
                     uses.check_items(one.folder, one.name, self.table)
                 elif (one.folder / "statistics.json").is_file():
-                    uses.check_dataset(one.folder, one.name, self.table, rows=rows)
-        for one in fetched:
-            if one.target.type == "model":
-                self.say(f"[load] {one.name}")
-                pipe = uses.check_model(one.folder, one.name, self.table)
-                uses.check_model_card(one.folder, one.name, one.target.id, self.table)
-                scored = uses.check_scores(one.folder, one.name, runs, self.table)
-                if pipe is not None and results is not None and scored:
-                    self.say(f"[paint] {one.name}")
-                    uses.check_pictures(pipe, results, scored, one.name, self.table, most=most)
-        for one in fetched:
-            if one.target.type == "space":
-                from .demo import check_space
+                    uses.check_dataset(one.folder, one.name, self.table, rows=rows, made_by=made_by)
+        self._check_models([one for one in fetched if one.target.type == "model"], results, runs)
+        spaces = [one for one in fetched if one.target.type == "space"]
+        for one in spaces:
+            from .demo import check_space
 
-                self.say(f"[start] {one.name}")
-                known = {
-                    f"{other.target.id}@{_commit_of(one.manifest, other)}": other.folder
-                    for other in fetched
-                }
-                check_space(one.folder, one.name, known, self.out, self.table)
+            self.say(f"[start] {one.name}")
+            known = {
+                f"{other.target.id}@{_commit_of(one.manifest, other)}": other.folder
+                for other in fetched
+            }
+            check_space(one.folder, one.name, known, self.out, self.table)
         if self.full and results is not None:
             from .rejudge import check_judge
 
             self.say("[judge] a sample again")
             check_judge(results, f"judge of {DATASET_NAME}", self.out, self.table)
+        metrics = [
+            Metric(one.name, f"{one.target.id}@{one.commit}", one.folder)
+            for one in spaces
+            if is_metric(one.folder, one.target.id)
+        ]
+        if metrics:
+            self.say(f"[metrics] {len(metrics)}")
+            check_metrics(metrics, results, self.out, self.table, judged=self.full)
+
+    def _check_models(
+        self, models: Sequence[Fetched], results: Path | None, runs: Sequence[dict[str, Any]]
+    ) -> None:
+        """The model itself comes first, then the same in the authors' layout."""
+        most = FULL_PICTURES if self.full else PICTURES
+        pipe = None
+        for one in sorted(models, key=_is_twin):
+            self.say(f"[load] {one.name}")
+            made_by = one.manifest.made_by
+            uses.check_model_card(one.folder, one.name, one.target.id, self.table, made_by=made_by)
+            if _is_twin(one) and pipe is not None:
+                check_twin(one.folder, one.name, pipe, self.table)
+                continue
+            pipe = check_model(one.folder, one.name, self.table)
+            scored = uses.check_scores(one.folder, one.name, runs, self.table, made_by=made_by)
+            if pipe is not None and results is not None and scored:
+                self.say(f"[paint] {one.name}")
+                check_pictures(pipe, results, scored, one.name, self.table, most=most)
 
     def _check_collection(self, fetched: Sequence[Fetched]) -> None:
         assert self.collection is not None
@@ -245,6 +281,8 @@ def check_repo(folder: Path, target: Target, key: Path | None, table: Table) -> 
         table.bad(where, "records", str(error), "records")
         return manifest
     table.differ(where, "records", records, fine=f"{len(manifest.records)} records")
+    harmful = [Difference(name, why, "data") for name, why in harmful_files(folder)]
+    table.differ(where, "code in data files", harmful, fine="none")
     return manifest
 
 
@@ -262,6 +300,11 @@ def _released(target: Target) -> str:
         return commit
     version = Manifest.from_bytes(file.read_bytes(), MANIFEST).version
     return resolve(target.id, target.type, version)
+
+
+def _is_twin(one: Fetched) -> bool:
+    """Whether it is a model in the authors' layout."""
+    return (one.folder / "ema.safetensors").is_file()
 
 
 def _is_pinned(target: Target) -> bool:

@@ -21,7 +21,7 @@ def serve(args: argparse.Namespace) -> None:
     """Run both servers until SIGTERM or Ctrl-C."""
     from .faults import Faults
     from .hub.store import ORGANISATION, USER
-    from .keys import API_KEY, HUB_TOKEN
+    from .keys import API_KEY, GIVEN_KEY, GIVEN_TOKEN, HUB_TOKEN, told
     from .serve import serve_sandbox
 
     def announce(line: str) -> None:
@@ -29,9 +29,11 @@ def serve(args: argparse.Namespace) -> None:
         name, _, url = line.partition(": ")
         print(line, flush=True)
         if name == "openai":
-            print(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY={API_KEY}", flush=True)
+            key = told(API_KEY, GIVEN_KEY)
+            print(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY={key}", flush=True)
         else:
-            print(f"  export HF_ENDPOINT={url} HF_TOKEN={HUB_TOKEN} HF_HUB_DISABLE_XET=1")
+            token = told(HUB_TOKEN, GIVEN_TOKEN)
+            print(f"  export HF_ENDPOINT={url} HF_TOKEN={token} HF_HUB_DISABLE_XET=1")
             print(f"  you may write to {USER}/NAME and {ORGANISATION}/NAME", flush=True)
 
     serve_sandbox(

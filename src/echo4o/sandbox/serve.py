@@ -18,7 +18,7 @@ from ..errors import Echo4oError, MissingExtraError
 from ..owner import sole_owner
 from ..records import write_atomic
 from .faults import FaultMiddleware, Faults, Style
-from .keys import API_KEY, HUB_TOKEN
+from .keys import API_KEY, GIVEN_KEY, GIVEN_TOKEN, HUB_TOKEN, told
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,8 @@ async def _run(
     for address in addresses:
         announce(f"{address.name}: {address.url}")
     if ready_file is not None:
-        facts = dict(addresses) | {"pid": os.getpid(), "token": HUB_TOKEN, "api_key": API_KEY}
+        shown = {"token": told(HUB_TOKEN, GIVEN_TOKEN), "api_key": told(API_KEY, GIVEN_KEY)}
+        facts = dict(addresses) | {"pid": os.getpid()} | shown
         write_atomic(ready_file, json.dumps(facts, indent=2) + "\n")
     await asyncio.gather(*tasks)
 

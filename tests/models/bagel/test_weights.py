@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ def test_a_saved_pipeline_loads_bit_for_bit(pipe, layout, request):
         assert after[key] == before[key]
     text = "It's 2024, naïve <|im_end|>"
     assert loaded.tokenizer(text)["input_ids"] == pipe.tokenizer(text)["input_ids"]
+
+
+def test_the_small_autoencoder_survives_the_authors_layout(tmp_path):
+    """It normalises over 8 groups, which the authors' files have no word for: theirs has 32."""
+    pipe = Echo4oPipeline.from_pretrained(str(files("echo4o.models") / "tiny_model"))
+    pipe.save_pretrained(tmp_path / "there", layout="bagel")
+    loaded = Echo4oPipeline.from_pretrained(tmp_path / "there")
+    same_weights(pipe.vae, loaded.vae)
+    assert loaded.vae.config.norm_num_groups == pipe.vae.config.norm_num_groups == 8
 
 
 @pytest.mark.shared

@@ -215,6 +215,7 @@ def save_model(folder: Path, model: BagelForUnifiedGeneration) -> None:
     _write_json(folder / "model.safetensors.index.json", index)
 
 
+_PUBLISHED_GROUPS = 32
 PUBLISHED_AUTOENCODER: dict[str, Any] = {
     "resolution": 256,
     "in_channels": 3,
@@ -231,18 +232,24 @@ PUBLISHED_AUTOENCODER: dict[str, Any] = {
 
 def autoencoder_parameters(vae: AutoencoderKL) -> dict[str, Any]:
     """The authors' words for the shape of an autoencoder."""
-    channels = vae.config.block_out_channels
-    return PUBLISHED_AUTOENCODER | {
-        "in_channels": vae.config.in_channels,
-        "downsample": 2 ** (len(channels) - 1),
-        "ch": channels[0],
-        "out_ch": vae.config.out_channels,
-        "ch_mult": [count // channels[0] for count in channels],
-        "num_res_blocks": vae.config.layers_per_block,
-        "z_channels": vae.config.latent_channels,
-        "scale_factor": vae.config.scaling_factor,
-        "shift_factor": vae.config.shift_factor,
-    }
+    channels, groups = vae.config.block_out_channels, vae.config.norm_num_groups
+    # The published one has 32, which its authors do not say; a smaller one may not.
+    extra = {} if groups == _PUBLISHED_GROUPS else {"norm_num_groups": groups}
+    return (
+        PUBLISHED_AUTOENCODER
+        | extra
+        | {
+            "in_channels": vae.config.in_channels,
+            "downsample": 2 ** (len(channels) - 1),
+            "ch": channels[0],
+            "out_ch": vae.config.out_channels,
+            "ch_mult": [count // channels[0] for count in channels],
+            "num_res_blocks": vae.config.layers_per_block,
+            "z_channels": vae.config.latent_channels,
+            "scale_factor": vae.config.scaling_factor,
+            "shift_factor": vae.config.shift_factor,
+        }
+    )
 
 
 def load_autoencoder(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
@@ -269,6 +276,7 @@ def load_autoencoder(folder: Path, dtype: torch.dtype = torch.float32) -> Autoen
             up_block_types=["UpDecoderBlock2D"] * levels,
             layers_per_block=blocks,
             latent_channels=facts["decoder.conv_in.weight"].shape[1],
+            norm_num_groups=constants.get("norm_num_groups", _PUBLISHED_GROUPS),
             scaling_factor=constants["scale_factor"],
             shift_factor=constants["shift_factor"],
             use_quant_conv=False,

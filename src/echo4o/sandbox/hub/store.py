@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 from echo4o.sandbox.hub.blobs import Blobs
 from echo4o.sandbox.hub.objects import Entry, Files
+from echo4o.sandbox.keys import HUB_TOKEN
 
-USER, USER_TOKEN = "rehearsal", "hf_sandbox_rehearsal"
+USER, USER_TOKEN = "rehearsal", HUB_TOKEN
 READER, READER_TOKEN = "reader", "hf_sandbox_reader"
 ORGANISATION = "echo4o-sandbox"
 

@@ -1,0 +1,101 @@
+"""Judges stored pictures of a results dataset again, with the `evaluate` module of a Space.
+
+What comes from the Space is code; `release verify` runs this in a process without tokens and gives
+the judge's key only to modules that equal the installed ones.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from echo4o.errors import Echo4oError
+from echo4o.records import write_atomic
+
+from .runs import LEDGER, Run, load_run
+from .tasks import get_task
+
+
+def judge_again(space: str, results: Path | None, most: int, out: Path) -> dict[str, Any]:
+    """Load `ORG/NAME@REVISION` from the Hub and hold its verdicts against the stored ones.
+
+    Args:
+        space: The metric's Space; NAME is its task.
+        results: A downloaded results dataset; None only loads the metric.
+        most: Pictures of each run.
+        out: Folder for pictures and ledgers; a ledger of `eval judge` there is used.
+
+    Returns:
+        What the metric says of itself, and for each run how many verdicts are equal.
+
+    Raises:
+        Echo4oError: there is no such metric.
+    """
+    import evaluate
+
+    repo, _, revision = space.partition("@")
+    name = repo.rpartition("/")[2]
+    try:
+        metric = evaluate.load(repo, revision=revision or None)
+    except FileNotFoundError as error:
+        raise Echo4oError(f"{space} is no metric: {str(error).splitlines()[0]}") from error
+    told: dict[str, Any] = {"space": space, "description": metric.description.strip(), "runs": []}
+    asks = "judge" in inspect.signature(metric._compute).parameters
+    if results is None or not asks or get_task(name).pictures > 1:
+        return told
+    for file in sorted(results.glob("runs/*/run.json")):
+        run = load_run(file)
+        if run.task == name:
+            told["runs"].append(_compare(metric, run, results, file.parent.name, most, out))
+    return told
+
+
+def _compare(
+    metric: Any, run: Run, results: Path, label: str, most: int, out: Path
+) -> dict[str, Any]:
+    items = {item.number: item for item in get_task(run.task).items(run.items["source"]).items}
+    chosen = list(_stored(results, label, most))
+    pictures = [out / label / "pictures" / f"{row['number']}.png" for row in chosen]
+    for row, picture in zip(chosen, pictures, strict=True):
+        write_atomic(picture, row["image"]["bytes"])
+    if not chosen:
+        return {"run": label, "asked": 0, "equal": 0, "calls": 0}
+    made = metric.compute(
+        predictions=[str(one) for one in pictures],
+        references=[items[row["number"]].to_json() for row in chosen],
+        judge=run.judge["model"],
+        protocol=run.protocol["name"],
+        ledger=str(out / label / "run" / LEDGER),
+    )
+    pairs = zip(chosen, made["verdicts"], strict=True)
+    equal = sum(row["correct"] == verdict["correct"] for row, verdict in pairs)
+    return {"run": label, "asked": len(chosen), "equal": equal, "calls": made["calls"]}
+
+
+def _stored(results: Path, label: str, most: int) -> Iterator[dict[str, Any]]:
+    """Judged pictures, spread over the run."""
+    import pyarrow.parquet as pq
+
+    columns = ["number", "sample", "repeat", "outcome", "correct", "image"]
+    table = pq.read_table(results / "data/verdicts" / f"{label}.parquet", columns=columns)
+    rows = [
+        row
+        for row in table.to_pylist()
+        if row["image"] and row["outcome"] == "judged" and row["sample"] == row["repeat"] == 1
+    ]
+    yield from rows[:: max(1, len(rows) // most)][:most]
+
+
+def tell(found: list[dict[str, Any]], as_json: bool) -> str:
+    """What was found, for programs or for people."""
+    if as_json:
+        return json.dumps(found)
+    lines = []
+    for one in found:
+        lines.append(f"{one['space']}: {one['description'].splitlines()[0]}")
+        lines += [
+            f"  {run['run']}: {run['equal']} of {run['asked']} verdicts equal, {run['calls']} calls"
+            for run in one["runs"]
+        ]
+    return "\n".join(lines)
