@@ -95,6 +95,11 @@ def test_texts_of_a_batch_do_not_see_each_other(pipe):
         alone = encode_prompts(pipe.mllm, pipe.processor, queries, [text])[0]
         torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
     assert (batch[0] - batch[1]).abs().max() > 0.1
+    ids = [*pipe.processor.encode(texts[0]), pipe.processor.get_vocab()["[IMG]"]]
+    tokens = pipe.mllm.get_input_embeddings()(torch.tensor([ids]))
+    model = pipe.mllm.model.language_model
+    plain = model(inputs_embeds=torch.cat([tokens, queries], dim=1)).last_hidden_state
+    torch.testing.assert_close(batch[0], plain[0, len(ids) :], atol=1e-5, rtol=0)
     cut = encode_prompts(pipe.mllm, pipe.processor, queries, texts, max_tokens=4)
     assert cut[0].equal(cut[1])
 

@@ -1,12 +1,13 @@
 """The whole pipeline with tiny random parts: both decoders, batches, both layouts."""
 
+import itertools
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from tiny_blip3o import CHANNELS, GRID, make_blip3o
 from tiny_omnigen2 import make_omnigen2
@@ -14,7 +15,7 @@ from tiny_omnigen2 import make_omnigen2
 from echo4o.models.bagel.checkpoint import CheckpointError
 from echo4o.models.blip3o import Blip3oPipeline, Blip3oTransformer
 from echo4o.models.blip3o.prompting import NO_TEXT
-from echo4o.models.blip3o.sampling import denoise_features
+from echo4o.models.blip3o.sampling import decode_latents, denoise_features, denoise_latents
 from echo4o.models.inspection import inspect
 
 QUICK = {"num_inference_steps": 2, "decoder_steps": 2}
@@ -124,6 +125,49 @@ def test_what_the_unet_is_told(with_unet):
     with torch.no_grad():
         away = denoise_features(*parts, noise, bare, num_steps=2, scale=3.0)
     torch.testing.assert_close(states[1], away[0])
+
+
+@torch.no_grad()
+def test_both_loops_are_as_specified(with_unet):
+    """Against loops written out: Euler steps in sigma, and guidance away from nothing."""
+    model, unet, draw = with_unet.transformer, with_unet.unet, seeded(3)[0]
+    condition = with_unet.encode_texts(["a cat"])
+    noise = torch.randn(1, GRID * GRID, CHANNELS, generator=draw)
+    x, sigmas = noise, [1.0, 0.75, 0.5, 0.25, 0.0]
+    for sigma, following in itertools.pairwise(sigmas):
+        at = torch.tensor([sigma])
+        empty, full = model(x, at, torch.zeros_like(condition)), model(x, at, condition)
+        x = x + (following - sigma) * (empty + 3 * (full - empty))
+    parts = (with_unet.scheduler, noise, condition)
+    found = denoise_features(model, *parts, num_steps=4, scale=3.0)
+    torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
+
+    negative = torch.randn(1, GRID * GRID, CHANNELS, generator=draw)
+    noise = torch.randn(1, 4, 4, 4, generator=draw)
+    scheduler = EulerDiscreteScheduler()
+    scheduler.set_timesteps(3)
+    y = noise * scheduler.init_noise_sigma
+    sizes = torch.tensor([[32.0, 32, 0, 0, 32, 32]])
+    for time, (sigma, following) in zip(
+        scheduler.timesteps, itertools.pairwise(scheduler.sigmas), strict=True
+    ):
+        seen = y / (sigma**2 + 1) ** 0.5
+        full, empty = (
+            unet(
+                seen,
+                time,
+                encoder_hidden_states=own,
+                added_cond_kwargs={"text_embeds": own.mean(dim=1), "time_ids": sizes},
+            ).sample
+            for own in (x, negative)
+        )
+        y = y + (following - sigma) * (empty + 3 * (full - empty))
+    latents = denoise_latents(
+        unet, with_unet.decoder_scheduler, noise, x, negative, side=32, num_steps=3, scale=3.0
+    )
+    torch.testing.assert_close(latents, y, atol=1e-4, rtol=1e-4)
+    pixels = with_unet.vae.decode(y / with_unet.vae.config.scaling_factor).sample
+    torch.testing.assert_close(decode_latents(with_unet.vae, y), pixels)
 
 
 def test_saved_and_loaded_in_both_ways(pipe, tmp_path):

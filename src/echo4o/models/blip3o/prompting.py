@@ -67,13 +67,12 @@ def encode_prompts(
     embed = mllm.get_input_embeddings()
     own = queries[0].to(device, embed.weight.dtype)
     rows = [torch.cat([embed(torch.tensor(ids, device=device)), own]) for ids in tokens]
-    ends = torch.tensor([len(row) for row in rows], device=device)
     states = pad_sequence(rows, batch_first=True)
     places = torch.arange(states.shape[1], device=device)
-    # The whole model is called, so that offloading hooks see it; one row of logits is made.
+    # The whole model is called, so that offloading hooks see it; one row of logits is made. Padding
+    # needs no mask: it stands behind, and attention looks back only.
     found = mllm(
         inputs_embeds=states,
-        attention_mask=(places < ends[:, None]).long(),
         position_ids=places.expand(3, len(rows), -1),
         output_hidden_states=True,
         use_cache=False,
@@ -81,5 +80,5 @@ def encode_prompts(
     ).hidden_states[-1]
     count = queries.shape[1]
     return torch.stack(
-        [one[end - count : end] for one, end in zip(found, ends.tolist(), strict=True)]
+        [one[len(row) - count : len(row)] for one, row in zip(found, rows, strict=True)]
     ).float()
