@@ -9,7 +9,7 @@ import logging
 import random
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,12 +19,11 @@ from urllib.parse import parse_qs, urlsplit
 from echo4o.errors import Echo4oError
 from echo4o.pictures import PictureError, sniff_mime
 
-from .items import Item
 from .pictures import load_picture
-from .protocols import checklist
-from .runs import ITEMS_FILE, load_run
+from .report_extras import references_of
+from .runs import kept_items, load_run
 from .tasks import get_task
-from .votes import ADJUDICATOR, Shown, Votes, all_votes, is_disputed, marks_of, shown_pictures
+from .votes import ADJUDICATOR, Shown, Votes, all_votes, is_disputed, shown_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -61,23 +60,20 @@ class Desk:
         self._folder = run_folder
         run = load_run(run_folder)
         self._task = get_task(run.task)
-        if self._task.grading is not None and self._task.hooks.score is not None:
-            raise Echo4oError(
-                f"people cannot judge pictures of {run.task} here: the page has no place for "
-                "its questions or references"
-            )
-        self._marks = marks_of(run)
-        self._shown = {one.key: one for one in shown_pictures(run)}
+        self._shown = {one.key: one for one in shown_pictures(run_folder, run)}
         if not self._shown:
             raise Echo4oError(f"the run {run_folder} has no pictures to look at")
-        self._items = _items_of(run_folder)
+        self._items = kept_items(run_folder, run)
+        self._references = references_of([run_folder], [run])
         self._lock = threading.Lock()
 
     def start(self) -> dict[str, Any]:
-        """Return what the page needs to begin: title, marks, how many pictures."""
+        """Return what the page needs to begin: title, kind and highest mark, how many pictures."""
+        sheet = next(iter(self._shown.values())).sheet
         return {
             "title": self._task.title,
-            "marks": list(self._marks),
+            "has_lines": bool(sheet.lines),
+            "most": sheet.most,
             "pictures": len(self._shown),
         }
 
@@ -99,7 +95,7 @@ class Desk:
             found = []
             for one in self._shown.values():
                 given = [vote for rater in raters if (vote := rater.of(one)) is not None]
-                if is_disputed(given):
+                if is_disputed(one, given):
                     said = sorted(vote.marks for vote in given)
                     found.append({**self._card(one, last_word), "said": said})
             return found
@@ -109,15 +105,16 @@ class Desk:
         shown = self._shown.get(key)
         if shown is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no picture {key!r:.40}")
-        count, most = (len(self._marks), 10) if self._marks else (1, 1)
-        given = marks if isinstance(marks, list) else []
-        if len(given) != count or any(type(x) is not int or not 0 <= x <= most for x in given):
+        sheet = shown.sheet
+        if not isinstance(marks, list) or not sheet.allows(marks):
+            count = len(sheet.lines) or 1
             raise Refused(
-                HTTPStatus.BAD_REQUEST, f"`marks` must be {count} whole numbers from 0 to {most}"
+                HTTPStatus.BAD_REQUEST,
+                f"`marks` must be {count} whole numbers from 0 to {sheet.most}",
             )
         with self._lock:
             # Read anew: the same rater may have two windows.
-            vote = self._votes(rater).cast(shown, given)
+            vote = self._votes(rater).cast(shown, marks)
         return {"key": key, "marks": list(vote.marks)}
 
     def picture(self, key: str) -> bytes:
@@ -125,19 +122,26 @@ class Desk:
         shown = self._shown.get(key)
         if shown is None:
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such picture")
-        try:
-            return load_picture(shown.path).data
-        except (PictureError, OSError) as error:
-            raise Refused(HTTPStatus.NOT_FOUND, str(error)) from error
+        return _for_browsers(shown.path)
+
+    def reference(self, key: str, place: str) -> bytes:
+        """Return the bytes of one of a picture's references, counted from 0."""
+        shown = self._shown.get(key)
+        files = [] if shown is None else self._references.get(shown.verdict.number, [])
+        if not (place.isdecimal() and place.isascii() and int(place) < len(files)):
+            raise Refused(HTTPStatus.NOT_FOUND, "there is no such reference")
+        return _for_browsers(Path(files[int(place)]))
 
     def _card(self, shown: Shown, votes: Votes) -> dict[str, Any]:
-        item = self._items.get(shown.verdict.prompt)
+        item = self._items.get(shown.verdict.number)
         vote = votes.of(shown)
         return {
             "key": shown.key,
             "prompt": shown.verdict.prompt,
             "note": "" if item is None else item.note,
-            "checklist": [] if item is None or not item.include else checklist(item),
+            "checklist": list(shown.sheet.checklist),
+            "lines": list(shown.sheet.lines),
+            "references": len(self._references.get(shown.verdict.number, ())),
             "marks": None if vote is None else list(vote.marks),
         }
 
@@ -146,6 +150,13 @@ class Desk:
             return Votes.open(self._folder, rater)
         except Echo4oError as error:
             raise Refused(HTTPStatus.BAD_REQUEST, str(error)) from error
+
+
+def _for_browsers(path: Path) -> bytes:
+    try:
+        return load_picture(path).data
+    except (PictureError, OSError) as error:
+        raise Refused(HTTPStatus.NOT_FOUND, str(error)) from error
 
 
 def make_server(run_folder: Path, port: int) -> tuple[ThreadingHTTPServer, str]:
@@ -175,6 +186,9 @@ def _routes(desk: Desk) -> Mapping[str, Callable[[Mapping[str, Any]], Any]]:
         "queue": lambda asked: desk.queue(str(asked.get("rater", ""))),
         "disputes": lambda asked: desk.disputes(),
         "picture": lambda asked: desk.picture(str(asked.get("key", ""))),
+        "reference": lambda asked: desk.reference(
+            str(asked.get("key", "")), str(asked.get("place", ""))
+        ),
         "vote": lambda asked: desk.vote(
             str(asked.get("rater", "")), str(asked.get("key", "")), asked.get("marks")
         ),
@@ -265,13 +279,3 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 _JSON = "application/json"
-
-
-def _items_of(run_folder: Path) -> dict[str, Item]:
-    """Return the run's items by prompt; empty where the run has no items file."""
-    run = load_run(run_folder)
-    path = run_folder / ITEMS_FILE
-    if not path.is_file():
-        return {}
-    items: Sequence[Item] = get_task(run.task).items(str(path)).items
-    return {item.prompt: item for item in items}

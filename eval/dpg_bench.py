@@ -17,15 +17,17 @@ from PIL import Image
 
 from echo4o.errors import Echo4oError
 
-from .dpg_items import TAG, questions_of, read_csv, read_row
+from .dpg_items import TAG, DenseItem, questions_of, read_csv, read_row
 from .dpg_judges import CROPS, SCALE, KitAnswers, ReleasedAnswers, SingleAnswers
 from .dpg_rules import is_yes
+from .dpg_rules import score as rule
 from .fetch_more import fetch_dpg
 from .intervals import mean_points
 from .items import KIT, Item
 from .layouts import Part, check_counts, check_prompts, check_sizes
 from .protocols import Finding
 from .scores import RELEASED, Grading, Scores, by_item, score_points
+from .sheets import Sheet
 from .tasks import PAPER, Hooks, Task
 from .verdicts import Verdict
 
@@ -124,6 +126,26 @@ def check(items: Sequence[Item], samples: Sequence[Mapping[int, Path]], protocol
     check_sizes(items, samples)
 
 
+def sheet(item: Item) -> Sheet:
+    """Return the item's questions; people say yes or no to each, and parents have their say.
+
+    Raises:
+        Echo4oError: its questions are not known.
+    """
+    if not isinstance(item, DenseItem):
+        raise Echo4oError(
+            f"the questions of item {item.number} are not known; put the items.jsonl of this run "
+            "back into its folder"
+        )
+    asked = questions_of(item)
+
+    def weigh(marks: Sequence[int]) -> float:
+        held = {one.number: mark == 1 for one, mark in zip(asked, marks, strict=True)}
+        return SCALE * rule(asked, [held]).average
+
+    return Sheet(lines=tuple(one.text for one in asked), weigh=weigh, scale=SCALE)
+
+
 def _broad(kind: str) -> str:
     return kind.partition(" - ")[0].strip() or "other"
 
@@ -144,7 +166,7 @@ TASK = Task(
         PAPER: partial(SingleAnswers, PAPER),
         RELEASED: partial(ReleasedAnswers, RELEASED),
     },
-    readings={},
+    readings={PAPER: SingleAnswers(PAPER), RELEASED: ReleasedAnswers(RELEASED)},
     read_row=read_row,
     grading=GRADING,
     about="An item has up to 100 points: the share of its questions that hold over its pictures; "
@@ -157,5 +179,6 @@ TASK = Task(
         layout=find_layout,
         check=check,
         fetch=fetch_dpg,
+        sheet=sheet,
     ),
 )

@@ -148,6 +148,16 @@ class SingleAnswers(SeriesProtocol):
         }
         return Conclusion("judged", findings_of(asked, answers, held), None)
 
+    def again(self, item: Item, texts: Sequence[str | None], asker: SeriesProtocol) -> Conclusion:
+        """Return what this reading makes of the answers; it may count fewer of the questions."""
+        assert isinstance(asker, SingleAnswers)
+        questions = [questions_of(item)[0]] if asker.leaves_out(item) else asker.asked(item)
+        known = {one.number: text or "" for one, text in zip(questions, texts, strict=False)}
+        lost = [one.number for one in self.asked(item) if one.number not in known]
+        if lost and not self.leaves_out(item):
+            return Conclusion("unreadable", (), f"question {lost[0]} was not asked")
+        return self.conclude_texts(item, [known.get(one.number, "") for one in self.asked(item)])
+
     def leaves_out(self, item: Item) -> bool:
         """Return whether the published script drops an item: others need the question it loses."""
         if not isinstance(item, DenseItem):

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageOps
 
 from echo4o.errors import Echo4oError
 
+from .bare_pixels import write_pixels
 from .english import plural
 from .fetch_more import fetch_geneval
 from .geneval_classes import NAMES
@@ -30,6 +30,7 @@ from .layouts import Part, check_counts, check_prompts
 from .pictures import Picture, opened
 from .protocols import Finding, JudgeProtocol, Question, UnreadableReply, one_object
 from .scores import RELEASED, Scores, by_item, score_shares
+from .sheets import Sheet
 from .tasks import PAPER, Hooks, Task
 from .verdicts import Verdict
 from .wording import ITEM_FILES
@@ -135,9 +136,7 @@ class DetectorProtocol(JudgeProtocol):
     def load(self, path: Path) -> Picture:
         """Return the picture upright and RGB, as the bare pixels that a detector is given."""
         with opened(path.read_bytes(), path.name) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            header = f"P6\n{upright.width} {upright.height}\n255\n".encode()
-            return Picture(name=path.name, data=header + upright.tobytes())
+            return Picture(name=path.name, data=write_pixels(image))
 
     def question(self, item: Item, attempt: int = 0) -> Question:
         """Return the item's row, which says whose colours matter."""
@@ -263,6 +262,11 @@ def check(items: Sequence[Item], samples: Sequence[Mapping[int, Path]], protocol
     check_prompts(items, samples)
 
 
+def sheet(item: Item) -> Sheet:
+    """Return what people hold a picture against: the same lines as the detector's findings."""
+    return Sheet(checklist=tuple(_lines(item) if isinstance(item, DetectedItem) else ()))
+
+
 TASK = Task(
     name=NAME,
     title="GenEval",
@@ -275,6 +279,12 @@ TASK = Task(
     pictures=SAMPLES,
     more_items={REWRITTEN: "geneval_rewritten"},
     hooks=Hooks(
-        label=label, score=score, names=_names, layout=find_layout, check=check, fetch=fetch_geneval
+        label=label,
+        score=score,
+        names=_names,
+        layout=find_layout,
+        check=check,
+        fetch=fetch_geneval,
+        sheet=sheet,
     ),
 )

@@ -1,5 +1,6 @@
 """The colour of an object for GenEval: CLIP on the cut-out object, the rest made grey."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,32 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from echo4o.errors import Echo4oError
+
+from .geneval_detector import Pixels
 from .geneval_rules import COLOURS, Boxes
+from .local_judge import CLIP
 
 _TEMPLATES = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}")
 _ANY_OBJECT = "a photo of a {colour} object"
 _GREY = 153
 """What surrounds the object: #999."""
+_OPEN_CLIP = re.compile(r"hf-hub:|[^/]*\Z|(ViT|RN|EVA|convnext|coca|roberta|xlm|nllb)[-_\w]*/")
+"""Names without an owner, and an architecture where a Hub id has its owner."""
+
+
+def refuse_open_clip(name: str) -> None:
+    """Refuse a name of open_clip's, such as ViT-L-14/openai.
+
+    Raises:
+        Echo4oError: it is neither a folder nor a Hub id.
+    """
+    if not Path(name).is_dir() and _OPEN_CLIP.match(name):
+        raise Echo4oError(
+            f"{name} is how open_clip names models, and colours are named through transformers "
+            "here; give the Hub id or the folder of a CLIPModel (ViT-L-14/openai has the weights "
+            f"of {CLIP})"
+        )
 
 
 class ColourClassifier:
@@ -42,12 +63,12 @@ class ColourClassifier:
 
     @torch.no_grad()
     def __call__(
-        self, image: Image.Image, name: str, boxes: Boxes, masks: NDArray[np.bool_]
+        self, picture: Pixels, name: str, boxes: Boxes, masks: NDArray[np.bool_]
     ) -> list[str]:
         """One colour per object of a class; masks are (objects, H, W) of the picture."""
         if not len(boxes):
             return []
-        crops = [cut_out(image, box, mask) for box, mask in zip(boxes, masks, strict=True)]
+        crops = [cut_out(picture, box, mask) for box, mask in zip(boxes, masks, strict=True)]
         side = self._model.config.vision_config.image_size
         pixels = torch.stack([_prepared(crop, side) for crop in crops])
         found = self._model.get_image_features(pixel_values=pixels.to(self._model.device))
@@ -69,11 +90,11 @@ class ColourClassifier:
         return self._by_name[name]
 
 
-def cut_out(image: Image.Image, box: NDArray[np.float32], mask: NDArray[np.bool_]) -> Image.Image:
+def cut_out(picture: Pixels, box: NDArray[np.float32], mask: NDArray[np.bool_]) -> Image.Image:
     """The box of an object, with what is not the object made grey."""
-    pixels = np.where(mask[..., None], np.asarray(image), np.uint8(_GREY))
     left, top, right, bottom = (round(float(corner)) for corner in box[:4])
-    return Image.fromarray(pixels).crop((left, top, right, bottom))
+    place = slice(top, bottom), slice(left, right)
+    return Image.fromarray(np.where(mask[place][..., None], picture[place], np.uint8(_GREY)))
 
 
 def _prepared(image: Image.Image, side: int) -> Tensor:

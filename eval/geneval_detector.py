@@ -6,29 +6,31 @@ that of transformers, which resamples masks to 384 x 384 pixels and cuts by anot
 Shape letters: Q queries, K classes, H and W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import PreTrainedModel
 
 from echo4o.errors import Echo4oError
 
+from .geneval_masks import Found, Geometry, in_picture
 from .geneval_rules import Boxes
 
-_SHORTEST, _LONGEST, _STRIDE = 800, 1333, 32
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _MOST = 100
 """Best pairs of query and class that are looked at."""
-_EPSILON = 1e-6
 _CAREFUL = 0.999
 """Share of the least score from which on a pair is looked at: rounding loses none."""
+
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""(H, W, 3): an RGB picture."""
 
 
 class Detections(NamedTuple):
@@ -40,29 +42,13 @@ class Detections(NamedTuple):
     """(objects, H, W)."""
 
 
-class Geometry(NamedTuple):
-    """Heights and widths of a picture on its way into the model."""
-
-    original: tuple[int, int]
-    resized: tuple[int, int]
-    padded: tuple[int, int]
-
-    @classmethod
-    def of(cls, width: int, height: int) -> "Geometry":
-        """Shortest side 800 unless the longest would pass 1,333; padded to multiples of 32."""
-        scale = min(_SHORTEST / min(width, height), _LONGEST / max(width, height))
-        resized = (int(height * scale + 0.5), int(width * scale + 0.5))
-        padded = (-(-resized[0] // _STRIDE) * _STRIDE, -(-resized[1] // _STRIDE) * _STRIDE)
-        return cls((height, width), resized, padded)
-
-
 class InstanceDetector:
     """A detector with the names of its classes."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        names: Sequence[str],
+        names: Mapping[int, str],
         *,
         source: str,
         revision: str | None = None,
@@ -72,28 +58,28 @@ class InstanceDetector:
 
         Args:
             model: gives `class_queries_logits` and `masks_queries_logits`.
-            names: one per class of the model, in the order of its numbers.
+            names: by the model's number; what has another number is not looked at.
             source: folder or Hub id, part of every result.
             revision: commit on the Hub.
             least_score: objects that cannot reach it are not looked at further.
 
         Raises:
-            Echo4oError: the model has another number of classes.
+            Echo4oError: the model has no class of such a number.
         """
         labels = model.config.num_labels
-        if labels != len(names):
+        if max(names) >= labels:
             raise Echo4oError(
-                f"the detector {source} knows {labels} classes but {len(names)} names are given; "
-                "use a detector that was trained on COCO's 80 things, or give its own names"
+                f"the detector {source} knows {labels} classes, none of which has the number "
+                f"{max(names)} ({names[max(names)]}); give names by its own numbers"
             )
         self.source, self.revision = source, revision
-        self._model, self._names, self._least = model.eval(), list(names), least_score
+        self._model, self._names, self._least = model.eval(), dict(names), least_score
 
     @classmethod
     def from_pretrained(
         cls,
         name: str | Path,
-        names: Sequence[str],
+        names: Mapping[int, str],
         *,
         revision: str | None = None,
         device: str = "cpu",
@@ -111,11 +97,11 @@ class InstanceDetector:
         )
 
     @torch.no_grad()
-    def __call__(self, image: Image.Image) -> dict[str, Detections]:
-        """Objects of an RGB picture by class, in no order; classes without any are left out."""
-        geometry = Geometry.of(*image.size)
-        pixels = prepared(image, geometry).to(self._model.device, self._model.dtype)
-        found = self._model(pixel_values=pixels[None])
+    def __call__(self, pixels: Pixels) -> dict[str, Detections]:
+        """Objects of a picture by class, in no order; classes without any are left out."""
+        geometry = Geometry.of(pixels.shape[1], pixels.shape[0])
+        inputs = prepared(pixels, geometry).to(self._model.device, self._model.dtype)
+        found = self._model(pixel_values=inputs[None])
         if "masks_queries_logits" not in found:
             raise Echo4oError(
                 f"the detector {self.source} gives no masks of its queries; name a Mask2Former "
@@ -130,12 +116,12 @@ class InstanceDetector:
         )
 
 
-def prepared(image: Image.Image, geometry: Geometry) -> Tensor:
-    """RGB picture -> (3, H, W), resized, normalised as for ImageNet, padded with zeros."""
+def prepared(pixels: Pixels, geometry: Geometry) -> Tensor:
+    """Picture -> (3, H, W), resized, normalised as for ImageNet, padded with zeros."""
     height, width = geometry.resized
     # As Pillow's bilinear resize, a level apart at most, in a third of its time.
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-    small = interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)[0]
+    image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+    small = interpolate(image, size=(height, width), mode="bilinear", antialias=True)[0]
     padded = torch.zeros(3, *geometry.padded)
     for channel, mean, deviation in zip(range(3), _MEAN, _STD, strict=True):
         inside = padded[channel, :height, :width]
@@ -147,7 +133,7 @@ def by_class(
     class_logits: Tensor,
     mask_logits: Tensor,
     geometry: Geometry,
-    names: Sequence[str],
+    names: Mapping[int, str],
     least_score: float,
 ) -> dict[str, Detections]:
     """Read a model's output for one picture.
@@ -161,44 +147,34 @@ def by_class(
         class_logits: (Q, K + 1), the last one for "no object".
         mask_logits: (Q, rows, columns) over the padded picture.
         geometry: the picture's sizes.
-        names: of the K classes.
+        names: of the K classes, by number; those without one are not looked at.
         least_score: 0 looks at every pair.
     """
+    classes = class_logits.shape[1] - 1
     chances = class_logits.softmax(dim=-1)[:, :-1].flatten()
     best, places = chances.topk(min(_MOST, len(chances)))
     # Resizing mixes cells: no pixel of a mask is surer than its best cell.
-    surest = mask_logits.amax(dim=(1, 2)).sigmoid()[places // len(names)]
+    surest = mask_logits.amax(dim=(1, 2)).sigmoid()[places // classes]
     places = places[best * surest >= least_score * _CAREFUL]
-    found: dict[str, tuple[list[list[float]], list[NDArray[np.bool_]]]] = {}
+    masks: dict[int, Found | None] = {}
+    found: dict[str, list[tuple[Found, float]]] = {}
     for place in places.tolist():
-        query, label = divmod(place, len(names))
-        logits = _to_picture(mask_logits[query], geometry)
-        mask = (logits > 0).numpy()
-        pixels = np.count_nonzero(mask)
-        if not pixels:
+        query, label = divmod(place, classes)
+        if label not in names:
             continue
-        rows = np.flatnonzero(mask.any(axis=1))
-        top, bottom = rows[0], rows[-1] + 1
-        columns = np.flatnonzero(mask[top:bottom].any(axis=0))
-        left, right = columns[0], columns[-1] + 1
-        inside = logits[top:bottom, left:right]
-        certainty = float((inside.sigmoid() * (inside > 0)).sum()) / (pixels + _EPSILON)
-        corners = (left, top, right, bottom)
-        boxes, masks = found.setdefault(names[label], ([], []))
-        boxes.append([*map(float, corners), float(chances[place]) * certainty])
-        masks.append(mask)
-    return {
-        name: Detections(np.array(boxes, dtype=np.float32), np.stack(masks))
-        for name, (boxes, masks) in found.items()
-    }
+        if query not in masks:
+            masks[query] = in_picture(mask_logits[query], geometry)
+        one = masks[query]
+        if one is not None:
+            score = float(chances[place]) * one.certainty
+            found.setdefault(names[label], []).append((one, score))
+    return {name: _detections(group, geometry.original) for name, group in found.items()}
 
 
-def _to_picture(logits: Tensor, geometry: Geometry) -> Tensor:
-    """Mask logits (rows, columns) -> (H, W) of the original picture."""
-
-    def resize(values: Tensor, size: tuple[int, int]) -> Tensor:
-        return interpolate(values, size=size, mode="bilinear", align_corners=False)
-
-    height, width = geometry.resized
-    inside = resize(logits[None, None], geometry.padded)[..., :height, :width]
-    return resize(inside, geometry.original)[0, 0]
+def _detections(group: Sequence[tuple[Found, float]], size: tuple[int, int]) -> Detections:
+    boxes = np.array([(*one.box, score) for one, score in group], dtype=np.float32)
+    masks = np.zeros((len(group), *size), dtype=np.bool_)
+    for whole, (one, _) in zip(masks, group, strict=True):
+        left, top, right, bottom = one.box
+        whole[top:bottom, left:right] = one.mask
+    return Detections(boxes, masks)

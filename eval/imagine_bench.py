@@ -6,16 +6,17 @@ paper, section 5). The published script drops the multi-object group by a misspe
 tables have it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from .authors_points import MOST, AuthorsPoints, StrictPoints
-from .imagine_kit import KitPoints
+from .authors_points import MOST, AuthorsPoints, StrictPoints, weigh
+from .imagine_kit import MARKS, KitPoints
 from .items import Item, text
-from .protocols import JudgeProtocol
+from .protocols import Finding, JudgeProtocol
 from .scores import Grading
-from .tasks import Task
+from .sheets import Sheet, out_of_ten
+from .tasks import Hooks, Task
 from .wording import load_wording
 
 NAME = "imagine_bench"
@@ -54,6 +55,18 @@ def _ask(reading: str) -> JudgeProtocol:
     return _READINGS[reading](reading, load_wording(NAME))
 
 
+def sheet(item: Item) -> Sheet:
+    """Return the three aspects, which people mark as the judge does."""
+    return out_of_ten(MARKS, _weigh)
+
+
+def _weigh(marks: Sequence[int]) -> float:
+    pairs = zip(MARKS, marks, strict=True)
+    return weigh(
+        [Finding(expectation=name, satisfied=False, reason="", points=one) for name, one in pairs]
+    )
+
+
 TASK = Task(
     name=NAME,
     title="Imagine-Bench",
@@ -67,4 +80,5 @@ TASK = Task(
         weights={**_WEIGHTS, "Multi-Object": 2.0},
         released_weights=_WEIGHTS,
     ),
+    hooks=Hooks(sheet=sheet),
 )

@@ -190,7 +190,7 @@ def read_command(args: argparse.Namespace) -> Command:
     protocol = args.protocol or default_protocol(args.items, task)
     asked = task.protocol(protocol)
     if args.explain and not task.readings:
-        raise ValueError(f"--explain knows nothing of {task.name}; leave it away")
+        raise ValueError(f"all readings of {task.name} have the same rules; leave --explain away")
     if args.explain and protocol not in task.readings:
         raise ValueError(
             f"replies to the protocol {protocol} cannot be read another way; --explain needs "
@@ -316,6 +316,7 @@ def tell_run(finished: "Run", out: Path, *, explained: bool) -> None:
     """Print a run's scores and what became of its questions."""
     from .drift import drift_lines
     from .explain import explain
+    from .runs import kept_items
 
     scores = finished.scores()
     lines = [("overall", scores.overall), ("one or two objects", scores.one_or_two_objects)]
@@ -332,7 +333,7 @@ def tell_run(finished: "Run", out: Path, *, explained: bool) -> None:
     if finished.drift is not None:
         print("\n".join(drift_lines(finished.drift, finished.judge["model"])))
     if explained:
-        print("\n".join(explain(finished)))
+        print("\n".join(explain(finished, kept_items(out, finished))))
     print(f"run     {out / 'run.json'}")
 
 

@@ -58,12 +58,13 @@ class LocalJudge:
         name: Hub id or folder of a vision-language model, after `local:`.
         ledger: Where replies are kept.
         batch_size: Questions answered at once.
+        workers: Threads that answer, each a batch of its own.
 
     Raises:
         Echo4oError: there is no such model, or it is none that answers questions about pictures.
     """
 
-    def __init__(self, name: str, *, ledger: Ledger, batch_size: int = 8) -> None:
+    def __init__(self, name: str, *, ledger: Ledger, batch_size: int = 8, workers: int = 1) -> None:
         self._source, revision = split_revision(name.removeprefix(PREFIX))
         identity = identify(self._source, revision)
         self._revision = identity.revision
@@ -74,17 +75,20 @@ class LocalJudge:
         self._ledger = ledger
         self._batch_size = batch_size
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
+        self._workers = workers
+        self._tasks: list[asyncio.Task[None]] = []
+        self._asked: dict[str, asyncio.Future[str]] = {}
+        """Questions that are being answered, by key: equal ones are one question."""
         self._parts: tuple[AutoModelForImageTextToText, AutoProcessor] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._work())
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._workers)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def chat(self, request: ChatRequest, *, ahead: bool = False) -> Reply:
         """One answer, from the ledger when it was given before; all wait alike, as batches fill.
@@ -92,12 +96,11 @@ class LocalJudge:
         The same words about the same picture, asked again, get the same answer: it is given once.
         """
         del ahead
-        request = replace(request, repeat=0)
+        if request.repeat:
+            request = replace(request, repeat=0)
         entry = self._ledger.find(request.key)
         if entry is None or entry.state != "done":
-            waiting = _Waiting(request)
-            await self._queue.put(waiting)
-            await waiting.reply
+            await self._reply_to(request)
             entry = self._ledger.find(request.key)
         assert entry is not None
         return Reply(
@@ -109,14 +112,24 @@ class LocalJudge:
             attempts=entry.attempts,
         )
 
+    async def _reply_to(self, request: ChatRequest) -> None:
+        """Wait until a question is answered; equal ones at once are one question."""
+        if request.key not in self._asked:
+            waiting = _Waiting(request)
+            self._asked[request.key] = waiting.reply
+            self._queue.put_nowait(waiting)
+        try:
+            await asyncio.shield(self._asked[request.key])
+        finally:
+            self._asked.pop(request.key, None)
+
     async def _work(self) -> None:
         while True:
             batch = [await self._queue.get()]
             await asyncio.sleep(0)  # whoever is ready to ask does so now
             while len(batch) < self._batch_size and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            # Equal questions are one question.
-            requests = list({one.request.key: one.request for one in batch}.values())
+            requests = [one.request for one in batch]
             try:
                 texts = await asyncio.to_thread(self._answer, requests)
                 self._keep(requests, texts)

@@ -32,9 +32,18 @@ from .omnicontext_judges import (
     StrictContext,
     load_texts,
 )
-from .omnicontext_rules import FORK_TYPES, LANGUAGE, TASK_TYPES, Averages, Sample, statistics
+from .omnicontext_rules import (
+    FORK_TYPES,
+    LANGUAGE,
+    TASK_TYPES,
+    Averages,
+    Sample,
+    overall,
+    statistics,
+)
 from .protocols import JudgeProtocol
 from .scores import RELEASED, Grading, Scores, by_item, score_points
+from .sheets import Sheet, out_of_ten
 from .tasks import Hooks, Task
 from .verdicts import Verdict
 
@@ -158,6 +167,11 @@ def check(items: Sequence[Item], samples: Sequence[Mapping[int, Path]], protocol
     check_sizes(items, samples, None if protocol == KIT else SIZE)
 
 
+def sheet(item: Item) -> Sheet:
+    """Return both marks, which people give as the judge does."""
+    return out_of_ten([name.replace("_", " ") for name in MARKS], lambda marks: overall(*marks))
+
+
 def _by_type(counted: Sequence[Sequence[Verdict]], place: int | None) -> dict[str, list[float]]:
     groups: dict[str, list[float]] = defaultdict(list)
     for item in counted:
@@ -189,7 +203,7 @@ TASK = Task(
     title="OmniContext",
     kit_items=Path(__file__).parent / "items" / "omnicontext_kit" / "items.jsonl",
     protocols={KIT: KitContext, **{name: partial(_ask, name) for name in _READINGS}},
-    readings={},
+    readings={name: reading(name, None) for name, reading in _READINGS.items()},
     read_row=read_row,
     grading=GRADING,
     about="An item has up to 10 points: the geometric mean of prompt following and subject "
@@ -203,5 +217,6 @@ TASK = Task(
         check=check,
         fetch=fetch_context,
         write=write_statistics,
+        sheet=sheet,
     ),
 )

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -109,10 +110,11 @@ class AuthorsContext(SeriesProtocol):
     leaves_out_missing = True
     attempts: ClassVar[int] = ROUNDS
 
-    def __init__(self, name: str, wording: ContextWording) -> None:
+    def __init__(self, name: str, wording: ContextWording | None) -> None:
+        """Without a wording nothing can be asked, but replies can be read."""
         self.name = name
         self._wording = wording
-        self.version = wording.version
+        self.version = "" if wording is None else wording.version
 
     def usual_questions(self, item: Item) -> list[Question]:
         """Return all six questions."""
@@ -161,10 +163,24 @@ class AuthorsContext(SeriesProtocol):
         """Return the picture upright and as JPEG; its size is not changed."""
         return Picture(name=path.name, data=as_jpeg(path, shrink=False))
 
+    def again(self, item: Item, texts: Sequence[str | None], asker: SeriesProtocol) -> Conclusion:
+        """Return what this reading makes of the replies, in as many rounds as there are."""
+        assert isinstance(asker, AuthorsContext)
+        rounds = zip_longest(*asker.by_mark(texts))
+        return super().again(item, list(chain.from_iterable(rounds)), asker)
+
+    def by_mark(self, texts: Sequence[str | None]) -> tuple[list[str | None], list[str | None]]:
+        """Return the replies about each mark."""
+        return list(texts[::2]), list(texts[1::2])
+
+    def _text(self, mark: str, item: Item) -> str:
+        assert self._wording is not None, "a reading without its wording cannot ask"
+        return self._wording.ask(mark, item)
+
     def _question(self, item: Item, mark: str, turn: int) -> Question:
         return Question(
             system=None,
-            text=self._wording.ask(mark, item),
+            text=self._text(mark, item),
             max_tokens=_MAX_TOKENS,
             repeat=turn,
             pictures=references(item),
@@ -188,7 +204,7 @@ class StrictContext(AuthorsContext):
             if reply.outcome != "done":
                 return None
             tries += 1
-            if _strict_mark(reply) is not None:
+            if _strict_mark(reply.text) is not None:
                 side, tries = side + 1, 0
             elif tries == self.attempts:
                 return None
@@ -198,11 +214,28 @@ class StrictContext(AuthorsContext):
         """Return both marks, or why one of them is missing."""
         if said[-1].outcome != "done":
             return silent(said[-1])
-        found = [mark for reply in said if (mark := _strict_mark(reply)) is not None]
-        if len(found) < len(MARKS):
-            reason = f"no reply gives {MARKS[len(found)]} as a number from 0 to 10"
-            return Conclusion("unreadable", (), reason)
-        findings = [_finding(name, *mark) for name, mark in zip(MARKS, found, strict=True)]
+        return self._of(self.by_mark([reply.text for reply in said]))
+
+    def again(self, item: Item, texts: Sequence[str | None], asker: SeriesProtocol) -> Conclusion:
+        """Return the first readable reply about each mark."""
+        assert isinstance(asker, AuthorsContext)
+        return self._of(asker.by_mark(texts))
+
+    def by_mark(self, texts: Sequence[str | None]) -> tuple[list[str | None], list[str | None]]:
+        """Return the replies about each mark; the second is asked for once the first is read."""
+        following = next((n for n, one in enumerate(texts, start=1) if _strict_mark(one)), 0)
+        return (
+            (list(texts[:following]), list(texts[following:])) if following else (list(texts), [])
+        )
+
+    def _of(self, replies: Sequence[Sequence[str | None]]) -> Conclusion:
+        findings = []
+        for name, texts in zip(MARKS, replies, strict=True):
+            mark = next(filter(None, map(_strict_mark, texts)), None)
+            if mark is None:
+                reason = f"no reply gives {name} as a number from 0 to 10"
+                return Conclusion("unreadable", (), reason)
+            findings.append(_finding(name, *mark))
         return Conclusion("judged", tuple(findings), None)
 
     def leaves_out(self, item: Item) -> bool:
@@ -212,7 +245,7 @@ class StrictContext(AuthorsContext):
     def _strict(self, item: Item, mark: str, tries: int) -> Question:
         return Question(
             system=None,
-            text=self._wording.ask(mark, item),
+            text=self._text(mark, item),
             max_tokens=_MAX_TOKENS,
             repeat=tries,
             pictures=references(item),
@@ -314,9 +347,9 @@ def _guess(item: Item, reply: str | None) -> float:
     return float(hashlib.sha256(name.encode()).digest()[0] % 11)
 
 
-def _strict_mark(reply: Reply) -> tuple[float, str] | None:
+def _strict_mark(text: str | None) -> tuple[float, str] | None:
     try:
-        value = one_object(reply.text or "")
+        value = one_object(text or "")
     except UnreadableReply:
         return None
     score = value.get("score")

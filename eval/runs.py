@@ -21,7 +21,7 @@ from .agreement import self_agreement
 from .canary import Canary, compare, open_canary, record
 from .cases import Case
 from .generate import read_manifest
-from .items import Item, ItemSet
+from .items import Item, ItemSet, read_items
 from .judging import JudgeConfig, Judged, judge_cases, make_cases
 from .layouts import item_row
 from .pictures import samples_in
@@ -279,6 +279,22 @@ def load_run(folder: Path) -> Run:
         return Run(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise Echo4oError(f"{path} is damaged ({error}); run the evaluation again") from error
+
+
+def kept_items(folder: Path, run: Run) -> dict[int, Item]:
+    """Return a run's items by number, their files not looked for; empty where it kept none.
+
+    Raises:
+        ItemsError: the file is damaged.
+    """
+    path = folder / ITEMS_FILE
+    if not path.is_file():
+        return {}
+    prompts = {one.number: one.prompt for one in reversed(run.verdicts)}
+    found = read_items(path, read_row=get_task(run.task).read_row).items
+    # The file has them in the run's order, under numbers of its own.
+    numbered = zip(dict.fromkeys(one.number for one in run.verdicts), found, strict=False)
+    return {number: item for number, item in numbered if item.prompt == prompts[number]}
 
 
 def _items_facts(source: ItemSet, items: Sequence[Item]) -> dict[str, Any]:

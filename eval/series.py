@@ -48,6 +48,16 @@ class SeriesProtocol(JudgeProtocol):
     def usual_questions(self, item: Item) -> list[Question]:
         """Return the questions that are asked when every reply can be read."""
 
+    def again(self, item: Item, texts: Sequence[str | None], asker: "SeriesProtocol") -> Conclusion:
+        """Return what this reading makes of all replies to another one's questions.
+
+        Args:
+            item: What was asked about.
+            texts: The replies in the order of the questions; None for one without a text.
+            asker: The reading that asked.
+        """
+        return self.conclude(item, [Reply(outcome="done", text=one, model="") for one in texts])
+
     def question(self, item: Item, attempt: int = 0) -> Question:
         """Return the usual question of that number."""
         return self.usual_questions(item)[attempt]

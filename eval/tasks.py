@@ -14,6 +14,7 @@ from .items import KIT, Item, ItemSet, read_items
 from .layouts import Part
 from .protocols import JudgeProtocol
 from .scores import Comparison, Grading, Scores, compare, score_points, score_shares
+from .sheets import Sheet
 from .verdicts import Verdict
 from .wording import authors_items
 
@@ -51,6 +52,9 @@ class Hooks:
     """Refuses pictures (by sample, then number) that a protocol cannot judge."""
     write: Callable[[Sequence[Verdict], Path], None] | None = None
     """Writes the published script's result files under the authors' protocols."""
+    sheet: Callable[[Item], Sheet] | None = None
+    """What people are asked about an item's picture; of an item whose row is lost only number, tag
+    and prompt are known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

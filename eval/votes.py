@@ -17,10 +17,10 @@ from echo4o.errors import Echo4oError
 from echo4o.records import sha256_file, write_atomic
 
 from .agreement import Agreement, agreement
-from .authors_points import weigh
-from .imagine_kit import MARKS
+from .items import Item
 from .protocols import Finding
-from .runs import Run, load_run
+from .runs import Run, kept_items, load_run
+from .sheets import Sheet
 from .tasks import get_task
 from .verdicts import Verdict
 
@@ -29,8 +29,8 @@ ADJUDICATOR = "adjudicated"
 """The name under which the last word on disputed pictures is kept."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _FORMAT = 1
-_APART = 2.0
-"""Points: two raters who differ by more have a dispute."""
+_APART = 0.2
+"""Share of the points: two raters who differ by more have a dispute."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,21 +43,18 @@ class Shown:
     """The judge's; never shown."""
     path: Path
     sha256: str
+    sheet: Sheet
+    """What people mark."""
 
 
 class Vote(NamedTuple):
     """What one person said about one picture."""
 
     marks: tuple[int, ...]
-    """(1,) or (0,) where an item is right or wrong; else a mark from 0 to 10 for each aspect."""
+    """(1,) or (0,) where an item is right or wrong; else a mark for each line of its sheet."""
     picture: str
     """SHA-256 of the picture's file."""
     at: str
-
-    @property
-    def value(self) -> float:
-        """What the vote counts: 0 or 1, or points."""
-        return float(self.marks[0]) if len(self.marks) == 1 else weigh(_findings(self.marks))
 
 
 class People(NamedTuple):
@@ -79,22 +76,44 @@ class People(NamedTuple):
     mean distance), and number of pictures."""
 
 
-def shown_pictures(run: Run) -> list[Shown]:
-    """Return every picture of a run that is there, once, in item order."""
+def shown_pictures(folder: Path, run: Run) -> list[Shown]:
+    """Return every picture of a run that is there, once, in item order.
+
+    Raises:
+        Echo4oError: people answer questions of the items, and the run kept none.
+    """
     shown: dict[str, Shown] = {}
+    sheets = _Sheets(folder, run)
     for one in run.verdicts:
         key = str(one.number) if one.sample == 1 else f"{one.number}-{one.sample}"
         if one.picture is None or key in shown:
             continue
         path = run.pictures / Path(one.picture).name
         if path.is_file():
-            shown[key] = Shown(key=key, verdict=one, path=path, sha256=sha256_file(path))
+            shown[key] = Shown(
+                key=key,
+                verdict=one,
+                path=path,
+                sha256=sha256_file(path),
+                sheet=sheets.of(one),
+            )
     return list(shown.values())
 
 
-def marks_of(run: Run) -> tuple[str, ...]:
-    """Return the aspects that people mark; empty where a picture is right or wrong."""
-    return () if get_task(run.task).grading is None else tuple(MARKS)
+class _Sheets:
+    """The sheets of a run's items, each made once."""
+
+    def __init__(self, folder: Path, run: Run) -> None:
+        self._make = get_task(run.task).hooks.sheet
+        self._items = kept_items(folder, run) if self._make is not None else {}
+        self._known: dict[int, Sheet] = {}
+
+    def of(self, one: Verdict) -> Sheet:
+        if one.number not in self._known:
+            bare = Item(number=one.number, tag=one.tag, prompt=one.prompt)
+            item = self._items.get(one.number, bare)
+            self._known[one.number] = Sheet() if self._make is None else self._make(item)
+        return self._known[one.number]
 
 
 class Votes:
@@ -145,9 +164,11 @@ class Votes:
         return vote
 
     def of(self, shown: Shown) -> Vote | None:
-        """Return the vote on a picture as it is now."""
+        """Return the vote on a picture and its questions as they are now."""
         vote = self.votes.get(shown.key)
-        return vote if vote is not None and vote.picture == shown.sha256 else None
+        if vote is None or vote.picture != shown.sha256 or not shown.sheet.allows(vote.marks):
+            return None
+        return vote
 
 
 def all_votes(run_folder: Path) -> list[Votes]:
@@ -156,13 +177,11 @@ def all_votes(run_folder: Path) -> list[Votes]:
     return [Votes.open(run_folder, name) for name in names if name != ADJUDICATOR]
 
 
-def is_disputed(given: Sequence[Vote]) -> bool:
-    """Whether two people or more have voted and do not agree."""
-    values = [one.value for one in given]
-    if len(values) < 2:
-        return False
-    is_points = any(len(one.marks) > 1 for one in given)
-    return max(values) - min(values) > (_APART if is_points else 0)
+def is_disputed(shown: Shown, given: Sequence[Vote]) -> bool:
+    """Whether two people or more have voted on a picture and do not agree."""
+    values = [shown.sheet.value(one.marks) for one in given]
+    apart = _APART * shown.sheet.scale if shown.sheet.lines else 0.0
+    return len(values) > 1 and max(values) - min(values) > apart
 
 
 def read_people(run_folder: Path) -> People | None:
@@ -170,7 +189,7 @@ def read_people(run_folder: Path) -> People | None:
     run = load_run(run_folder)
     raters = all_votes(run_folder)
     last_word = Votes.open(run_folder, ADJUDICATOR)
-    shown = shown_pictures(run) if raters else []
+    shown = shown_pictures(run_folder, run) if raters else []
     given = {one.key: [v for r in raters if (v := r.of(one)) is not None] for one in shown}
     if not any(given.values()):
         return None
@@ -179,13 +198,20 @@ def read_people(run_folder: Path) -> People | None:
     for one in shown:
         word = last_word.of(one)
         if word is not None:
-            settled[one.key] = word.value
-        elif is_disputed(given[one.key]):
+            settled[one.key] = one.sheet.value(word.marks)
+        elif is_disputed(one, given[one.key]):
             disputes += 1
         elif given[one.key]:
-            values = [vote.value for vote in given[one.key]]
+            values = [one.sheet.value(vote.marks) for vote in given[one.key]]
             settled[one.key] = sum(values) / len(values)
-    each = [[_verdict(s, v.value) for s in shown if (v := r.of(s)) is not None] for r in raters]
+    each = [
+        [
+            _verdict(one, one.sheet.value(vote.marks))
+            for one in shown
+            if (vote := rater.of(one)) is not None
+        ]
+        for rater in raters
+    ]
     people = [_verdict(one, settled[one.key]) for one in shown if one.key in settled]
     return People(
         raters=tuple(one.rater for one in raters),
@@ -234,13 +260,6 @@ def _verdict(shown: Shown, value: float) -> Verdict:
         findings=(finding,),
         repeat=1,
     )
-
-
-def _findings(marks: Sequence[int]) -> list[Finding]:
-    return [
-        Finding(expectation=name, satisfied=mark == 10, reason="", points=float(mark))
-        for name, mark in zip(MARKS, marks, strict=True)
-    ]
 
 
 def _read_vote(value: Mapping[str, Any]) -> Vote:

@@ -27,8 +27,9 @@ async function begin(name) {
 function show(index) {
   place = Math.min(Math.max(index, 0), cards.length - 1);
   const card = cards[place];
-  marks = card.marks ? [...card.marks] : start.marks.map(() => null);
+  marks = card.marks ? [...card.marks] : card.lines.map(() => null);
   row = 0;
+  $("references").replaceChildren(...Array.from({ length: card.references }, (_, index) => reference(card, index)));
   isSeen = false; // nobody shall vote on the picture before
   $("picture").classList.add("coming");
   $("picture").src = `picture?${new URLSearchParams({ key: card.key })}`;
@@ -47,7 +48,20 @@ function show(index) {
   if (following) new Image().src = `picture?${new URLSearchParams({ key: following.key })}`;
 }
 
-const words = (said) => (start.marks.length ? said.join("/") : said[0] ? "right" : "wrong");
+function words(said) {
+  if (!start.has_lines) return said[0] ? "right" : "wrong";
+  if (start.most > 1) return said.join("/");
+  const no = said.flatMap((mark, index) => (mark ? [] : [index + 1]));
+  return no.length ? `no to ${no.join(", ")}` : "yes to all";
+}
+
+function reference(card, index) {
+  const figure = element("figure", ""), image = new Image();
+  image.src = `reference?${new URLSearchParams({ key: card.key, place: index })}`;
+  image.alt = `reference ${index + 1}`;
+  figure.append(image, element("figcaption", `image ${index + 1}`));
+  return figure;
+}
 
 function element(tag, text, name = "") {
   const made = document.createElement(tag);
@@ -57,9 +71,12 @@ function element(tag, text, name = "") {
 }
 
 function draw() {
-  const answers = start.marks.length ? start.marks.map(scale) : [choice(1, "Right", "y"), choice(0, "Wrong", "n")];
+  const answers = start.has_lines ? cards[place].lines.map(scale) : [choice(1, "Right", "y"), choice(0, "Wrong", "n")];
   $("answers").replaceChildren(...answers);
 }
+
+const marksOf = () => (start.most > 1 ? Array.from({ length: start.most + 1 }, (_, mark) => mark) : [1, 0]);
+const wordOf = (mark) => (start.most > 1 ? String(mark) : mark ? "yes" : "no");
 
 function choice(mark, name, key) {
   const button = element("button", `${name} (${key})`, marks[0] === mark ? "chosen" : "");
@@ -69,12 +86,13 @@ function choice(mark, name, key) {
 }
 
 function scale(name, index) {
-  const line = element("div", "", index === row ? "scale active" : "scale");
-  line.append(element("span", name));
-  for (let mark = 0; mark <= 10; mark++) {
-    const button = element("button", String(mark), marks[index] === mark ? "chosen" : "");
+  const kind = start.most > 1 ? "scale" : "scale pair";
+  const line = element("div", "", index === row ? `${kind} active` : kind);
+  line.append(element("span", start.most > 1 ? name : `${index + 1}. ${name}`));
+  for (const mark of marksOf()) {
+    const button = element("button", wordOf(mark), marks[index] === mark ? "chosen" : "");
     button.type = "button";
-    button.setAttribute("aria-label", `${name}: ${mark}`);
+    button.setAttribute("aria-label", `${name}: ${wordOf(mark)}`);
     button.addEventListener("click", () => set(index, mark));
     line.append(button);
   }
@@ -84,8 +102,8 @@ function scale(name, index) {
 function set(index, mark) {
   if (!isSeen) return;
   marks[index] = mark;
-  row = Math.min(index + 1, start.marks.length - 1);
-  if (index === start.marks.length - 1 && marks.every((one) => one !== null)) save(marks);
+  row = Math.min(index + 1, marks.length - 1);
+  if (index === marks.length - 1 && marks.every((one) => one !== null)) save(marks);
   else draw();
 }
 
@@ -111,10 +129,13 @@ document.addEventListener("keydown", (event) => {
   if (event.repeat && !key.startsWith("arrow")) return; // a key held down is one vote
   if (key === "arrowleft") show(place - 1);
   else if (key === "arrowright") show(place + 1);
-  else if (!start.marks.length && (key === "y" || key === "n")) save([key === "y" ? 1 : 0]);
-  else if (start.marks.length && /^[0-9x]$/.test(key)) set(row, key === "x" ? 10 : Number(key));
-  else if (start.marks.length && (key === "arrowup" || key === "arrowdown")) {
-    row = Math.min(Math.max(row + (key === "arrowup" ? -1 : 1), 0), start.marks.length - 1);
+  else if (start.most === 1 && (key === "y" || key === "n")) {
+    const mark = key === "y" ? 1 : 0;
+    if (start.has_lines) set(row, mark);
+    else save([mark]);
+  } else if (start.most > 1 && /^[0-9x]$/.test(key)) set(row, key === "x" ? 10 : Number(key));
+  else if (start.has_lines && (key === "arrowup" || key === "arrowdown")) {
+    row = Math.min(Math.max(row + (key === "arrowup" ? -1 : 1), 0), marks.length - 1);
     draw();
   } else return;
   event.preventDefault();
@@ -146,7 +167,7 @@ ask("start").then((value) => {
   start = value;
   $("title").textContent = value.title;
   $("about").textContent = `${value.pictures} pictures.`;
-  $("keys").textContent = value.marks.length
-    ? "Keys: 0 to 9 and x for 10, arrows up and down choose the row, left and right the picture."
-    : "Keys: y right, n wrong, arrows left and right choose the picture.";
+  const answers = value.most > 1 ? "0 to 9 and x for 10" : value.has_lines ? "y yes, n no" : "y right, n wrong";
+  const rows = value.has_lines ? "arrows up and down choose the row, left and right the picture" : "arrows left and right choose the picture";
+  $("keys").textContent = `Keys: ${answers}, ${rows}.`;
 }).catch((error) => ($("trouble").textContent = error.message));

@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,7 +18,9 @@ from PIL import Image
 from echo4o.errors import Echo4oError
 from echo4o.eval.annotate import make_server
 from echo4o.eval.items import select
+from echo4o.eval.layouts import item_row
 from echo4o.eval.report import write_report
+from echo4o.eval.tasks import get_task
 from echo4o.eval.votes import PEOPLE, Votes, read_people
 
 ITEMS = select(KIT.items, 7)
@@ -83,7 +86,8 @@ def test_two_raters_vote_blind_disputes_are_settled_and_the_report_says_how_far_
     run, tmp_path
 ):
     with serving(run) as address:
-        assert get(address, "start") == {"title": "GenEval++", "marks": [], "pictures": 7}
+        start = {"title": "GenEval++", "has_lines": False, "most": 1, "pictures": 7}
+        assert get(address, "start") == start
         queue = get(address, "queue?rater=ada")
         assert len(queue) == 7
         assert {card["key"] for card in queue} == (
@@ -95,7 +99,9 @@ def test_two_raters_vote_blind_disputes_are_settled_and_the_report_says_how_far_
         assert card["checklist"][0].startswith("exactly ")
         # Blind: nothing of the judge, the model or the other rater.
         assert "because" not in json.dumps(queue)
-        assert set(card) == {"key", "prompt", "note", "checklist", "marks"}
+        assert set(card) == {
+            *("key", "prompt", "note", "checklist", "lines", "references", "marks")
+        }
         with OPENER.open(f"{address}picture?key={card['key']}", timeout=10) as answer:
             assert answer.headers["Content-Type"] == "image/png"
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -147,6 +153,35 @@ def alpha_of_one_in(count, run):
     n, ones = len(values), sum(values)
     observed = sum(a != b for a, b in pairs) * 2 / n
     return 1 - observed / (2 * ones * (n - ones) / (n * (n - 1)))
+
+
+def test_two_marks_beside_the_references_and_a_dispute_in_points(tmp_path):
+    task = get_task("omnicontext")
+    items = task.items("kit").items[:2]
+    pictures = paint_into(tmp_path / "pictures", items)
+    folder = write_run(
+        tmp_path / "run", [verdict(item, False, points=6.0) for item in items], pictures
+    )
+    value = json.loads((folder / "run.json").read_text()) | {"task": task.name}
+    (folder / "run.json").write_text(json.dumps(value))
+    rows = "".join(json.dumps(item_row(item)) + "\n" for item in items)
+    (folder / "items.jsonl").write_text(rows)
+    with serving(folder) as address:
+        start = get(address, "start")
+        assert (start["has_lines"], start["most"]) == (True, 10)
+        card = next(one for one in get(address, "queue?rater=ada") if one["key"] == "1")
+        assert card["lines"] == ["prompt following", "subject consistency"]
+        assert card["references"] == len(items[0].references) >= 1
+        with OPENER.open(f"{address}reference?key=1&place=0", timeout=10) as answer:
+            assert answer.read() == Path(items[0].references[0]).read_bytes()
+        for query in ("key=1&place=9", "key=1&place=-1", "key=9&place=0", "place=0", "key=1"):
+            assert refusal(get, address, f"reference?{query}") == 404
+        for rater, marks in (("ada", [9, 4]), ("bo", [4, 1])):
+            vote(address, rater, "1", marks)
+        assert [one["said"] for one in get(address, "disputes")] == [[[4, 1], [9, 4]]]
+        vote(address, "adjudicated", "1", [4, 4])
+    people = read_people(folder)
+    assert (people.disputes, people.same["overall"]) == (0, (2.0, 1))  # 6 of the judge, 4 of people
 
 
 def test_the_server_answers_nobody_else_and_no_path(run):

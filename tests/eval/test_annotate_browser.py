@@ -108,7 +108,31 @@ def test_points_by_keyboard_on_a_phone(visit, tmp_path):
         "() => document.getElementById('count').textContent.startsWith('1 of 2')"
     )
     (vote,) = Votes.open(run, "ada").votes.values()
-    assert (vote.marks, vote.value) == ((8, 10, 5), 7.4)
+    assert vote.marks == (8, 10, 5)
+
+
+def test_questions_are_answered_by_y_and_n(visit, tmp_path):
+    task = get_task("dpg_bench")
+    items = task.items("kit").items[:2]
+    pictures = paint_into(tmp_path / "pictures", items)
+    verdicts = [verdict(item, False, points=50.0) for item in items]
+    run = write_run(tmp_path / "run", verdicts, pictures)
+    value = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(value | {"task": task.name}))
+    (run / "items.jsonl").write_text("".join(json.dumps(i.to_json()) + "\n" for i in items))
+    page = visit(run, (1280, 800))
+    page.fill("#name", "ada")
+    page.press("#name", "Enter")
+    page.wait_for_selector("#picture:not(.coming)")
+    lines = page.locator(".scale").count()
+    assert lines > 3
+    for place in range(lines):
+        page.keyboard.press("n" if place == 1 else "y")
+    page.wait_for_function(
+        "() => document.getElementById('count').textContent.startsWith('1 of 2')"
+    )
+    (vote,) = Votes.open(run, "ada").votes.values()
+    assert vote.marks == (1, 0) + (1,) * (lines - 2)
 
 
 def test_a_held_key_is_one_vote_and_nobody_votes_on_the_picture_before(visit, tmp_path):

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -12,9 +14,11 @@ from echo4o.cli import main
 from echo4o.client import Reply
 from echo4o.errors import Echo4oError
 from echo4o.eval.dpg_bench import quarters, score
-from echo4o.eval.dpg_items import questions_of, read_csv
+from echo4o.eval.dpg_items import questions_of, read_csv, read_row
+from echo4o.eval.explain import explain
+from echo4o.eval.items import Item
 from echo4o.eval.judging import make_cases
-from echo4o.eval.runs import load_run
+from echo4o.eval.runs import Run, load_run
 from echo4o.eval.tasks import get_task
 from echo4o.sandbox import world
 
@@ -166,6 +170,58 @@ def test_single_questions_are_asked_bare(api, tmp_path):
     first = case.request(b"p", "judge")
     assert first.user == (questions_of(item)[0].text, b"p")
     assert first.system is None
+
+
+def test_explain_says_which_answers_only_one_reading_counts(tmp_path):
+    items = read_csv(write_csv(tmp_path / "q.csv")).items
+    paper, released = TASK.protocol("paper"), TASK.protocol("released")
+    said = {1: ["yes", "Yes."], 2: ["yes", "no", "yes"]}
+    by_number = {item.number: item for item in items}
+    verdicts = [settle(paper, item, said[item.number]) for item in items]
+    lines = explain(stored("paper", verdicts), by_number)
+    assert "  paper     66.6667 over 2 items" in lines
+    # The published script loses the first item's first question, and drops the item.
+    assert "  released  33.3330 over 1 items" in lines
+    assert lines[-2] == "1 of 2 pictures count differently:"
+    assert lines[-1].startswith(
+        "  1 (dense prompt): paper 100, released left out: released: the pub"
+    )
+    verdicts = [settle(released, by_number[2], ["yes", "No, it is not alone.", "yes"])]
+    assert verdicts[0].points == pytest.approx(100 / 3)
+    lines = explain(stored("released", verdicts), by_number)
+    assert lines[-1] == "0 of 1 pictures count differently:"
+    verdicts = [settle(released, by_number[2], ["yes", "Yes.", "yes"])]
+    lines = explain(stored("released", verdicts), by_number)
+    assert lines[-1] == "  2 (dense prompt): paper 100, released 33.3333: see reply"
+
+
+def stored(protocol, verdicts):
+    return Run(
+        task=TASK.name,
+        protocol={"name": protocol, "version": "1"},
+        items={},
+        judge={"model": "m"},
+        generation=None,
+        verdicts=tuple(replace(one, picture=f"{one.number}.png") for one in verdicts),
+        calls=0,
+        spent_usd=0.0,
+        started="",
+        seconds=0.0,
+        pictures=Path("none"),
+    )
+
+
+def test_people_say_yes_or_no_to_each_question_and_parents_have_their_say():
+    sheet = TASK.hooks.sheet(read_row(ITEMS[0].to_json(), 1))
+    asked = questions_of(ITEMS[0])
+    assert sheet.lines == tuple(one.text for one in asked)
+    assert (sheet.value([1] * len(asked)), sheet.value([0] * len(asked))) == (100, 0)
+    first = [int(one.number != asked[0].number) for one in asked]
+    assert sheet.value(first) < 100 * sum(first) / len(first)  # others fall with it
+    assert not sheet.allows([2] * len(asked))
+    assert not sheet.allows([1])
+    with pytest.raises(Echo4oError, match=r"the questions of item 7 are not known; put the items"):
+        TASK.hooks.sheet(Item(number=7, tag="dense prompt", prompt="p"))
 
 
 def test_a_grid_is_cut_into_four(tmp_path):

@@ -15,7 +15,7 @@ from echo4o.cli import main
 from echo4o.errors import Echo4oError
 from echo4o.eval.detector_agreement import compare_verdicts, read_verdicts
 from echo4o.eval.geneval import ANY_RIGHT, label, read_row
-from echo4o.eval.geneval_classes import NAMES, check_classes
+from echo4o.eval.geneval_classes import NAMES, class_names
 from echo4o.eval.geneval_colours import ColourClassifier
 from echo4o.eval.geneval_detector import Detections
 from echo4o.eval.geneval_judge import seen
@@ -104,7 +104,7 @@ def test_findings_say_what_was_wrong():
 def test_only_colours_that_matter_are_asked_for():
     boxes = np.array([[0, 0, 20, 20, s] for s in (0.2, 0.6, 0.9)], dtype=np.float32)
     masks = np.ones((3, 40, 40), dtype=bool)
-    image = Image.new("RGB", (40, 40), "red")
+    image = np.full((40, 40, 3), (255, 0, 0), np.uint8)
     classifier = ColourClassifier(*tiny_clip(), source="tiny")
 
     def detect(_):
@@ -126,14 +126,14 @@ def test_only_colours_that_matter_are_asked_for():
 )
 def test_a_detector_of_other_classes_is_refused(labels, message):
     with pytest.raises(Echo4oError, match=message):
-        check_classes(dict(enumerate(labels)), "tiny")
+        class_names(dict(enumerate(labels)), "tiny")
 
 
 @pytest.mark.parametrize(
     "change", [{}, {3: "motorbike", 57: "sofa", 62: "tvmonitor", 60: "diningtable", 64: "mouse"}]
 )
 def test_names_that_models_write_their_own_way_are_accepted(change):
-    check_classes({**dict(enumerate(NAMES)), **change}, "tiny")
+    class_names({**dict(enumerate(NAMES)), **change}, "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +164,8 @@ def test_a_run_with_a_detector(models, judged, tmp_path, capsys):
     assert ANY_RIGHT in capsys.readouterr().out
     for judge, message in (
         ("gpt-4.1", "judged by a detector, not by gpt-4.1"),
-        (f"detector:{models[1]}", "is a clip, which finds no instances with masks"),
-        (f"detector:{tmp_path}", "is no instance detector that transformers can load"),
+        (f"detector:{models[1]}", "is a clip, which finds no objects"),
+        (f"detector:{tmp_path}", "is no detector that transformers can load"),
     ):
         with pytest.raises(SystemExit):
             main([*words, "--out", str(tmp_path / "other"), "--judge", judge])

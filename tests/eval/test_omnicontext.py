@@ -17,6 +17,7 @@ from echo4o.cli import main
 from echo4o.client import Reply
 from echo4o.errors import Echo4oError
 from echo4o.eval.buying import BuyConfig
+from echo4o.eval.explain import explain
 from echo4o.eval.fetch_more import TEXT_HASHES, find_texts
 from echo4o.eval.generate import Wanted
 from echo4o.eval.items import KIT
@@ -24,7 +25,7 @@ from echo4o.eval.judging import JudgeConfig, judge, make_cases
 from echo4o.eval.omnicontext import EIGHT, SIX, read_row, score
 from echo4o.eval.omnicontext_judges import ContextItem, as_jpeg
 from echo4o.eval.report import write_report
-from echo4o.eval.runs import load_run
+from echo4o.eval.runs import Run, load_run
 from echo4o.eval.tasks import get_task
 from echo4o.models.pictures import read_record
 from echo4o.sandbox import world
@@ -140,6 +141,45 @@ def test_both_averages_always_stand_in_a_result(authors, tmp_path):
     left, _ = settle(protocol, foreign, [GOOD] * 6, tmp_path)
     assert left.is_left_out
     assert score([*verdicts, left], "released").overall.score == released.overall.score
+
+
+@pytest.mark.shared
+def test_explain_reads_the_replies_of_one_reading_in_the_others(authors, tmp_path):
+    odd = "{score: 7, reasoning: not quoted}"
+    several = next(item for item in ITEMS if item.tag == "multi_object")
+    released, strict = TASK.protocol("released"), TASK.protocol("strict")
+    verdicts = [
+        settle(released, ITEMS[0], [GOOD] * 6, tmp_path)[0],
+        settle(released, several, [GOOD, GOOD, "oops", GOOD, odd, GOOD], tmp_path)[0],
+    ]
+    lines = explain(stored("released", verdicts))
+    assert lines[1:4] == [
+        "  released  4.5000 over 2 items",
+        "  fork      0.0000 over 1 items",
+        "  strict    9.0000 over 2 items",
+    ]
+    assert lines[4].startswith("  fork gives no weight to single_character, single_object")
+    assert lines[-2] == "1 of 2 items count differently:"
+    assert "released 0, fork 0, strict 9: released: prompt_following is {" in lines[-1]
+    again = settle(strict, ITEMS[0], ["no", GOOD, "no", '{"score": 4}'], tmp_path)[0]
+    lines = explain(stored("strict", [again]))
+    assert lines[-1] == "0 of 1 items count differently:"
+
+
+def stored(protocol, verdicts):
+    return Run(
+        task=TASK.name,
+        protocol={"name": protocol, "version": "1"},
+        items={},
+        judge={"model": "m"},
+        generation=None,
+        verdicts=tuple(verdicts),
+        calls=0,
+        spent_usd=0.0,
+        started="",
+        seconds=0.0,
+        pictures=Path("none"),
+    )
 
 
 def test_references_over_a_megapixel_are_made_smaller(tmp_path):
