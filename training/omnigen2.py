@@ -35,6 +35,7 @@ from .omnigen2_rows import OmniGen2Codec
 from .order import Visit
 from .parts import OmniGen2Settings
 from .processes import computes_in_bf16
+from .sharding import is_sharded
 from .store import autoencoder_hash, open_store
 
 
@@ -90,20 +91,38 @@ class OmniGen2Batch:
             time * clean + (1 - time) * noise
             for time, clean, noise in zip(self.times, self.targets, self.noise, strict=True)
         ]
-        lengths = torch.tensor([len(text) for text in self.texts], device=self.times.device)
-        states = pad_sequence(self.texts, batch_first=True)
-        found = self.transformer(
-            noisy,
-            self.times,
-            states,
-            torch.arange(states.shape[1], device=self.times.device) < lengths[:, None],
-            self.references,
-        )
+        found: dict[int, Tensor] = {}
+        for group in self._alike():
+            texts = [self.texts[one] for one in group]
+            lengths = torch.tensor([len(text) for text in texts], device=self.times.device)
+            states = pad_sequence(texts, batch_first=True)
+            velocities = self.transformer(
+                [noisy[one] for one in group],
+                self.times[group],
+                states,
+                torch.arange(states.shape[1], device=self.times.device) < lengths[:, None],
+                [self.references[one] for one in group],
+            )
+            found.update(zip(group, velocities, strict=True))
         errors = [
-            _as_patches((velocity.float() - (clean - noise)).square())
-            for velocity, clean, noise in zip(found, self.targets, self.noise, strict=True)
+            _as_patches((found[place].float() - (clean - noise)).square())
+            for place, (clean, noise) in enumerate(zip(self.targets, self.noise, strict=True))
         ]
         return sums(torch.cat(errors), None, self.subsets)
+
+    def _alike(self) -> list[list[int]]:
+        """Samples that go through the model together: those with as many references.
+
+        Sequences are padded to the longest, and references make most of the difference: in the
+        sandbox's mixture a third of all tokens was padding. Processes that share weights must all
+        run the model equally often and take the samples at once.
+        """
+        if is_sharded(self.transformer):
+            return [list(range(len(self.texts)))]
+        groups: dict[int, list[int]] = {}
+        for place, seen in enumerate(self.references):
+            groups.setdefault(len(seen), []).append(place)
+        return list(groups.values())
 
 
 class OmniGen2Family(EncodedFamily[Moments]):

@@ -124,7 +124,7 @@ def tiny_omnigen2() -> TrainConfig:
         ),
         timestep_shift=1.0,
         noise_draws=1,
-        samples_per_pack=24,
+        samples_per_pack=32,
         drop_text=0.1,
     )
 

@@ -82,11 +82,13 @@ def pixels(pipe: OmniGen2Pipeline, count: int) -> np.ndarray:
 
 def test_the_loss_is_the_velocity_error_over_latent_values(config: TrainConfig, tmp_path: Path):
     family = family_of(override(config, ["drop_text=0"]), tmp_path)
-    batch = batch_of(family, 0, 12, 13)  # none, one and two references
-    assert [len(own) for own in batch.references] == [0, 1, 2]
+    # None, one and two references: what has as many goes through the model together.
+    batch = batch_of(family, 0, 12, 1, 13)
+    assert [len(own) for own in batch.references] == [0, 1, 0, 2]
     found = batch.losses()
     total = 0.0
-    for place in range(3):
+    of_subset = [0.0, 0.0]
+    for place, seen in enumerate(batch.references):
         clean, noise, time = batch.targets[place], batch.noise[place], batch.times[place]
         velocity = family.model(
             [time * clean + (1 - time) * noise],
@@ -97,14 +99,16 @@ def test_the_loss_is_the_velocity_error_over_latent_values(config: TrainConfig, 
         )[0]
         error = F.mse_loss(velocity, clean - noise, reduction="sum").item()
         total += error / (4 * 16)
+        of_subset[bool(seen)] += error / (4 * 16)
     assert found.mse is not None
     assert found.mse.item() == pytest.approx(total, rel=1e-5)
+    assert sorted(found.by_subset[0].tolist()) == pytest.approx(sorted(of_subset), rel=1e-5)
     # 32 px: a latent of 4 x 4, patches of 2 x 2.
-    assert batch.counts.mse == 3 * 4
-    assert batch.tokens == sum(map(len, batch.texts)) + (3 + 3) * 4
+    assert batch.counts.mse == 4 * 4
+    assert batch.tokens == sum(map(len, batch.texts)) + (4 + 3) * 4
     assert found.by_subset[1].sum() == batch.counts.mse
     assert {float(t) for t in batch.times}.isdisjoint(
-        {float(t) for t in batch_of(family, 0, 12, 13, visit=1).times}
+        {float(t) for t in batch_of(family, 0, 12, 1, 13, visit=1).times}
     )
 
 
