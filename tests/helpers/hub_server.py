@@ -11,6 +11,26 @@ TOKEN = "hf_sandbox_rehearsal"
 READER_TOKEN = "hf_sandbox_reader"
 OTHER_TOKEN = "hf_sandbox_other"
 
+PRELUDE = f"""
+import json, os, sys, warnings
+from pathlib import Path
+import huggingface_hub as h
+from huggingface_hub import CommitOperationAdd as Add, CommitOperationDelete as Delete, HfApi
+from huggingface_hub.errors import *
+api, nobody = HfApi(), HfApi(token=False)
+reader, other = HfApi(token="{READER_TOKEN}"), HfApi(token="{OTHER_TOKEN}")
+folder = Path(sys.argv[1])
+
+def refused(kind, status, call, *arguments, **named):
+    try:
+        call(*arguments, **named)
+    except kind as error:
+        assert status is None or error.response.status_code == status, error
+        return str(error)
+    raise AssertionError((call, arguments, named))
+"""
+"""What scripts of tests begin with; their first argument is a folder."""
+
 _SERVE = """
 import socket, sys, uvicorn
 from pathlib import Path
