@@ -35,6 +35,8 @@ class Job:
     """Commit of the model."""
     judge: str
     """Model of the judge."""
+    protocol: str = "paper"
+    """How the judge is asked; the job fetches the authors' wording unless it is `kit`."""
     results: str = ""
     """Results dataset that gets the run; empty for none."""
     wheel: str = "echo4o"
@@ -60,7 +62,7 @@ class Job:
             "script": str(SCRIPT),
             "script_args": [
                 *(self.task, self.items, self.model, self.revision, self.judge),
-                self.results or "-",
+                *(self.results or "-", self.protocol),
             ],
             "dependencies": [f"{name}[eval]" + (f" @ {address}" if address else "")],
             "python": "3.12",

@@ -68,6 +68,9 @@ def _machine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="geneval_plus_plus", help="benchmark")
     parser.add_argument("--items", required=True, help="hub:ORG/NAME[@REVISION] with the items")
     parser.add_argument("--judge", required=True, help="model of the judge")
+    parser.add_argument(
+        "--protocol", default="paper", help="how the judge is asked; all but kit are fetched there"
+    )
     parser.add_argument("--results", default="", help="results dataset that gets the run")
     parser.add_argument("--wheel", default="echo4o", help='"echo4o @ ADDRESS" of a wheel')
     parser.add_argument("--flavor", default="a100-large", help="kind of machine")
@@ -83,6 +86,7 @@ def _job(args: argparse.Namespace, revision: str) -> "Job":
         model=args.model,
         revision=revision,
         judge=args.judge,
+        protocol=args.protocol,
         results=args.results,
         wheel=args.wheel,
         flavor=args.flavor,

@@ -9,8 +9,7 @@ Started by `echo4o eval job`, which names the dependencies; the disk is gone whe
 import subprocess
 import sys
 
-TASK, ITEMS, MODEL, REVISION, JUDGE, *REST = sys.argv[1:]
-RESULTS, MORE = (REST[0] if REST else "-"), REST[1:]
+TASK, ITEMS, MODEL, REVISION, JUDGE, RESULTS, PROTOCOL, *MORE = sys.argv[1:]
 
 
 def echo4o(*words: str) -> None:
@@ -18,8 +17,10 @@ def echo4o(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "echo4o.cli", *words], check=True)
 
 
+if PROTOCOL != "kit":  # the authors' wording is on no new machine
+    echo4o("eval", "fetch", TASK)
 what = [TASK, "--items", ITEMS, "--model", MODEL, "--revision", REVISION, "--judge", JUDGE]
-echo4o("eval", "run", *what, "--no-canary", *MORE, "--out", "run")
+echo4o("eval", "run", *what, "--protocol", PROTOCOL, "--no-canary", *MORE, "--out", "run")
 if RESULTS != "-":
     echo4o("eval", "push", "results", RESULTS, "run", "--pictures")
 echo4o("eval", "submit", "run", MODEL)

@@ -12,6 +12,9 @@ from huggingface_hub import HfApi
 
 from echo4o.errors import Echo4oError
 from echo4o.eval.job import SCRIPT, Job, shown, start
+from echo4o.wheel import build_wheel
+
+ROOT = Path(__file__).parents[2]
 
 GOOD = {
     "task": "geneval_plus_plus",
@@ -29,6 +32,7 @@ def test_the_client_takes_the_call_and_no_secret_is_shown(monkeypatch):
     inspect.signature(HfApi().run_uv_job).bind(**call, secrets={})
     assert call["dependencies"] == ["echo4o[eval] @ https://hub/echo4o.whl#sha256=1"]
     assert call["timeout"] == "90m"
+    assert call["script_args"][-2:] == ["-", "paper"]
     assert job.cost().startswith("at most 7.50 USD")
     assert "not known" in Job(**GOOD, flavor="t4-small").cost()
     assert "sk-very-secret" not in json.dumps(shown(job))
@@ -50,32 +54,57 @@ def test_what_cannot_run_there_is_refused(wrong):
         Job(**GOOD | wrong)
 
 
+def environment_of_a_job(folder, requirement):
+    """What `hf jobs uv run` makes: a new environment with the call's dependencies and no more."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin/python"
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--progress-bar", "off", "-c", str(ROOT / "constraints.txt")]
+    done = subprocess.run([*pip, requirement], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return python
+
+
 @pytest.mark.slow
 def test_the_script_judges_a_model_and_opens_a_pull_request(sandbox, tmp_path):
-    """What the job would run, word for word, with two items and a tiny model."""
+    """As the job would: a new environment, an empty home and disk, secrets as variables."""
     items = Path(str(files("echo4o.eval"))) / "items/geneval_plus_plus_kit.jsonl"
     (tmp_path / "two.jsonl").write_text("".join(items.open().readlines()[:2]))
     environment = sandbox.environment(tmp_path / "home")
 
-    def run(*words):
+    def run(*words, python=sys.executable, cwd=tmp_path, env=environment):
         done = subprocess.run(
-            [sys.executable, *map(str, words)],
-            env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+            [str(python), *map(str, words)],
+            env=env, cwd=cwd, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+        assert sandbox.token not in done.stdout + done.stderr
+        assert sandbox.api_key not in done.stdout + done.stderr
         return done.stdout
 
     cli, org = ("-m", "echo4o.cli"), "rehearsal"
     push = ("eval", "push", "items", "geneval_plus_plus", f"{org}/two", "--items", "two.jsonl")
     run(*cli, *push, "--license", "apache-2.0")
     run(*cli, "model", "push", files("echo4o.models") / "tiny_model", f"{org}/tiny-job")
+    wheel = build_wheel(tmp_path / "wheel")
     dry = run(
         *cli, "eval", "job", f"{org}/tiny-job", "--items", f"hub:{org}/two",
-        "--judge", "sandbox-judge", "--dry-run",
+        "--judge", "sandbox-judge", "--protocol", "kit", "--results", f"{org}/job-results",
+        "--wheel", f"echo4o @ {wheel.as_uri()}", "--dry-run",
     )  # fmt: skip
     call = json.loads(dry[dry.index("{") : dry.rindex("}") + 1])
     assert call["script"] == str(SCRIPT)
-    run(call["script"], *call["script_args"], "--steps", "1")
+    (requirement,) = call["dependencies"]
+    python = environment_of_a_job(tmp_path / "job", requirement)
+    disk, home = tmp_path / "disk", tmp_path / "empty"
+    disk.mkdir()
+    home.mkdir()
+    kept = ("HF_ENDPOINT", "HF_TOKEN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "PATH")
+    kept += ("HF_HUB_DISABLE_XET", "NO_PROXY", "no_proxy", "OMP_NUM_THREADS")
+    alone = {name: environment[name] for name in kept} | {"HOME": str(home)}
+    script = disk / "script.py"  # the Hub sends the file, not the package around it
+    script.write_bytes(Path(call["script"]).read_bytes())
+    run(script, *call["script_args"], "--steps", "1", python=python, cwd=disk, env=alone)
     look = f"""
 from huggingface_hub import HfApi, hf_hub_download
 api = HfApi()
@@ -84,6 +113,8 @@ at = f"refs/pr/{{talk.num}}"
 names = api.list_repo_files("{org}/tiny-job", revision=at)
 name, = [one for one in names if one.startswith(".eval_results/")]
 print(talk.status, open(hf_hub_download("{org}/tiny-job", name, revision=at)).read())
+rows = api.list_repo_files("{org}/job-results", repo_type="dataset")
+assert any(one.startswith("data/verdicts/") for one in rows), rows
 """
     said = run("-c", look)
     assert said.startswith("open ")

@@ -15,17 +15,18 @@ from echo4o.sandbox.hub.store import USER, Store
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _SHELL = ("sh", "bash")
-# Starts a server, waits until it tells its address, and ends it as Ctrl-C would.
+# Starts a server, waits until it says that it is ready, and ends it as Ctrl-C would.
 _SERVE = """
+READY="Ctrl-C stops it|you may write to|waiting for webhooks"
 serve() {
   "$@" > server.log 2>&1 &
   child=$!
   for _ in $(seq 600); do
-    grep -q http:// server.log && break
+    grep -qE "$READY" server.log && break
     kill -0 $child || break
     sleep 0.1
   done
-  grep http:// server.log || { cat server.log >&2; return 1; }
+  grep -E "$READY" server.log || { cat server.log >&2; return 1; }
   kill -TERM $child; wait $child
 }
 """

@@ -22,7 +22,7 @@ _KIT = "--items kit --limit 7 --steps 1"
 CHANGES = {
     "README.md": {
         'device_map="cuda"': 'device_map="cpu"',
-        "--size 1024x768 --num 4": "--size 64x48 --num 2",
+        "--size 1024x768": "--size 64x48",
         "echo4o space run generate": "serve echo4o space run generate --port 0",
         "train run tiny --data": "train run tiny --set steps=2 --data",
         "--items kit --model run/model": f"{_KIT} --model run/model",

@@ -1,9 +1,11 @@
 """What `card check` finds, what it lets through, and the project's own claims and texts."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from echo4o.cli import VERBS
 from echo4o.model_cards.check import Claim, ClaimsError, check_card, load_claims
 from echo4o.model_cards.gather import space_facts
 from echo4o.model_cards.metric_parts import metric_facts
@@ -93,9 +95,29 @@ def test_bad_claims_are_refused(text, tmp_path):
 def test_our_own_claims_and_texts():
     claims = load_claims(ROOT / "claims.yaml")
     assert len(claims) >= 8
-    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"):
-        text = (ROOT / name).read_text()
-        assert check_card(text, folder=ROOT, claims=claims) == []
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
+    assert len(pages) >= 7
+    for page in pages:
+        assert check_card(page.read_text(), folder=page.parent, claims=claims) == [], page
+
+
+def test_the_command_of_every_claim_exists():
+    """A file, a target of the Makefile or a verb; so does each result that a page names."""
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+    for claim in load_claims(ROOT / "claims.yaml").values():
+        words = claim.command.split()
+        files = [word for word in words if re.match(r"(tests|benchmarks|training|eval)/", word)]
+        assert all((ROOT / name).exists() for name in files), claim
+        if words[0] == "make":
+            assert words[1] in targets, claim
+        elif words[0] == "echo4o":
+            assert words[2] in VERBS[words[1]], claim
+        else:
+            assert files, claim
+    page = (ROOT / "benchmarks/README.md").read_text()
+    for command in re.findall(r"`(?:python|pytest) ([^`]*)`", page):
+        files = [word for word in command.split() if word.endswith(".py")]
+        assert all((ROOT / name).exists() for name in files), command
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "spaces").glob("*/")), ids=lambda f: f.name)
