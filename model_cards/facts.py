@@ -110,6 +110,8 @@ class DatasetFacts:
     """Split -> rows."""
     row_format: int | None = None
     """Version of the row's fields."""
+    most_previews: int = 300
+    """Rows of the config `preview`, at most."""
     configs: tuple[Mapping[str, JsonValue], ...] = ()
     """`configs:` entries of the front matter, as the builder wrote them."""
     generators: Mapping[str, int] = field(default_factory=dict)

@@ -29,6 +29,8 @@ FACT_KEYS = (
 """Metadata that records decide; the rest (tags, colours, libraries) is the version's own choice."""
 _SMALL = 10
 """Bare whole numbers up to here are words of a sentence ("up to 4 pictures")."""
+_PLACEHOLDER = "ORG/"
+"""Of a card that was rendered before its repo had a name."""
 _NUMBER = re.compile(r"(?<![\w.-])(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?![\w]|\.\d)(\s?%)?")
 _MARK = re.compile(
     r"https?://[^\s<>()\"'`|]+|\b[0-9a-f]{12,64}\b|\b\d{4}-\d\d-\d\d(?:T[\d:.]+(?:Z|\+[\d:]+)?)?"
@@ -175,6 +177,8 @@ def _is_assigned(numbers: list[Number], values: list[float]) -> bool:
 
 
 def _is_name(text: str) -> bool:
+    if text.startswith(_PLACEHOLDER):
+        return False
     return "/" in text or _MARK.search(text) is not None
 
 
