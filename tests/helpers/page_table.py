@@ -62,7 +62,7 @@ CHANGES = {
 STORIES = [
     ("README.md", ("import torch", "echo4o model generate")),
     ("README.md", ("echo4o data import", "from datasets import")),
-    ("README.md", ("echo4o data plan", "openssl ecparam")),
+    ("README.md", ("echo4o data plan",)),
     ("README.md", ("echo4o sandbox serve",)),
     ("training/README.md", ("echo4o train plan", "echo4o train run echo4o_7b_lora", "# One GPU")),
     ("training/README.md", ("echo4o train run omnigen2_lora",)),
@@ -72,5 +72,6 @@ STORIES = [
     ("eval/README.md", ("echo4o eval push items", "echo4o eval job")),
     ("spaces/generate/README.md", ("from gradio_client",)),
     ("spaces/explore/README.md", ("from gradio_client",)),
+    ("README.md", ("openssl ecparam",)),
 ]
 """Page -> beginnings of the blocks that run in one folder, one after the other."""

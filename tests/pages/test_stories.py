@@ -108,23 +108,40 @@ def test_the_authors_dataset_is_imported(here):
 
 
 @pytest.mark.slow
-def test_a_dataset_is_made_trained_on_judged_released_and_verified(here):
+def test_a_dataset_is_made_trained_on_and_judged(here):
+    rights = block("README.md", "[rights]").text + OTHER_LICENCE
+    (here.folder / "RELEASE.toml").write_text(rights)
+    page, (make,) = STORIES[2]
+    lines = block(page, make)
+    first, compare, rest = lines.text.partition("echo4o eval compare")
+    here.run(lines._replace(text=first))
+    shutil.copytree(here.folder / "scores", here.folder / "other-scores")
+    here.run(lines._replace(text=compare + rest))
+    assert (here.folder / "rows").is_dir()
+
+
+@pytest.mark.slow
+def test_a_release_is_signed_published_and_verified(here):
+    """Also in the authors' layout, which is loaded and held against the model."""
+    here.shell(
+        *DATASET,
+        "mv made/echo-4o-image .",
+        "echo4o train run tiny --data echo-4o-image --out run --set steps=2",
+        "echo4o eval run geneval_plus_plus --items kit --limit 7 --steps 1 --model run/model "
+        "--judge sandbox-judge --out scores",
+    )
     rights = block("README.md", "[rights]").text + OTHER_LICENCE
     (here.folder / "RELEASE.toml").write_text(RELEASE + rights)
-    page, (make, release) = STORIES[2]
-    lines = block(page, make)
-    here.run(lines._replace(text=lines.text.partition("echo4o eval compare")[0]))
-    shutil.copytree(here.folder / "scores", here.folder / "other-scores")
-    rest = "".join(lines.text.partition("echo4o eval compare")[1:])
-    here.run(lines._replace(text=rest))
-    text = block(page, release).text
-    published, verify, checked = text.partition("echo4o release verify")
-    here.run(block(page, release)._replace(text=published))
-    last = json.loads((here.folder / "release-v2/published.json").read_text())["repos"][-1]
-    assert (last["type"], last["id"]) == ("space", "ORG/NAME")
-    (here.folder / "COMMIT").write_text(f"spaces/{last['id']}@{last['revision']}")
-    said = here.run(block(page, release)._replace(text=verify + checked))
+    page, (release,) = STORIES[12]
+    lines = block(page, release)
+    published, verify, checked = lines.text.partition("echo4o release verify")
+    here.run(lines._replace(text=published))
+    repos = json.loads((here.folder / "release-v2/published.json").read_text())["repos"]
+    assert [one["id"] for one in repos][-2:] == ["ORG/model-bagel", "ORG/NAME"]
+    (here.folder / "COMMIT").write_text(f"spaces/ORG/NAME@{repos[-1]['revision']}")
+    said = here.run(lines._replace(text=verify + checked))
     assert "checks, no difference" in said
+    assert "authors' layout" in said
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ from hub_server import HubServer
 from release_lab import forge, target_of, write
 
 from echo4o.manifest import MANIFEST, SIGNATURE, read_manifest, seal
+from echo4o.release.demo import without_secrets
+from echo4o.release.model_uses import check_model
 from echo4o.release.sample import make_keys
 from echo4o.release.table import Table
 from echo4o.release.verify import check_repo
@@ -100,6 +102,32 @@ def test_code_that_the_owner_himself_published_is_told(sealed):
     table = Table()
     check_repo(folder, target_of(folder, pinned=True), public, table)
     assert [row.check for row in table.bad_rows] == ["code in data files: weights.bin"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("model/modeling_evil.py", "import os\nos.system('true')\n"),
+        ("pipeline.py", "from echo4o.models.bagel.pipeline import Echo4oPipeline as A\nA.x = 1\n"),
+        ("config.json", '{"auto_map": {"AutoModel": "modeling_evil.Evil"}}'),
+    ],
+)
+def test_a_model_that_brings_code_is_not_loaded(tmp_path, name, text):
+    folder = tmp_path / "model"
+    add("pipeline.py", b"from echo4o.models.bagel.pipeline import Echo4oPipeline as A\n")(folder)
+    add(name, text.encode())(folder)
+    table = Table()
+    assert check_model(folder, "m", table) is None
+    assert [row.check for row in table.rows] == [f"code in the repo: {name}"]
+
+
+def test_foreign_code_is_told_no_secret_by_its_environment():
+    names = ("HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "GH_TOKEN", "DB_PASSWORD")
+    calm = {"PATH": "/bin", "HF_ENDPOINT": "http://h", "TOKENIZERS_PARALLELISM": "false"}
+    given = dict.fromkeys(names, "x") | calm
+    left = without_secrets(given)
+    assert left.keys() == calm.keys()
+    assert without_secrets(given, "OPENAI_API_KEY").keys() == left.keys() | {"OPENAI_API_KEY"}
 
 
 ON_THE_HUB = r"""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..children import DIE_WITH_PARENT
 from ..records import sha256_file
-from .demo import SECRETS
+from .demo import without_secrets
 from .rejudge import LEAST_AGREEMENT, SAMPLE
 from .sample import metric_module
 from .table import Table
@@ -66,8 +66,7 @@ def _ask(
     words = ["eval", "again", *(one.space for one in metrics), "--out", str(out / "again")]
     words += ["--most", str(SAMPLE), "--json"]
     words += ["--results", str(results)] if results is not None else []
-    hidden = set(SECRETS) - secrets
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    environment = without_secrets(os.environ, *secrets)
     # Not the user's: an older copy of the same name must not answer for this one.
     environment |= {"HF_MODULES_CACHE": str(out / "modules"), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
     done = subprocess.run(

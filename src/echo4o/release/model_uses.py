@@ -1,5 +1,6 @@
 """Whether a published model can be used: it loads, its handler answers, its pictures come again."""
 
+import ast
 import base64
 import importlib.util
 import io
@@ -27,6 +28,9 @@ _SIDE = 64
 
 def check_model(folder: Path, name: str, table: Table) -> "Echo4oPipeline | None":
     """Load a model as its card says, and serve one request as Inference Endpoints would."""
+    foreign = list(_foreign_code(folder))
+    if not table.differ(name, "code in the repo", foreign, fine="only ours"):
+        return None
     _check_handler(folder, name, table)
     try:
         from echo4o import Echo4oPipeline
@@ -70,6 +74,33 @@ def check_twin(folder: Path, name: str, pipe: "Echo4oPipeline", table: Table) ->
     count = sum(one.numel() for one in twin.model.parameters())
     fine = f"{count:,} parameters, each the model's"
     table.differ(name, "authors' layout", differences[:5], fine=fine)
+
+
+def _foreign_code(folder: Path) -> Iterator[Difference]:
+    """What a loader that trusts the repo would run, beside lines that import the package."""
+    for path in sorted(folder.rglob("*.py")):
+        if not _only_imports_us(path):
+            place = path.relative_to(folder).as_posix()
+            yield Difference(place, "a program", "lines that import echo4o")
+    for path in sorted(folder.rglob("*.json")):
+        if b'"auto_map"' in path.read_bytes():
+            place = path.relative_to(folder).as_posix()
+            yield Difference(place, "an `auto_map`, which loads code", "none")
+
+
+def _only_imports_us(path: Path) -> bool:
+    try:
+        lines = ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError):
+        return False
+    return all(
+        isinstance(one, ast.ImportFrom)
+        and one.level == 0
+        and (one.module or "").split(".")[0] == "echo4o"
+        or isinstance(one, ast.Expr)
+        and isinstance(one.value, ast.Constant)
+        for one in lines
+    )
 
 
 def _check_handler(folder: Path, name: str, table: Table) -> None:
