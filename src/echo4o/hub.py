@@ -212,7 +212,13 @@ class _Publication:
             ),
         )
         remote = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
-        return compare(self.files, remote, self.keep)
+        changes = compare(self.files, remote, self.keep)
+        if stuck := [name for name in changes.delete if name.startswith(".cache/")]:
+            raise HubError(
+                f"{self.repo_id} holds {stuck[0]}, which the Hub's client does not delete; remove "
+                "it with git, and ask who put it there"
+            )
+        return changes
 
     def tagged(self, tag: str) -> str | None:
         """The commit of the tag when it holds the folder's content, None when there is no tag."""

@@ -134,7 +134,7 @@ ON_THE_HUB = r"""
 import base64, json, os, sys, urllib.request
 from pathlib import Path
 from huggingface_hub import HfApi
-from echo4o.hub import publish_folder
+from echo4o.hub import HubError, publish_folder
 from echo4o.manifest import MANIFEST, Pinned, Release, seal
 from echo4o.records import sha256_file
 from echo4o.release.verify import Target, Verification
@@ -181,6 +181,12 @@ request = urllib.request.Request(
 urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
 head = api.dataset_info(third).sha
 expect("listed by the Hub: .cache/huggingface/evil.py", bad(Target("dataset", third, head)))
+try:
+    publish("v2", third, "# 3")
+except HubError as error:
+    assert "evil.py, which the Hub's client does not delete" in str(error)
+else:
+    raise AssertionError
 
 # The tag moved to another commit: noticed by commit and by key.
 api.upload_file(path_or_fileobj=b"x", path_in_repo="evil.py", repo_id=second, repo_type="dataset")
