@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := src/echo4o dataset_builder training eval model_cards
+# Looked for under its usual names; what needs it runs after the rest, alone: it measures times.
+CHROMIUM := $(shell for one in chromium chromium-browser google-chrome; do command -v $$one && break; done)
 # Each Space is a program of its own that imports the installed package.
 SPACE_TYPES := --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache/spaces --allow-subclassing-any --no-warn-return-any --follow-imports=silent
 
@@ -19,13 +21,14 @@ $(READY): pyproject.toml constraints.txt
 rehearse: $(READY)  ## the whole line on the sandbox: data, training, scores, report, demo
 	$(BIN)/echo4o release rehearse $(ARGS)
 
-test: $(READY)  ## at most 5 minutes on 2 cores
+test: $(READY)  ## at most 5 minutes on 2 cores; with a Chromium also `make browser`
 	$(BIN)/python -m pytest -n 3 --dist worksteal -q -rs $(ARGS)
+ifeq ($(ARGS),)
+	$(if $(CHROMIUM),$(MAKE) browser,@echo "no Chromium here, so the pages were not tried: apt-get install chromium")
+endif
 
-browser: $(READY)  ## drives a real Chromium; looks for it under its usual names
-	# On a busy machine a browser may miss a time limit: what failed is tried once more, alone.
-	$(BIN)/python -m pytest -q -rs -m browser $(ARGS) || \
-	  $(BIN)/python -m pytest -q -rs -m browser --last-failed --last-failed-no-failures none $(ARGS)
+browser: $(READY)  ## both Spaces and the report in a real Chromium; screenshots go to screenshots/
+	$(BIN)/python -m pytest -q -rs -m browser $(wildcard tests/*/test_*browser.py tests/*/*/test_*browser.py) $(ARGS)
 
 prove: $(READY)  ## the long counts; figures go to benchmarks/results
 	$(BIN)/python -m pytest -q -rs -m slow $(ARGS)
@@ -43,6 +46,7 @@ check: $(READY)  ## lint, format, types, dependency rule
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
 	cd spaces/generate && MYPYPATH=../../src ../../$(BIN)/mypy $(SPACE_TYPES) .
+	cd spaces/explore && MYPYPATH=../../src ../../$(BIN)/mypy $(SPACE_TYPES) .
 	$(BIN)/python -m pytest -q tests/test_layout.py
 
 wheel: $(READY)  ## build the wheel and use it from an environment that never saw the sources
@@ -54,4 +58,4 @@ wheel: $(READY)  ## build the wheel and use it from an environment that never sa
 	cd build && clean/bin/python ../tests/helpers/check_wheel.py
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache rehearsal
+	rm -rf build dist screenshots .pytest_cache .mypy_cache .ruff_cache rehearsal

@@ -44,6 +44,14 @@ def imported(file: Path) -> set[str]:
     return names
 
 
+def test_browser_tests_stand_where_make_browser_looks():
+    tests = ROOT / "tests"
+    marked = [file for file in tests.rglob("test_*.py") if "mark.browser\n" in file.read_text()]
+    found = {*tests.glob("*/test_*browser.py"), *tests.glob("*/*/test_*browser.py")}
+    assert marked
+    assert set(marked) <= found
+
+
 def module_of(file: Path) -> str:
     for spoke in SPOKES:
         if file.is_relative_to(ROOT / spoke):

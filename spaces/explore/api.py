@@ -67,7 +67,7 @@ class Row(TypedDict):
     id: str
     subset: str
     category: str
-    facts: dict
+    facts: dict[str, object]
     picture: Picture
     references: list[Picture]
 
@@ -112,7 +112,7 @@ class VerdictSummary(TypedDict):
     correct: bool
     points: float | None
     prompt: str
-    findings: list[dict]
+    findings: list[dict[str, object]]
     reason: str
 
 
@@ -158,8 +158,8 @@ def row(id: str) -> Row:
         subset=found.subset,
         category=found.category,
         facts=catalogue.facts(found.place),
-        picture=Picture(**target._asdict()),
-        references=[Picture(**one._asdict()) for one in references],
+        picture=_picture(target),
+        references=[_picture(one) for one in references],
     )
 
 
@@ -334,17 +334,42 @@ def _list(view: View, page: object, size: object) -> RowList:
     )
 
 
+def _picture(shown: Shown) -> Picture:
+    return Picture(url=shown.url, width=shown.width, height=shown.height, fault=shown.fault)
+
+
 def _run(run: Run) -> RunSummary:
-    names = RunSummary.__annotations__
-    same = {name: value for name, value in run._asdict().items() if name in names}
-    tags = [
-        Score(tag=t.name, score=t.score, low=t.low, high=t.high, items=t.items) for t in run.tags
-    ]
-    return RunSummary(**{**same, "run": run.name, "score": run.overall, "tags": tags})
+    return RunSummary(
+        run=run.name,
+        task=run.task,
+        model=run.model,
+        revision=run.revision,
+        score=run.overall,
+        low=run.low,
+        high=run.high,
+        scale=run.scale,
+        judge=run.judge,
+        answered_as=run.answered_as,
+        protocol=run.protocol,
+        items=run.items,
+        available=run.available,
+        started=run.started,
+        tags=[
+            Score(tag=one.name, score=one.score, low=one.low, high=one.high, items=one.items)
+            for one in run.tags
+        ],
+    )
 
 
 def _verdict(verdict: Verdict) -> VerdictSummary:
-    names = VerdictSummary.__annotations__
-    same = {name: value for name, value in verdict._asdict().items() if name in names}
-    findings = [line._asdict() for line in verdict.lines]
-    return VerdictSummary(**{**same, "item": verdict.number, "findings": findings})
+    return VerdictSummary(
+        item=verdict.number,
+        sample=verdict.sample,
+        tag=verdict.tag,
+        outcome=verdict.outcome,
+        correct=verdict.correct,
+        points=verdict.points,
+        prompt=verdict.prompt,
+        findings=[line._asdict() for line in verdict.lines],
+        reason=verdict.reason,
+    )

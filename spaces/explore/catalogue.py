@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 from shards import THREADS, Shard, Shards
@@ -192,7 +192,7 @@ class Catalogue:
             logger.warning("%s", error)
             return [None] if column == "output_image" else []
 
-    def _ask(self, query: str, values: list[object]) -> list[tuple[object, ...]]:
+    def _ask(self, query: str, values: list[object]) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._index.execute(query, values).fetchall()
 

@@ -4,6 +4,8 @@ Every refusal is one sentence with the value and what is taken instead; values a
 nothing that could be markup is repeated.
 """
 
+import math
+
 WORDS_CHARACTERS = 200
 ID_CHARACTERS = 300
 MAX_PAGE = 1_000_000
@@ -27,11 +29,12 @@ def text(value: object, what: str, limit: int) -> str:
 
 def whole(value: object, what: str, low: int, high: int) -> int:
     """A whole number in [low, high]."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or value != value or not low <= value <= high or value != int(value):
-        limits = f"from {low:,} to {high:,}"
-        raise Refusal(f"The {what} must be a whole number {limits}, not {shown(value)}.")
-    return int(value)
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    # Not a number is in no range.
+    if low <= number <= high and number == int(number):
+        return int(number)
+    limits = f"from {low:,} to {high:,}"
+    raise Refusal(f"The {what} must be a whole number {limits}, not {shown(value)}.")
 
 
 def one_of(value: object, what: str, known: list[str]) -> str:

@@ -7,6 +7,7 @@ import gradio as gr
 import limits
 from checks import GUIDANCE, Refusal
 from jobs import Desk, Progress, Result, Wish, in_words
+from line import MODEL
 from look import label
 
 T = TypeVar("T")
@@ -107,7 +108,7 @@ def add_endpoints(desk: Desk) -> None:
         gr.api(
             _documented(function, returns),
             api_name=function.__name__,
-            concurrency_id="model",
+            concurrency_id=MODEL,
             concurrency_limit=1,
         )
 

@@ -16,6 +16,7 @@ from typing import Any
 import api
 import checks
 import compare
+import expected
 import files
 import gradio as gr
 import look
@@ -57,15 +58,15 @@ def build() -> gr.Blocks:
             with gr.Tab("Ask", id="ask"):
                 ask = tabs.ask(desk)
             with gr.Tab("Compare", id="compare"):
-                compared = compare.compare(desks)
+                compared = compare.compare(desks, visit)
         if judge is not None:
             tabs.judging(judge, visit, created)
         history = tabs.history(visit, created)
-        for done in (created.done, composed.done):
+        for done in (created.done, composed.done, compared.done):
             done.then(tabs.remembered, visit, history, queue=False, **LIVE)
         tabs.repeat(desk, created, composed, chosen)
         gr.HTML(f'<p class="note foot">{look.FOOT}</p>', padding=False)
-        starts = [created.buttons.start, composed.buttons.start, ask.start, compared.start]
+        used = [created.buttons, composed.buttons, ask, compared.buttons]
 
         async def when_loaded(request: gr.Request) -> list[Any]:
             # Not by waiting in a thread: there are 40, and a cold start may have more visitors.
@@ -76,11 +77,12 @@ def build() -> gr.Blocks:
             found = restore.from_link(dict(request.query_params))
             given = found or [gr.skip()] * len(restore.Values())
             usual = restore.Values()[1:]
-            names = [tabs.button_label(desk, word, *usual) for word in ("Create", "Compose")]
+            names = [expected.of_tab(engine, word, *usual) for word in ("Create", "Compose")]
+            names += ["Ask", compare.button_label(desks)]
             words = tabs.words(engine)
             return [
                 look.masthead(engine.name, engine.state, engine.longest),
-                *[gr.update(interactive=ready, value=name) for name in (*names, "Ask", "Compare")],
+                *[gr.update(interactive=ready, value=name) for name in names],
                 *[gr.update(value=one) for one in words],
                 *given,
                 tabs.empty(desk, "create") if ready else gr.update(visible=False),
@@ -93,16 +95,13 @@ def build() -> gr.Blocks:
             when_loaded,
             outputs=[
                 top,
-                *starts,
+                *[buttons.start for buttons in used],
                 *created.starters,
                 created.prompt,
                 *created.settings,
                 created.results.rest,
                 composed.results.rest,
-                created.buttons.alert,
-                composed.buttons.alert,
-                ask.alert,
-                compared.alert,
+                *[buttons.alert for buttons in used],
                 created.results.gallery,
                 created.results.note,
             ],

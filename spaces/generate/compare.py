@@ -1,17 +1,21 @@
 """The tab Compare: one prompt and one seed, two settings or two models, a slider between them."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import checks
+import expected
 import gradio as gr
 import limits
+import line
 import look
 import widgets
 from checks import Refusal
 from jobs import Desk, Order, Progress, Result, Wish, draw_seeds, in_words
+from line import ON_MODEL, PRIVATE
 from restore import Values
-from running import HIDDEN, ON_MODEL, PRIVATE, SHOWN, at_rest, described, values_of
+from running import Visit, at_rest, at_work, described, remember, values_of
 
 
 class Side(NamedTuple):
@@ -23,7 +27,14 @@ class Side(NamedTuple):
     guidance: gr.Slider
 
 
-def compare(desks: dict[str, Desk]) -> widgets.Buttons:
+class Compare(NamedTuple):
+    """What other parts of the page reach on this tab."""
+
+    buttons: widgets.Buttons
+    done: gr.events.Dependency
+
+
+def compare(desks: dict[str, Desk], visit: gr.State) -> Compare:
     """Prompt in, two pictures out; `desks` by the name of their model."""
     with gr.Row(equal_height=False, elem_classes="desk"):
         with gr.Column(min_width=280, elem_classes="ask"):
@@ -60,32 +71,34 @@ def compare(desks: dict[str, Desk]) -> widgets.Buttons:
         same = gr.skip()
         try:
             with in_words():
-                orders = _orders(desks, given, limits.visitor(request))
+                orders = _orders(desks, given[:-1], limits.visitor(request))
                 made = []
                 for place, (desk, order) in enumerate(orders):
                     for update in desk.make(order):
                         if isinstance(update, Result):
                             made.append(update)
                         else:
-                            yield same, look.working(_of_two(update, place)), same, same, same, same
-                yield _result(orders, made)
+                            shown_now = look.working(_of_two(update, place))
+                            yield same, shown_now, same, same, same, same, same
+                yield _result(orders, made, given[-1])
         except Refusal as refusal:
-            yield look.failed(str(refusal)), same, None, same, look.alert(str(refusal)), ()
+            yield look.failed(str(refusal)), same, None, same, look.alert(str(refusal)), (), same
 
-    places = [rest, stage, slider, buttons.start, buttons.stop]
+    places = [rest, stage, slider, *buttons[:3]]
     begun = gr.on(
         [buttons.start.click, prompt.submit],
-        lambda: (HIDDEN, gr.update(value=look.waiting(), visible=True), HIDDEN, HIDDEN, SHOWN, ""),
+        at_work,
         outputs=[*places, buttons.alert],
         queue=False,
         scroll_to_output=True,
         trigger_mode="once",
         **PRIVATE,
     )
-    inputs = [prompt, aspect, seed, *left, *right]
-    told = [rest, stage, slider, note, buttons.alert, shown]
+    inputs = [prompt, aspect, seed, *left, *right, visit]
+    told = [rest, stage, slider, note, buttons.alert, shown, visit]
     work = begun.then(run, inputs, told, **ON_MODEL)
-    work.then(at_rest, shown, places, queue=False, **PRIVATE)
+    line.follow(buttons.clock, stage, look.waiting)
+    done = work.then(at_rest, shown, places, queue=False, **PRIVATE)
     stopped = look.notice("Stopped", "Nothing was kept; start again whenever you like.")
     buttons.stop.click(
         lambda: (stopped, look.alert("Stopped.")),
@@ -95,7 +108,36 @@ def compare(desks: dict[str, Desk]) -> widgets.Buttons:
         **PRIVATE,
     )
     buttons.stop.click(at_rest, shown, places, queue=False, **PRIVATE)
-    return buttons
+    watched = [aspect, *left, *right]
+    label = partial(button_label, desks)
+    gr.on(
+        [widget.change for widget in watched],
+        label,
+        watched,
+        buttons.start,
+        queue=False,
+        trigger_mode="always_last",
+        **PRIVATE,
+    )
+    done.then(label, watched, buttons.start, queue=False, **PRIVATE)
+    return Compare(buttons, done)
+
+
+def button_label(desks: dict[str, Desk], aspect: object = "", *sides: Any) -> str:
+    """The word on the button with the seconds of both pictures, without settings of the usual."""
+    if not sides:
+        first = next(iter(desks))
+        sides = tuple(
+            value
+            for name, steps in checks.STEPS.items()
+            for value in (first, name, steps, checks.GUIDANCE)
+        )
+    works = [
+        expected.Work(desks[model].engine, aspect, 1, *how)
+        for model, *how in (sides[:4], sides[4:])
+        if model in desks
+    ]
+    return expected.label("Compare", works)
 
 
 def _side(name: str, quality: str, models: list[str]) -> Side:
@@ -130,15 +172,16 @@ def _of_two(progress: Progress, place: int) -> Progress:
     return progress._replace(share=(progress.share + place) / 2, words=words)
 
 
-def _result(orders: list[tuple[Desk, Order]], made: list[Result]) -> tuple[Any, ...]:
+def _result(orders: list[tuple[Desk, Order]], made: list[Result], past: Visit) -> tuple[Any, ...]:
     if not all(result.files for result in made):
         words = "The check of contents kept a picture back; try another prompt."
-        return look.failed(words), gr.skip(), None, "", look.alert(words), ()
-    told = []
+        return look.failed(words), gr.skip(), None, "", look.alert(words), (), gr.skip()
+    told: list[str] = []
     for side, (desk, order), result in zip(("Left", "Right"), orders, made, strict=True):
+        past = remember(desk, order, result, past)
         values: Values = values_of(desk, order, result.files[0].seed)
         name = f"{desk.engine.name}, " if orders[0][0] is not orders[1][0] else ""
         told.append(f"{side}: {name}{described(values)}, {result.seconds:.1f} s")
     words = f"{'; '.join(told)}. Both machine-made with seed {made[0].files[0].seed}."
     pair = (made[0].files[0].path, made[1].files[0].path)
-    return gr.skip(), gr.skip(), pair, look.plain_note(words), "", pair
+    return gr.skip(), gr.skip(), pair, look.plain_note(words), "", pair, past

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ON_ZERO_GPU = "SPACES_ZERO_GPU" in os.environ
 State = Literal["none", "loading", "ready", "failed"]
 NAMED_IN = Path(__file__).with_name("model.txt")
 TINY_PIXELS = 256
@@ -91,12 +92,17 @@ class Engine:
         self._streams = Streams()
 
     def start(self) -> None:
-        """Begin loading; on ZeroGPU, which needs models at module level, wait for the end."""
+        """Begin loading beside the page's start; on ZeroGPU load before it.
+
+        There a model is packed when the page starts, and only the thread that imported `spaces`
+        has the stand-in for the GPU that is not there yet.
+        """
         if self.source is None:
             return
-        thread = LOADS.start(self._load)
-        if "SPACES_ZERO_GPU" in os.environ:
-            thread.join()
+        if ON_ZERO_GPU:
+            LOADS.here(self._load)
+        else:
+            LOADS.start(self._load)
 
     def wait(self, seconds: float | None = None) -> "Echo4oPipeline | None":
         """The pipeline once it is loaded; None when there is none or loading failed."""
@@ -243,7 +249,7 @@ def load(source: str) -> "Echo4oPipeline":
     on_gpu = torch.cuda.is_available()
     located = locate(source, revision=revision)
     size = sum(path.stat().st_size for path in located.folder.rglob("*.safetensors"))
-    if "SPACES_ZERO_GPU" not in os.environ:  # there no GPU is at hand before a request
+    if not ON_ZERO_GPU:  # there no GPU is at hand before a request
         check_memory(size, free_memory(on_gpu))
     small = size < 1e9
     pipeline = Echo4oPipeline.from_pretrained(
@@ -251,8 +257,11 @@ def load(source: str) -> "Echo4oPipeline":
         revision=revision,
         # bfloat16 gains nothing on a CPU, but halves what a large model needs.
         dtype=torch.bfloat16 if on_gpu else torch.float32 if small else None,
-        device_map="cuda" if on_gpu else None,
+        # The threads that place weights have no stand-in for ZeroGPU's GPU either.
+        device_map="cuda" if on_gpu and not ON_ZERO_GPU else None,
     )
+    if ON_ZERO_GPU:
+        pipeline.to("cuda")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

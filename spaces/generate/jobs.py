@@ -260,7 +260,7 @@ def in_words() -> Iterator[None]:
     except MemoryError as error:
         raise Refusal("Too little memory: ask for fewer or smaller pictures.") from error
     except gr.Error as error:
-        raise Refusal(zero_gpu_words(str(error))) from error
+        raise Refusal(zero_gpu_words(f"{error.title} {error.message}")) from error
     except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
         if "out of memory" in str(error).lower():
             raise Refusal("The GPU is full: ask for fewer or smaller pictures.") from error
@@ -269,18 +269,25 @@ def in_words() -> Iterator[None]:
 
 
 def zero_gpu_words(message: str) -> str:
-    """What ZeroGPU's errors mean for a visitor."""
+    """What ZeroGPU's errors mean for a visitor; `message` is title and sentence of one."""
     lowered = message.lower()
-    if "quota" in lowered:
-        return (
-            "Your free GPU time for now is used up: sign in to Hugging Face for more, or come back "
-            "in some hours."
-        )
-    if "aborted" in lowered or "timeout" in lowered or "duration" in lowered:
-        return "The GPU was taken away before the end: ask for fewer pictures or fewer steps."
-    if "no gpu" in lowered or "queue" in lowered:
-        return "All GPUs are busy just now; try again in a minute."
-    return "The GPU failed; please try again."
+    return next((words for sign, words in _ZERO_GPU if sign in lowered), _ZERO_GPU_FAILED)
+
+
+_ZERO_GPU_FAILED = "The GPU failed; please try again."
+_USED_UP = (
+    "Your free GPU time for now is used up: sign in to Hugging Face for more, or come back in some "
+    "hours."
+)
+_ZERO_GPU = (
+    # In this order: a queue that took too long has "quota exceeded" as its title.
+    ("no gpu", "All GPUs are busy just now; try again in a minute."),
+    ("maximum allowed", "One request gets less GPU time than this takes: ask for fewer pictures."),
+    ("aborted", "The GPU was taken away before the end: ask for fewer pictures or fewer steps."),
+    ("quota", _USED_UP),
+    ("limit", _USED_UP),
+    ("credits", _USED_UP),
+)
 
 
 def draw_seeds(seed: int, count: int) -> list[int]:

@@ -4,8 +4,11 @@ While weights are loaded, torch's own constructors are replaced for the whole pr
 thread computes meanwhile comes out as tensors without values.
 """
 
+import logging
 import threading
 from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 
 class Loads:
@@ -16,13 +19,20 @@ class Loads:
         self._changed = threading.Condition()
         self._one = threading.Lock()
 
-    def start(self, load: Callable[[], None]) -> threading.Thread:
+    def start(self, load: Callable[[], None]) -> None:
         """Load in a thread of its own, after those that were begun before."""
         with self._changed:
             self._left += 1
-        thread = threading.Thread(target=self._run, args=(load,), name="load", daemon=True)
-        thread.start()
-        return thread
+        threading.Thread(target=self._run, args=(load,), name="load", daemon=True).start()
+
+    def here(self, load: Callable[[], None]) -> None:
+        """Load in this thread; a failure is logged, as that of a thread is."""
+        with self._changed:
+            self._left += 1
+        try:
+            self._run(load)
+        except Exception:
+            logger.exception("a model could not be loaded")
 
     def wait(self) -> None:
         """Until nothing is being loaded."""

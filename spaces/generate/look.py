@@ -4,6 +4,7 @@ import base64
 import html
 
 from jobs import File, Progress, Result
+from line import Place
 
 FOOT = (
     "Every picture made here is machine-made; its file says so and holds prompt, seed and settings."
@@ -41,12 +42,22 @@ def notice(title: str, words: str) -> str:
     )
 
 
-def waiting() -> str:
-    """Asked for, not begun: others may be in front."""
+def waiting(place: Place | None = None) -> str:
+    """Asked for, not begun: how many are in front, once that is known."""
+    title = "Waiting for your turn" if place is None else in_front(place)
     return (
-        f'<div class="stage notice waiting" aria-busy="true">{MARK}<strong>Waiting for your '
-        "turn</strong><span>One picture is made at a time; yours is in the queue.</span></div>"
+        f'<div class="stage notice waiting" aria-busy="true">{MARK}'
+        f'<strong role="status">{title}</strong>'
+        "<span>One request is worked on at a time; yours is in the queue.</span></div>"
     )
+
+
+def in_front(place: Place) -> str:
+    """A place in the queue in words."""
+    if not place.before:
+        return "You are next"
+    time_ = f", {seconds(place.seconds)}" if place.seconds else ""
+    return f"{place.before} before you{time_}"
 
 
 def working(progress: Progress) -> str:

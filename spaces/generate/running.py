@@ -6,16 +6,19 @@ from typing import Any
 import checks
 import gradio as gr
 import limits
+import line
 import look
 from checks import Refusal
 from jobs import Desk, Order, Progress, Result, Wish, in_words
+from line import ON_MODEL, PRIVATE
 from restore import Values, link
 from widgets import Buttons, Results
 
 MOST_REMEMBERED = 48
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-ON_MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, **PRIVATE}
 HIDDEN, SHOWN = gr.update(visible=False), gr.update(visible=True)
+STARTED = (HIDDEN, SHOWN, gr.update(active=True))
+ENDED = (SHOWN, HIDDEN, gr.update(active=False))
+"""Start, stop and the clock of `Buttons`, in their two states."""
 FOCUS = """() => { const look = (tries) => {
     const now = document.activeElement;
     if (now && now !== document.body) return;
@@ -53,10 +56,10 @@ def on_make(
             words = str(refusal)
             yield look.failed(words), same, same, same, same, same, look.alert(words), same
 
-    places = [results.rest, results.stage, results.gallery, buttons.start, buttons.stop]
+    places = [results.rest, results.stage, results.gallery, *buttons[:3]]
     begun = gr.on(
         triggers,
-        lambda: (HIDDEN, gr.update(value=look.waiting(), visible=True), HIDDEN, HIDDEN, SHOWN, ""),
+        at_work,
         outputs=[*places, buttons.alert],
         queue=False,
         scroll_to_output=True,
@@ -66,6 +69,7 @@ def on_make(
     told = [results.rest, results.stage, results.gallery, results.plan, results.note]
     told += [results.shown, buttons.alert, visit]
     work = begun.then(run, [*inputs, visit], told, **ON_MODEL)
+    line.follow(buttons.clock, results.stage, look.waiting)
     begun.then(None, js=FOCUS.replace("WHICH", "stop"), queue=False, **PRIVATE)
     done = work.then(at_rest, results.shown, places, queue=False, **PRIVATE)
     done.then(None, js=FOCUS.replace("WHICH", "start"), queue=False, **PRIVATE)
@@ -81,10 +85,16 @@ def on_make(
     return done
 
 
+def at_work() -> tuple[Any, ...]:
+    """Asked for: the stage in the place of pictures, Stop in that of the start, no alert."""
+    stage = gr.update(value=look.waiting(), visible=True)
+    return HIDDEN, stage, HIDDEN, *STARTED, ""
+
+
 def at_rest(pictures: object) -> tuple[Any, ...]:
     """Nobody works any more: show the pictures, if there are any."""
     places = (HIDDEN, HIDDEN, SHOWN) if pictures else (SHOWN, HIDDEN, HIDDEN)
-    return *places, SHOWN, HIDDEN
+    return *places, *ENDED
 
 
 def _shown(desk: Desk, order: Order, update: Progress | Result, past: Visit) -> tuple[Any, ...]:
@@ -97,18 +107,26 @@ def _shown(desk: Desk, order: Order, update: Progress | Result, past: Visit) -> 
     if not update.files:
         words = "The check of contents kept the picture back; try another prompt."
         return look.failed(words), same, same, plan, "", [], look.alert(words), same
-    prompt = order.job.prompt
-    pictures = [(file.path, look.caption(file, prompt)) for file in update.files]
-    entries = [
-        (file.path, look.caption(file, prompt), values_of(desk, order, file.seed)._asdict())
-        for file in reversed(update.files)
-    ]
+    pictures = [(file.path, look.caption(file, order.job.prompt)) for file in update.files]
     first = values_of(desk, order, update.files[0].seed)._replace(number=len(order.job.seeds))
     note = look.note(
         update, order.job.settings.width, order.job.settings.height, described(first), link(first)
     )
-    remembered = [*entries, *past][:MOST_REMEMBERED]
+    remembered = remember(desk, order, update, past)
     return same, same, pictures, plan, note, pictures, "", remembered
+
+
+def remember(desk: Desk, order: Order, result: Result, past: Visit) -> Visit:
+    """A visit with the pictures of a result in front."""
+    entries = [
+        (
+            file.path,
+            look.caption(file, order.job.prompt),
+            values_of(desk, order, file.seed)._asdict(),
+        )
+        for file in reversed(result.files)
+    ]
+    return [*entries, *past][:MOST_REMEMBERED]
 
 
 def _plan(desk: Desk, words: str, *, writing: bool) -> str:

@@ -5,19 +5,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import checks
+import expected
 import gradio as gr
 import limits
+import line
 import look
 import restore
 import widgets
 from checks import Refusal
-from engine import Engine, Job
-from engine import Settings as JobSettings
+from engine import Engine
 from files import store
 from jobs import Desk, Wish, in_words
 from judge import Judge
 from judge import shown as verdicts
-from running import ON_MODEL, PRIVATE, on_make
+from line import ON_MODEL, PRIVATE
+from running import ENDED, STARTED, on_make
 
 EXAMPLES = Path(__file__).with_name("examples")
 SURREAL, FOLLOWING = "Surreal fantasy", "Instruction following"
@@ -45,6 +47,7 @@ COMPOSED = {
     ),
     "Edit one picture": ("Make the object from image 1 blue", ("red-triangle.png",)),
 }
+ANSWER_PLACE = "The answer appears here, word by word."
 QUESTIONS = ("What is in this picture?", "What is odd about this picture?", "How many are there?")
 
 
@@ -151,7 +154,12 @@ def ask(desk: Desk) -> widgets.Buttons:
             buttons = widgets.buttons("Ask")
             about = look.BABBLE if desk.engine.name == "tiny" else None
             answer = gr.Textbox(
-                label="Answer", info=about, lines=8, max_lines=16, interactive=False
+                label="Answer",
+                info=about,
+                lines=8,
+                max_lines=16,
+                interactive=False,
+                placeholder=ANSWER_PLACE,
             )
 
     def run(request: gr.Request, image: object, words: object) -> Any:
@@ -164,22 +172,22 @@ def ask(desk: Desk) -> widgets.Buttons:
 
     for starter in starters:
         starter.click(lambda words: words, starter, question, queue=False, **PRIVATE)
-    at_work = (gr.update(visible=False), gr.update(visible=True))
-    places = [buttons.start, buttons.stop]
+    places = list(buttons[:3])
     begun = gr.on(
         [buttons.start.click, question.submit],
-        lambda: (*at_work, "", ""),
+        lambda: (*STARTED, gr.update(value="", placeholder="Waiting for your turn"), ""),
         outputs=[*places, answer, buttons.alert],
         queue=False,
         trigger_mode="once",
         **PRIVATE,
     )
     work = begun.then(run, [picture, question], [answer, buttons.alert], **ON_MODEL)
-    at_rest = (gr.update(visible=True), gr.update(visible=False))
-    work.then(lambda: at_rest, outputs=places, queue=False, **PRIVATE)
+    line.follow(buttons.clock, answer, lambda at: gr.update(placeholder=look.in_front(at)))
+    at_rest = (*ENDED, gr.update(placeholder=ANSWER_PLACE))
+    work.then(lambda: at_rest, outputs=[*places, answer], queue=False, **PRIVATE)
     buttons.stop.click(
         lambda: (*at_rest, look.alert("Stopped.")),
-        outputs=[*places, buttons.alert],
+        outputs=[*places, answer, buttons.alert],
         cancels=[work],
         queue=False,
         **PRIVATE,
@@ -227,6 +235,7 @@ def history(visit: gr.State, create: Create) -> gr.Gallery:
             label="Pictures of this visit",
             show_label=False,
             columns=4,
+            fit_columns=False,
             height="auto",
             object_fit="contain",
             allow_preview=False,
@@ -293,8 +302,12 @@ def empty_words(desk: Desk, tab: str) -> tuple[str, str]:
         return "Nothing to make pictures with", desk.why_not()
     if desk.engine.state == "loading":
         return "The model is being loaded", "After a pause of the Space that takes some minutes."
-    titles = {"create": "Your pictures appear here", "compose": "Add pictures in your order"}
-    return titles[tab], "They carry a label, and the file keeps prompt, seed and settings."
+    if tab == "compose":
+        return "Put pictures together", (
+            "Add one to four, in the order in which your prompt speaks of them: image 1, image 2."
+        )
+    words = "They carry a label, and the file keeps prompt, seed and settings."
+    return "Your pictures appear here", words
 
 
 def empty(desk: Desk, tab: str) -> str:
@@ -340,30 +353,6 @@ def _example(name: str) -> list[Any]:
     return [prompt, *paths, *[None] * (4 - len(paths))]
 
 
-def button_label(desk: Desk, word: str, *values: Any) -> str:
-    """The word on a button, with the seconds that these settings will probably take."""
-    engine = desk.engine
-    if engine.state != "ready":
-        return word
-    given = widgets.Settings(*values)
-    try:
-        proportion = checks.ASPECTS.get(given.aspect, (1, 1))
-        width, height = checks.size(proportion, engine.longest, engine.unit)
-        how = JobSettings(
-            width,
-            height,
-            checks.whole(given.steps, "steps", 1, checks.MAX_STEPS),
-            checks.number(given.guidance, "guidance", 1, checks.MAX_GUIDANCE),
-            fast=given.quality == checks.FAST,
-            think=bool(given.think),
-        )
-        number = checks.whole(given.number, "number of pictures", 1, checks.MAX_PICTURES)
-        job = Job("", (), how, tuple(range(number)))
-    except (TypeError, Refusal):
-        return word  # a field is being typed into
-    return f"{word} · {look.seconds(engine.seconds(job))}"
-
-
 def _live(
     desk: Desk,
     word: str,
@@ -371,7 +360,7 @@ def _live(
     tab: tuple[widgets.Buttons, widgets.Results, gr.events.Dependency],
 ) -> None:
     """The expected seconds on the button, and the column of the plan in think mode."""
-    (buttons, results, done), label = tab, partial(button_label, desk, word)
+    (buttons, results, done), label = tab, partial(expected.of_tab, desk.engine, word)
     watched = [settings.aspect, settings.number, settings.quality, settings.steps]
     watched += [settings.guidance, settings.think]
     after = [widget.change for widget in watched]

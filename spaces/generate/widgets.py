@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 Widget = TypeVar("Widget", bound=gr.components.Component)
 HEIGHT = 480
+TICK_SECONDS = 1.0
 
 
 class Settings(NamedTuple):
@@ -51,6 +52,8 @@ class Buttons(NamedTuple):
 
     start: gr.Button
     stop: gr.Button
+    clock: gr.Timer
+    """Ticks from start to end."""
     alert: gr.HTML
 
 
@@ -160,7 +163,8 @@ def buttons(word: str) -> Buttons:
     """Start, and in its place while it works: stop."""
     start = gr.Button(word, variant="primary", interactive=False, elem_classes="start")
     stop = gr.Button("Stop", variant="stop", visible=False, elem_classes="stop")
-    return Buttons(start, stop, gr.HTML("", padding=False, elem_classes="alerts"))
+    clock = gr.Timer(TICK_SECONDS, active=False)
+    return Buttons(start, stop, clock, gr.HTML("", padding=False, elem_classes="alerts"))
 
 
 def results(title: str, words: str, name: str) -> Results:

@@ -36,6 +36,7 @@ SETTINGS: dict[str, dict[str, str]] = {
 """Space -> what it can be told to load -> where its card's metadata names that. The Space reads it
 from `$ECHO4O_<NAME>`, else from `<name>.txt` beside its app."""
 START_SECONDS = 120.0
+_WHEEL = re.compile(r"https?://[^\s#]+/echo4o-[^\s/#]+\.whl(#sha256=[0-9a-f]{64})?")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
@@ -105,6 +106,11 @@ def push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo", help="ORG/NAME on the Hub")
     for name in _setting_names():
         parser.add_argument(f"--{name}", help=f"Hub id (ORG/NAME[@REVISION]) of its {name}")
+    parser.add_argument(
+        "--wheel",
+        help="address of the echo4o wheel that it installs, in place of the release on PyPI "
+        "(`eval push metrics` puts one into ORG/echo4o-wheel)",
+    )
     parser.add_argument("--tag", help="immutable name of this version, for example v1")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be written")
     release_argument(parser)
@@ -116,7 +122,7 @@ def push(args: argparse.Namespace) -> None:
 
     given = _given(args)
     with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
-        staged = stage(args.name, Path(scratch) / args.name, **given)
+        staged = stage(args.name, Path(scratch) / args.name, wheel=args.wheel, **given)
         if args.release is not None and not args.dry_run:
             seal(staged, args.repo, "space", Release.load(args.release))
         published = publish_folder(
@@ -134,11 +140,12 @@ def push(args: argparse.Namespace) -> None:
     print(f"space  {published.repo_id} at {published.revision}{tag}")
 
 
-def stage(name: str, target: Path, **given: str) -> Path:
+def stage(name: str, target: Path, *, wheel: str | None = None, **given: str) -> Path:
     """Copy a Space to `target` as it will be uploaded, with what it shall load (see SETTINGS).
 
     Raises:
-        SpaceError: unknown Space or setting, or something `given` is not a Hub id.
+        SpaceError: unknown Space or setting, something `given` is not a Hub id, or `wheel` is no
+            address of a wheel of echo4o.
     """
     folder = space_folder(name)
     _check_settings(name, given)
@@ -151,9 +158,25 @@ def stage(name: str, target: Path, **given: str) -> Path:
     for kind, value in given.items():
         write_atomic(target / f"{kind}.txt", value + "\n")
         linked.setdefault(_settings(name)[kind], []).append(value.partition("@")[0])
+    if wheel is not None:
+        _install_from(target / "requirements.txt", wheel)
     readme = target / "README.md"
     write_atomic(readme, name_inputs(readme.read_text(), linked))
     return target
+
+
+def _install_from(requirements: Path, wheel: str) -> None:
+    """Name a wheel in place of the release on PyPI."""
+    if not _WHEEL.fullmatch(wheel):
+        raise SpaceError(
+            f"--wheel must be the address of a wheel of echo4o, like https://HUB/PATH/echo4o-1.0-"
+            f"py3-none-any.whl; got {wheel!r}"
+        )
+    lines = requirements.read_text().splitlines()
+    named = [
+        re.sub(r"^(echo4o\[space\])==.*", lambda own: f"{own[1]} @ {wheel}", one) for one in lines
+    ]
+    write_atomic(requirements, "\n".join(named) + "\n")
 
 
 def name_inputs(readme: str, linked: Mapping[str, Sequence[str]]) -> str:

@@ -8,18 +8,34 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 from browsing import DESKTOP, find_browser
 from demo import TINY, running
+from fresh import build_wheel
 
-SPACES = Path(__file__).parents[2] / "spaces"
+ROOT = Path(__file__).parents[2]
+SPACES = ROOT / "spaces"
 
 
 @pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
+    """Address and server process of the demo with the tiny model."""
+    with running(tmp_path_factory.mktemp("space"), environment=TINY) as (url, command):
+        (server,) = psutil.Process(command.pid).children()
+        yield url, server
+
+
+@pytest.fixture(scope="session")
+def app(demo: tuple[str, psutil.Process]) -> str:
     """Address of the demo with the tiny model."""
-    with running(tmp_path_factory.mktemp("space"), environment=TINY) as (url, _):
-        yield url
+    return demo[0]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel of this checkout."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture
@@ -39,10 +55,9 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleTy
 
 
 @pytest.fixture(scope="session")
-def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def screenshots() -> Path:
     """Where screenshots go."""
-    named = os.environ.get("ECHO4O_SCREENSHOTS")
-    path = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    path = Path(os.environ.get("ECHO4O_SCREENSHOTS") or ROOT / "screenshots")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -66,12 +81,13 @@ def visitors(chromium: Any, screenshots: Path, request: Any) -> Iterator[Callabl
     opened: list[Any] = []
     faults: list[str] = []
 
-    def open_page(address: str, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> Any:
+    def open_page(address: str, size: tuple[int, int] = DESKTOP) -> Any:
         home = "/".join(address.split("/")[:3]).partition("?")[0]
         viewport = {"width": size[0], "height": size[1]}
-        context = chromium.new_context(viewport=viewport, color_scheme=scheme)
+        context = chromium.new_context(viewport=viewport)
         opened.append(context)
         page = context.new_page()
+        page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on(
             "request",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from calls import in_line
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -139,12 +140,9 @@ def parameters(api):
     return api["/generate"]["parameters"]
 
 
-def test_many_calls_at_once_come_back_in_order(client):
-    calls = 12
-    jobs = [client.submit(prompt=f"ring {n}", seed=n, steps=1, **GENERATE) for n in range(calls)]
-    replies = [job.result() for job in jobs]
-    records = [read_record(Path(reply["pictures"][0]["image"])) for reply in replies]
-    assert [(one.prompt, one.seed) for one in records] == [(f"ring {n}", n) for n in range(calls)]
+def test_many_calls_at_once_are_served_in_their_order(client, demo):
+    _, server = demo
+    in_line(client, server, calls=12)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import time
 from importlib import resources
 
 import pytest
-from browsing import DESKTOP, PHONE, fits
+from browsing import DESKTOP, SIZES, fits, look, settle
 from demo import TINY, running
 from PIL import Image
 
@@ -22,8 +22,8 @@ PROMPT = "A photo of three red circles on the left"
 def visit(visitors, app):
     """Open the page, when its model is loaded."""
 
-    def open_page(size=DESKTOP, scheme="light", address=""):
-        page = visitors(app + address, size, scheme)
+    def open_page(size=DESKTOP, address=""):
+        page = visitors(app + address, size)
         page.get_by_text(READY).wait_for(timeout=90_000)
         page.locator("button.start:enabled").first.wait_for(timeout=30_000)
         return page
@@ -33,6 +33,17 @@ def visit(visitors, app):
 
 def start(page, tab="Create"):
     page.get_by_role("button", name=re.compile(f"^{tab}")).locator("visible=true").click()
+
+
+def turn_to(page, tab):
+    page.get_by_role("tab", name=tab).click()
+    page.get_by_role("tabpanel").locator("visible=true").wait_for()
+    settle(page)
+
+
+def unfold(page, name):
+    page.get_by_role("button", name=name).locator("visible=true").click()
+    settle(page)
 
 
 def pictures(page, tab="create"):
@@ -58,7 +69,7 @@ def choose(page, **settings):
     if "quality" in settings:
         tab.get_by_label(settings.pop("quality"), exact=True).check()
     if {"steps", "seed"} & settings.keys() and not tab.get_by_label("Seed").is_visible():
-        tab.get_by_role("button", name="Advanced").click()
+        unfold(page, "Advanced")
     labels = {"number": "number input for Pictures", "steps": "number input for Steps"}
     for name, value in settings.items():
         field = tab.get_by_label(labels.get(name, name.capitalize()), exact=name == "seed")
@@ -66,26 +77,20 @@ def choose(page, **settings):
         field.blur()
 
 
-@pytest.mark.parametrize(
-    ("size", "scheme"),
-    [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")],
-    ids=["desktop-light", "desktop-dark", "phone-light", "phone-dark"],
-)
-def test_every_tab_fits_and_is_looked_at(visit, screenshots, size, scheme, request):
-    page = visit(size, scheme)
-    name = request.node.callspec.id
-    page.screenshot(path=screenshots / f"{name}-empty.png", full_page=True)
+@pytest.mark.parametrize("device", SIZES)
+def test_every_tab_fits_and_is_looked_at(visit, screenshots, device):
+    page = visit(SIZES[device])
+    look(page, screenshots, f"{device}-empty")
     top = place(page, "#create-rest")
     make(page, number=2)
     assert fits(page)
     jumps = [abs(after - before) for after, before in zip(place(page, PICTURES), top, strict=True)]
     assert max(jumps) <= 2, jumps
-    page.screenshot(path=screenshots / f"{name}-create.png", full_page=True)
+    look(page, screenshots, f"{device}-create")
     for tab in ("Compose", "Ask", "Compare"):
-        page.get_by_role("tab", name=tab).click()
-        page.get_by_role("tabpanel").locator("visible=true").wait_for()
+        turn_to(page, tab)
         assert fits(page)
-        page.screenshot(path=screenshots / f"{name}-{tab.lower()}.png", full_page=True)
+        look(page, screenshots, f"{device}-{tab.lower()}")
 
 
 def place(page, selector):
@@ -135,7 +140,7 @@ def test_a_downloaded_picture_is_repeated_and_a_link_restores(visit, tmp_path):
     first = download(page, tmp_path / "first.png")
     address = page.get_by_role("link", name="Link to these settings").get_attribute("href")
     again = visit()
-    again.get_by_role("button", name="Repeat a picture").click()
+    unfold(again, "Repeat a picture")
     again.locator("#repeat-file input[type=file]").set_input_files(first)
     again.get_by_text("Its prompt and settings are in place").wait_for(timeout=20_000)
     start(again)
@@ -147,7 +152,7 @@ def test_a_downloaded_picture_is_repeated_and_a_link_restores(visit, tmp_path):
     linked.wait_for_function(
         "document.querySelector('#create-prompt textarea').value === 'A photo of a purple apple'"
     )
-    linked.get_by_role("button", name="Advanced").first.click()
+    unfold(linked, "Advanced")
     assert linked.get_by_label("Seed", exact=True).first.input_value() == "77"
 
 
@@ -162,7 +167,7 @@ def test_references_keep_their_order(visit, screenshots, tmp_path):
     for colour in ("red", "blue"):
         Image.new("RGB", (64, 64), colour).save(tmp_path / f"{colour}.png")
     page = visit()
-    page.get_by_role("tab", name="Compose").click()
+    turn_to(page, "Compose")
     for place, colour in ((1, "red"), (2, "blue")):
         put(page, place, tmp_path / f"{colour}.png")
     before = page.locator("#image-1 img").get_attribute("src")
@@ -198,7 +203,7 @@ def put(page, place, path):
 def test_answer_and_plan_are_streamed(visit, tmp_path, screenshots):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     page = visit()
-    page.get_by_role("tab", name="Ask").click()
+    turn_to(page, "Ask")
     page.locator("#ask-picture input[type=file]").set_input_files(tmp_path / "red.png")
     page.locator("#ask-picture img").wait_for(timeout=20_000)
     page.get_by_role("button", name="What is in this picture?").click()
@@ -212,8 +217,8 @@ def test_answer_and_plan_are_streamed(visit, tmp_path, screenshots):
     assert len(lengths) >= 3
     page.get_by_role("button", name="Stop").locator("visible=true").click()
     page.get_by_role("alert").get_by_text("Stopped.").wait_for(timeout=5_000)
-    page.get_by_role("tab", name="Create").click()
-    page.get_by_role("button", name="Advanced").first.click()
+    turn_to(page, "Create")
+    unfold(page, "Advanced")
     page.get_by_label("Think first").first.check()
     page.locator(".thought.empty").locator("visible=true").wait_for(timeout=20_000)
     page.locator("#create-prompt textarea").fill(PROMPT)
@@ -229,7 +234,7 @@ def test_two_visitors_stay_apart(visit):
     make(one, "A photo of a red ring", seed=1, number=1)
     make(other, "A photo of a blue cross", seed=2, number=1)
     for page, seed, foreign in ((one, 1, 2), (other, 2, 1)):
-        page.get_by_role("button", name="This visit").click()
+        unfold(page, "This visit")
         page.locator(f"#visit img[alt^='machine-made, seed {seed}:']").wait_for(timeout=20_000)
         assert page.locator(f"#visit img[alt^='machine-made, seed {foreign}:']").count() == 0
     # A picture of the visit brings its settings back.
@@ -240,9 +245,23 @@ def test_two_visitors_stay_apart(visit):
     )
 
 
+def test_who_waits_sees_how_many_are_before(visit, screenshots):
+    one, other = visit(), visit()
+    one.locator("#create-prompt textarea").fill(PROMPT)
+    choose(one, quality="Quality", number=4, steps=100)
+    start(one)
+    one.locator("#create-stage .working").wait_for()
+    other.locator("#create-prompt textarea").fill(PROMPT)
+    start(other)
+    other.locator("#create-stage").get_by_text("1 before you").wait_for(timeout=5_000)
+    other.screenshot(path=screenshots / "waiting.png")
+    one.get_by_role("button", name="Stop").locator("visible=true").click()
+    pictures(other).first.wait_for()
+
+
 def test_compare_shows_two_pictures_of_one_seed(visit, screenshots):
     page = visit()
-    page.get_by_role("tab", name="Compare").click()
+    turn_to(page, "Compare")
     start(page, "Compare")
     page.locator("#compare-rest").get_by_text("The prompt is empty").wait_for(timeout=30_000)
     page.locator("#compare-prompt textarea").fill(PROMPT)
@@ -300,9 +319,9 @@ def test_a_hosted_page_checks_counts_and_judges(
         page.get_by_role("button", name="Judge it").click()
         page.locator(".verdict li").first.wait_for(timeout=30_000)
         page.screenshot(path=screenshots / "judged.png", full_page=True)
-        page.get_by_role("tab", name="Compare").click()
+        turn_to(page, "Compare")
         page.locator("#compare-prompt textarea").fill(PROMPT)
-        page.get_by_role("button", name="Right: Quality").click()
+        unfold(page, "Right: Quality")
         page.get_by_label("Model").last.click()
         page.get_by_role("option", name="tiny_model").click()
         start(page, "Compare")

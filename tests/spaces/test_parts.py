@@ -132,10 +132,9 @@ def test_costs_are_learned(module):
 
 @pytest.mark.parametrize("wrong", [10**9, "x", None, float("nan"), [1]])
 def test_the_button_survives_what_no_widget_sends(module, wrong):
-    tabs, jobs, engine = module("tabs"), module("jobs"), module("engine")
-    desk = jobs.Desk(engine.Engine(None), jobs.Gate(), None)
-    desk.engine.state = "ready"
-    label = tabs.button_label(desk, "Create", "Square 1:1", wrong, -1, "Fast", 25, 4.0, False)
+    expected, engine = module("expected"), module("engine").Engine(None)
+    engine.state = "ready"
+    label = expected.of_tab(engine, "Create", "Square 1:1", wrong, -1, "Fast", 25, 4.0, False)
     assert label == "Create"
 
 
@@ -195,9 +194,13 @@ def test_loads_do_not_overlap_and_work_waits_for_them(module):
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        ("You have exceeded your GPU quota (60s requested vs. 2s left)", "sign in to Hugging Face"),
-        ("GPU task aborted", "fewer pictures or fewer steps"),
-        ("No GPU was available after 60s", "busy"),
+        ("ZeroGPU quota exceeded Space app has reached its GPU limit.", "sign in to Hugging Face"),
+        ("x You have exceeded your free ZeroGPU quota (60s requested vs. 2s left)", "sign in to"),
+        ("x You have exceeded your ZeroGPU runs limit.", "sign in to Hugging Face"),
+        ("x The requested GPU duration (240s) is larger than the maximum allowed", "less GPU time"),
+        ("ZeroGPU worker error GPU task aborted", "fewer pictures or fewer steps"),
+        ("ZeroGPU quota exceeded No GPU was available after 60s. Try", "busy"),
+        ("ZeroGPU worker error ValueError", "failed"),
     ],
 )
 def test_zero_gpu_is_explained(module, message, words):

@@ -96,6 +96,17 @@ def test_staged_folder_is_what_the_repository_holds_plus_the_model(tmp_path):
     assert (card.data.models, card.data.sdk) == (["acme/tiny"], "gradio")
 
 
+@pytest.mark.parametrize("name", ["generate", "explore"])
+def test_published_space_installs_the_wheel_it_is_told_to(tmp_path, name):
+    address = f"https://hub.example/w/echo4o-0.1.0-py3-none-any.whl#sha256={'a' * 64}"
+    told = space_cli.stage(name, tmp_path / "told", wheel=address)
+    plain = (ROOT / "spaces" / name / "requirements.txt").read_text().splitlines()
+    lines = (told / "requirements.txt").read_text().splitlines()
+    assert lines == [*plain[:-1], f"echo4o[space] @ {address}"]
+    with pytest.raises(space_cli.SpaceError, match="must be the address of a wheel"):
+        space_cli.stage(name, tmp_path / "wrong", wheel="https://hub.example/torch-2.0.whl")
+
+
 def contents(folder):
     found = {}
     for path in folder.rglob("*"):

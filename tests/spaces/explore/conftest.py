@@ -49,15 +49,22 @@ def results(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def explorer(sandbox, dataset: Path, results: Path, tmp_path_factory) -> Iterator[str]:
-    """Address of the explorer, which reads both from the sandbox's Hub."""
-    home = tmp_path_factory.mktemp("explorer")
-    environment = sandbox.environment(home / "hub")
+def published(sandbox, dataset: Path, results: Path, tmp_path_factory) -> tuple[str, str]:
+    """Dataset and results on the sandbox's Hub."""
+    environment = sandbox.environment(tmp_path_factory.mktemp("published"))
     # Where to write is settled when huggingface_hub is imported: so in a process of its own.
     places = [DATASET, str(dataset), RESULTS, str(results)]
     command = [sys.executable, "-c", UPLOAD, *places]
     subprocess.run(command, env={**os.environ, **environment}, check=True, timeout=60)
-    told = ("--dataset", DATASET, "--results", RESULTS)
+    return DATASET, RESULTS
+
+
+@pytest.fixture(scope="session")
+def explorer(sandbox, published: tuple[str, str], tmp_path_factory) -> Iterator[str]:
+    """Address of the explorer, which reads both from the sandbox's Hub."""
+    home = tmp_path_factory.mktemp("explorer")
+    environment = sandbox.environment(home / "hub")
+    told = ("--dataset", published[0], "--results", published[1])
     with running(home, *told, name="explore", environment=environment) as (url, _):
         yield url
 

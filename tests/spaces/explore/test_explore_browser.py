@@ -1,94 +1,48 @@
 """The explorer in a real Chromium; screenshots go to $ECHO4O_SCREENSHOTS for people to look at."""
 
-import os
 import re
-import shutil
-from pathlib import Path
 
 import pytest
+from browsing import DESKTOP, SIZES, fits, look
 
 pytestmark = pytest.mark.browser
-DESKTOP, PHONE = (1280, 860), (390, 844)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless browser."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("there is no Chromium here; run: apt-get install chromium")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where screenshots go."""
-    named = os.environ.get("ECHO4O_SCREENSHOTS")
-    path = Path(named) if named else tmp_path_factory.mktemp("screenshots")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 @pytest.fixture
-def visit(chromium, explorer):
-    """Open a link in a window; fails on any script error or foreign request."""
-    opened, faults = [], []
+def visit(visitors, explorer):
+    """Open a link in a window."""
 
-    def open_page(link="", size=DESKTOP, scheme="light", wait=".tile img"):
-        viewport = {"width": size[0], "height": size[1]}
-        context = chromium.new_context(viewport=viewport, color_scheme=scheme)
-        opened.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: faults.append(request.url) if foreign(request) else None)
-        page.goto(explorer + link)
-        page.locator(wait).first.wait_for(timeout=30_000)
+    def open_page(link="", size=DESKTOP, wait=".tile img"):
+        page = visitors(explorer + link, size)
+        page.locator(wait).first.wait_for()
         return page
 
-    def foreign(request):
-        return not request.url.startswith((explorer, "data:", "blob:"))
-
-    yield open_page
-    for context in opened:
-        context.close()
-    assert faults == []
+    return open_page
 
 
-def fits(page):
-    """Nothing sticks out sideways."""
-    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-
-
-@pytest.mark.parametrize(
-    ("size", "scheme"),
-    [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")],
-    ids=["desktop-light", "desktop-dark", "phone-light", "phone-dark"],
-)
-def test_rows_row_leaderboard_and_report(visit, folder, size, scheme, request):
-    page = visit("?subset=multi_reference", size, scheme)
-    name = f"explore-{request.node.callspec.id}"
+@pytest.mark.parametrize("device", SIZES)
+def test_rows_row_leaderboard_and_report(visit, screenshots, device):
+    page = visit("?subset=multi_reference", SIZES[device])
+    name = f"explore-{device}"
     assert page.locator(".tile").count() == 6
     assert fits(page)
-    page.screenshot(path=folder / f"{name}-rows.png")
+    look(page, screenshots, f"{name}-rows")
     page.locator(".tile").nth(3).click()
     page.locator(".references img").nth(3).wait_for()
     assert page.locator(".target img").get_attribute("alt") == "Put 4 things together, number 3."
     alts = [one.get_attribute("alt") for one in page.locator(".references img").all()]
     assert alts == [f"Reference {n} of 4" for n in (1, 2, 3, 4)]
     assert fits(page)
-    page.screenshot(path=folder / f"{name}-row.png", full_page=True)
+    look(page, screenshots, f"{name}-row")
     page.get_by_role("tab", name="Leaderboard").click()
+    page.locator(".runs").wait_for()
+    assert fits(page)
+    look(page, screenshots, f"{name}-leaderboard")
     page.get_by_role("link", name="good-model").click()
     page.locator(".card img").first.wait_for()
     assert page.locator(".tags tbody tr").count() >= 1
     assert fits(page)
-    page.screenshot(path=folder / f"{name}-report.png", full_page=True)
+    look(page, screenshots, f"{name}-report")
 
 
 def test_a_shared_link_restores_filters_page_and_row(visit):
@@ -135,10 +89,10 @@ def test_filters_follow_each_other_and_shuffle_has_a_link(visit):
     page.wait_for_url(re.compile(r"\?subset=multi_reference$"))
 
 
-def test_hostile_rows_are_text_and_broken_pictures_have_a_place(visit, folder):
+def test_hostile_rows_are_text_and_broken_pictures_have_a_place(visit, screenshots):
     page = visit("/?words=hostile", wait=".tile .broken")
     assert page.locator(".tile .broken").count() == 2
-    page.screenshot(path=folder / "explore-hostile.png")
+    page.screenshot(path=screenshots / "explore-hostile.png")
     page.locator(".tile", has_text="<script>").click()
     page.locator(".row-page").wait_for()
     assert "<script>document.title='owned'" in page.locator(".about h2").inner_text()
