@@ -93,7 +93,7 @@ def _above_zero(logits: Tensor, geometry: Geometry, part: _Part) -> NDArray[np.b
     mask: NDArray[np.bool_] = values > doubt
     maybe = values > -doubt
     if np.count_nonzero(maybe) != np.count_nonzero(mask):
-        rows, columns = np.nonzero(maybe ^ mask)
+        rows, columns = divmod(np.flatnonzero(maybe ^ mask), mask.shape[1])
         mask[rows, columns] = (
             _step_by_step(logits, geometry, rows + part.top, columns + part.left) > 0
         )

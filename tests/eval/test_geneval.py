@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_detectors import save_detectors, tiny_clip
 
@@ -20,7 +21,7 @@ from echo4o.eval.geneval_colours import ColourClassifier
 from echo4o.eval.geneval_detector import Detections
 from echo4o.eval.geneval_judge import seen
 from echo4o.eval.items import ItemSet
-from echo4o.eval.judging import JudgeConfig
+from echo4o.eval.judging import JudgeConfig, judge
 from echo4o.eval.pictures import find_pictures
 from echo4o.eval.protocols import UnreadableReply
 from echo4o.eval.runs import LEDGER, load_run, run_cases
@@ -162,14 +163,43 @@ def test_a_run_with_a_detector(models, judged, tmp_path, capsys):
     main([*words, "--judge", f"detector:{models[0]}", "--out", str(root / "run")])
     assert load_run(root / "run").calls == 0  # all was known
     assert ANY_RIGHT in capsys.readouterr().out
-    for judge, message in (
+    for name, message in (
         ("gpt-4.1", "judged by a detector, not by gpt-4.1"),
         (f"detector:{models[1]}", "is a clip, which finds no objects"),
         (f"detector:{tmp_path}", "is no detector that transformers can load"),
     ):
         with pytest.raises(SystemExit):
-            main([*words, "--out", str(tmp_path / "other"), "--judge", judge])
+            main([*words, "--out", str(tmp_path / "other"), "--judge", name])
         assert message in capsys.readouterr().err
+
+
+def test_pictures_side_by_side_are_judged_as_one_after_the_other(models, judged, tmp_path):
+    """Threads share the models, and torch has as many as before when they are done."""
+    run, _, root = judged
+    items = TASK.items(str(root / "items.jsonl")).items
+    samples = [find_pictures(root / "pictures", sample) for sample in range(1, 5)]
+    before = torch.get_num_threads()
+    other = 1 if before > 1 else 3
+    torch.set_num_threads(other)
+    try:
+        found = judge(
+            items,
+            samples[0],
+            more=samples[1:],
+            protocol=TASK.protocol("paper"),
+            config=JudgeConfig(model=f"detector:{models[0]}", colours=str(models[1])),
+            ledger=tmp_path / "ledger.sqlite",
+        )
+        assert torch.get_num_threads() == other
+    finally:
+        torch.set_num_threads(before)
+    assert [one.findings for one in found.verdicts] == [one.findings for one in run.verdicts]
+    for one, wanted in zip(found.verdicts, run.verdicts, strict=True):
+        mine, theirs = (json.loads(each.raw_reply)["objects"] for each in (one, wanted))
+        assert mine.keys() == theirs.keys()
+        for name, group in mine.items():
+            assert group["colours"] == theirs[name]["colours"]
+            np.testing.assert_allclose(group["boxes"], theirs[name]["boxes"], atol=1e-4)
 
 
 def test_pictures_that_do_not_fit_the_items(tmp_path):
