@@ -122,11 +122,11 @@ def _read_again(
     asker: JudgeProtocol,
     pictures: Mapping[int, Path] | None,
 ) -> Verdict:
-    if verdict.picture is None or verdict.outcome == "missing":
+    if verdict.outcome == "missing":
         read = unasked(item, protocol, "missing", "there is no picture")
     elif verdict.outcome == "damaged":
         read = unasked(item, protocol, "damaged", "the picture does not decode")
-    elif pictures is not None and verdict.number not in pictures:
+    elif pictures is not None and verdict.picture and verdict.number not in pictures:
         read = unasked(item, protocol, "missing", f"does not look for {verdict.picture}")
     elif isinstance(protocol, SeriesProtocol) and isinstance(asker, SeriesProtocol):
         read = _series_again(verdict, item, protocol, asker)

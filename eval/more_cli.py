@@ -21,6 +21,9 @@ def import__arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol", choices=("paper", "released"), default="released", help="what counts as yes"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--explain", action="store_true", help="say which pictures the readings tell apart"
+    )
 
 
 def import_(args: argparse.Namespace) -> None:
@@ -38,7 +41,7 @@ def import_(args: argparse.Namespace) -> None:
         protocol=args.protocol,
         out=args.out,
     )
-    tell_run(run, args.out, explained=False)
+    tell_run(run, args.out, explained=args.explain)
 
 
 def detector_agreement_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,7 +201,7 @@ def stored(protocol, verdicts):
         items={},
         judge={"model": "m"},
         generation=None,
-        verdicts=tuple(replace(one, picture=f"{one.number}.png") for one in verdicts),
+        verdicts=tuple(verdicts),
         calls=0,
         spent_usd=0.0,
         started="",
@@ -255,11 +254,14 @@ def test_answers_from_elsewhere(tmp_path, capsys):
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["eval", "import", "dpg_bench", "--items", str(file), "--judge", "mplug-large"]
     words += ["--answers", str(answers), "--out", str(tmp_path / "run")]
-    main([*words, "--protocol", "paper"])
+    main([*words, "--protocol", "paper", "--explain"])
     run = load_run(tmp_path / "run")
     assert run.judge["model"] == "imported:mplug-large"
     assert [one.outcome for one in run.verdicts] == ["judged", *["missing"] * 3, *["judged"] * 4]
-    assert "5 judged, 3 missing" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "5 judged, 3 missing" in told
+    # The published script drops the first item, and leaves pictures out that are not there.
+    assert "4 of 8 pictures count differently:" in told
     for change, message in (
         ({"item_id": "gone"}, "there is no item 'gone'"),
         ({"answers": {"1": "yes"}}, "question 2 of item 'sea2' has no answer"),
