@@ -23,6 +23,7 @@ CHANGES = {
     "README.md": {
         'device_map="cuda"': 'device_map="cpu"',
         "--size 1024x768": "--size 64x48",
+        'OmniGen2/OmniGen2 "a cat"': 'OmniGen2/OmniGen2 "a cat" --size 64x64 --steps 2',
         "echo4o space run generate": "serve echo4o space run generate --port 0",
         "train run tiny --data": "train run tiny --set steps=2 --data",
         "--items kit --model run/model": f"{_KIT} --model run/model",
