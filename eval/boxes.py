@@ -1,5 +1,8 @@
 """Draws what a detector found over its picture: boxes that count in colour, the others thin."""
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -13,6 +16,7 @@ _OTHER = "#777777"
 _LETTER = 0.07
 """Height of a label, as a share of the picture's longer side."""
 _SMALLEST = 10
+_Corners: TypeAlias = tuple[float, float, float, float]
 
 
 def drawn(
@@ -35,6 +39,7 @@ def drawn(
     wide, high = original or image.size
     x, y = image.width / wide, image.height / high
     line = max(1, round(max(image.size) / 200))
+    labels: list[tuple[str, _Corners, str]] = []
     for place, (name, (boxes, colours)) in enumerate(sorted(objects.items())):
         counted = {int(one) for one in keep(boxes, verdict.tag, DetectionRule())}
         # The best is drawn last, over the others.
@@ -54,23 +59,40 @@ def drawn(
             )
             canvas.rectangle(corners, outline=colour, width=line if number in counted else 1)
             words = " ".join(part for part in (colours.get(number), name, f"{sure:.2f}") if part)
-            _label(canvas, words, corners, colour, font, image.size)
+            labels.append((words, corners, colour))
+    taken: list[_Corners] = []
+    for words, corners, colour in reversed(labels):  # the best of a class has the first choice
+        taken.append(_label(canvas, words, corners, colour, font, image.size, taken))
     return picture
 
 
 def _label(
     canvas: ImageDraw.ImageDraw,
     words: str,
-    corners: tuple[float, float, float, float],
+    corners: _Corners,
     colour: str,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
     size: tuple[int, int],
-) -> None:
-    """Write over the box, or inside it where the picture ends; always inside the picture."""
+    taken: Sequence[_Corners],
+) -> _Corners:
+    """Write over the box, or inside it where the picture ends; always inside the picture.
+
+    A label goes down where others have taken its place, as far as there is room.
+    """
     left, top, right, bottom = canvas.textbbox((0, 0), words, font=font)
     width, height = right - left + 4, bottom - top + 4
     x = min(max(0.0, corners[0]), max(0.0, size[0] - width))
     y = corners[1] - height if corners[1] >= height else corners[1]
     y = min(max(0.0, y), max(0.0, size[1] - height))
+    while _is_taken((x, y, x + width, y + height), taken) and y + 2 * height <= size[1]:
+        y += height
     canvas.rectangle((x, y, x + width, y + height), fill=colour)
     canvas.text((x + 2 - left, y + 2 - top), words, fill="white", font=font)
+    return x, y, x + width, y + height
+
+
+def _is_taken(place: _Corners, taken: Sequence[_Corners]) -> bool:
+    return any(
+        place[0] < other[2] and other[0] < place[2] and place[1] < other[3] and other[1] < place[3]
+        for other in taken
+    )

@@ -239,8 +239,10 @@ def _warnings(names: Sequence[str], runs: Sequence[Run], scores: Sequence[Scores
         if score.coverage < 1:
             silent = len(run.verdicts) - score.outcomes["judged"]
             left_out = sum(verdict.is_left_out for verdict in run.verdicts)
+            is_one_each = len({one.number for one in run.verdicts}) == len(run.verdicts)
+            what = "items" if is_one_each else "pictures"
             warnings.append(
-                f"{name}: {silent} of {len(run.verdicts)} items have no readable verdict; "
+                f"{name}: {silent} of {len(run.verdicts)} {what} have no readable verdict; "
                 f"{left_out} of them are left out of the means, the others count as nothing or as "
                 f"the protocol {run.protocol['name']} says."
             )

@@ -73,6 +73,7 @@ function element(tag, text, name = "") {
 function draw() {
   const answers = start.has_lines ? cards[place].lines.map(scale) : [choice(1, "Right", "y"), choice(0, "Wrong", "n")];
   $("answers").replaceChildren(...answers);
+  document.querySelector(".scale.active")?.scrollIntoView({ block: "nearest" });
 }
 
 const marksOf = () => (start.most > 1 ? Array.from({ length: start.most + 1 }, (_, mark) => mark) : [1, 0]);
