@@ -137,15 +137,15 @@ class TinyBlip3o:
     """Width of the text model, which is taught to repeat instructions and then frozen."""
     text_layers: int = 2
     """Its layers."""
-    text_steps: int = 400
+    text_steps: int = 300
     """Steps that it is taught."""
     vocab_size: int = 640
     """Tokens of the tokenizer that is trained on the instructions, special ones included."""
-    feature_channels: int = 64
+    feature_channels: int = 96
     """Width of the vision tower, which is taught together with the decoder and then frozen."""
     tower_layers: int = 2
     """Its layers."""
-    decoder_steps: int = 600
+    decoder_steps: int = 1000
     """Steps that both are taught."""
     picture_side: int = 64
     """Side of all pictures in pixels, a multiple of 16."""

@@ -18,15 +18,19 @@ from echo4o.errors import Echo4oError
 from echo4o.models.blip3o import Blip3oPipeline
 from echo4o.models.blip3o.tower import EvaTower
 from echo4o.training.blip3o import Blip3oBatch, Blip3oFamily
+from echo4o.training.blip3o_rows import Tower
 from echo4o.training.caching import fill_store
 from echo4o.training.config import TrainConfig
 from echo4o.training.data import decode_picture, load_rows
+from echo4o.training.encoded import Key
 from echo4o.training.families import open_family
 from echo4o.training.order import Visit
 from echo4o.training.overrides import SettingError, override
+from echo4o.training.parts import Blip3oSettings
 from echo4o.training.recipes import RECIPES, blip3o_dit, tiny_blip3o
+from echo4o.training.store import DiskShelf
 from echo4o.training.tiny import make_base
-from echo4o.training.train import train
+from echo4o.training.train import _trained, train
 
 SMALL = (
     *("tiny.hidden_size=48", "tiny.layers=2", "tiny.heads=4", "tiny.queries=6"),
@@ -138,6 +142,31 @@ def test_the_loss_is_the_velocity_error_of_the_towers_features(
     assert not torch.equal(batch.sigmas, batch_of(family, 0, 1, 2, 3, visit=1).sigmas)
 
 
+def test_recomputed_activations_give_the_same_gradients(
+    config: TrainConfig, run: Path, tmp_path: Path
+):
+    found = []
+    for word in ("gradient_checkpointing=false", "gradient_checkpointing=true"):
+        family = family_of(override(config, [word]), tmp_path, run / "base")
+        mse = batch_of(family, 0, 1).losses().mse
+        assert mse is not None
+        mse.backward()
+        found.append([p.grad for p in family.model.parameters()])
+    for plain, again in zip(*found, strict=True):
+        assert torch.allclose(plain, again, atol=1e-6)
+
+
+def test_frozen_queries_spare_the_way_back_through_the_text_model(
+    config: TrainConfig, run: Path, tmp_path: Path
+):
+    for word, wanted in (("freeze=queries", False), ("freeze=heads", True)):
+        changed = override(config, [word])
+        family = family_of(changed, tmp_path, run / "base")
+        trained = _trained(family, changed)
+        assert ("latent_queries" in trained) == wanted
+        assert batch_of(family, 0).condition().requires_grad == wanted
+
+
 def test_training_moves_queries_and_transformer_and_nothing_else(run: Path):
     losses = [json.loads(line)["loss"] for line in (run / "loss.jsonl").open()]
     assert len(losses) == 6
@@ -195,6 +224,27 @@ def test_features_may_stay_on_disk(
         ]
     assert losses["disk"] == pytest.approx(losses["tower"], rel=1e-5)
     assert caplog.text.count("opening the vision tower") == 2  # to train, and to fill the store
+
+
+def test_features_in_bfloat16_are_kept_as_they_are(run: Path, tmp_path: Path):
+    settings = Blip3oSettings(tower_side=32)
+    towers = [
+        Tower(settings, run / "base", dtype=dtype, device=CPU)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert towers[0].name != towers[1].name
+    (found,) = towers[1].features([np.full((32, 32, 3), 200, np.uint8)])
+    assert found.dtype == torch.bfloat16
+    shelf, key = DiskShelf(tmp_path), Key("0" * 64, (32, 32))
+    shelf.put_features(key, found)
+    shelf.flush()
+    again = DiskShelf(tmp_path).features(key, torch.bfloat16)
+    assert again is not None
+    assert torch.equal(again, found)
+    assert shelf.features(Key("1" * 64, (32, 32)), torch.bfloat16) is None
+    wrong = Tower(Blip3oSettings(), run / "base", dtype=torch.float32, device=CPU)
+    with pytest.raises(Echo4oError, match=r"sees pictures of 32 pixels, and .* is 448"):
+        wrong.features([np.zeros((448, 448, 3), np.uint8)])
 
 
 def test_an_adapter_reloads_and_equals_the_merged_model(
