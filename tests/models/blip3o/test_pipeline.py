@@ -170,6 +170,17 @@ def test_both_loops_are_as_specified(with_unet):
     torch.testing.assert_close(decode_latents(with_unet.vae, y), pixels)
 
 
+@torch.no_grad()
+def test_a_direct_decoder_sees_features_where_they_lie():
+    pipe = make_blip3o(direct=True)
+    found = features(pipe)
+    square = torch.stack([found[GRID * row : GRID * row + GRID].T for row in range(GRID)], dim=1)
+    pixels = pipe.vae.decode(square[None] / pipe.vae.config.scaling_factor).sample[0]
+    wanted = ((pixels * 0.5 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0)
+    made = pipe("a cat", num_inference_steps=2, generator=seeded(1)).images[0]
+    assert np.abs(np.asarray(made) - wanted.numpy()).max() <= 1
+
+
 def test_saved_and_loaded_in_both_ways(pipe, tmp_path):
     wanted = arrays(pipe("a cat", **QUICK, generator=seeded(5)))[0]
     pipe.save_pretrained(tmp_path / "whole")
@@ -192,12 +203,15 @@ def test_saved_and_loaded_in_both_ways(pipe, tmp_path):
 def test_the_released_layout(with_unet, released, caplog):
     loaded = Blip3oPipeline.from_pretrained(released)
     assert "could not be checked against the Hub" in caplog.text
+    assert "register_to_config(prompt_prefix=...)" in caplog.text
     loaded.set_progress_bar_config(disable=True)
     assert features(loaded).equal(features(with_unet))
     wanted = arrays(with_unet("a cat", **QUICK, generator=seeded(5)))[0]
     whole = loaded("a cat", **QUICK, generator=seeded(5))
     assert abs(arrays(whole)[0] - wanted).max() <= 8  # its UNet is saved, and computes, in bf16
     facts = inspect(released)
+    loaded.transformer.register_to_config(prompt_prefix="please draw: ")
+    assert not features(loaded).equal(features(with_unet))
     assert (facts["pipeline"], facts["layout"]) == ("Blip3oPipeline", "released")
     assert facts["mllm"] == with_unet.mllm.num_parameters()
 
@@ -263,7 +277,7 @@ def test_parts_that_do_not_fit_are_refused(with_unet):
         Blip3oPipeline(**parts | {"unet": None, "decoder_scheduler": None})
     with pytest.raises(ValueError, match="or neither"):
         Blip3oPipeline(**parts | {"decoder_scheduler": None})
-    with pytest.raises(ValueError, match="`picture_side` must be pixels from 8 to 4096, got 99999"):
+    with pytest.raises(ValueError, match="`picture_side` must be from 8 to 4096, got 99999"):
         Blip3oPipeline(**with_unet.components, picture_side=99999)
     other = Blip3oTransformer(
         text_size=8,

@@ -89,7 +89,7 @@ def load_parts(located: Located, *, dtype: torch.dtype | None = None) -> dict[st
     folder = located.folder
     index = read_json(folder / "model_index.json")
     has_unet = (folder / DECODER).is_dir()
-    if has_unet != (index.get(DECODER, [None])[0] is not None):
+    if has_unet != (index.get(DECODER) not in (None, [None, None])):
         raise CheckpointError(
             f"model_index.json of {folder} does not agree with the folders there about {DECODER}; "
             "the checkpoint is incomplete: copy or download it again"

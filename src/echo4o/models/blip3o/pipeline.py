@@ -88,10 +88,14 @@ class Blip3oPipeline(DiffusionPipeline, Lumina2LoraLoaderMixin):
                 f"the language model's states have {text_size} values, and the transformer reads "
                 f"{transformer.config.text_size}: they are of two models"
             )
-        if not (isinstance(picture_side, int) and 8 <= picture_side <= _LARGEST):
-            raise ValueError(
-                f"`picture_side` must be pixels from 8 to {_LARGEST}, got {picture_side!r}"
-            )
+        for name, value, lowest, highest in (
+            ("picture_side", picture_side, 8, _LARGEST),
+            ("decoder_steps", decoder_steps, 1, 1000),
+            ("decoder_guidance_scale", decoder_guidance_scale, 0, 1000),
+        ):
+            # They come from a file that anybody may have written.
+            if not (isinstance(value, int | float) and lowest <= value <= highest):
+                raise ValueError(f"`{name}` must be from {lowest} to {highest}, got {value!r}")
         self.register_modules(
             transformer=transformer,
             mllm=mllm,

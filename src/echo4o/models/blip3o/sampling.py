@@ -49,7 +49,7 @@ def denoise_features(
         condition = torch.cat([condition, torch.zeros_like(condition)])
     for sigma, timestep in zip(scheduler.sigmas, scheduler.timesteps, strict=False):
         seen = torch.cat([features, features]) if guided else features
-        velocity = transformer(seen, sigma.expand(len(seen)), condition).float()
+        velocity = transformer(seen, sigma.to(seen).expand(len(seen)), condition).float()
         if guided:
             without = velocity[count:]
             velocity = without + scale * (velocity[:count] - without)

@@ -41,11 +41,9 @@ from .transformer import Blip3oTransformer
 logger = logging.getLogger(__name__)
 
 DECODER_FOLDER = "diffusion-decoder"
-MODEL_TYPE = "blip3o"
-"""How the released configuration's `model_type` begins."""
 _CAUTION = (
-    "the names in BLIP3-o's released files and the words in front of its prompts could not be "
-    "checked against the Hub when this was written"
+    "the names in BLIP3-o's released files could not be checked against the Hub when this was "
+    "written"
 )
 
 
@@ -178,7 +176,11 @@ def load_parts(folder: Path, *, dtype: torch.dtype | None = None) -> dict[str, A
     Raises:
         CheckpointError: files or tensors are missing, damaged or do not fit.
     """
-    logger.warning("reading the released layout; %s", _CAUTION)
+    logger.warning(
+        "%s, nor the words in front of its prompts: if you know them, set them with "
+        "`pipe.transformer.register_to_config(prompt_prefix=...)`",
+        _CAUTION,
+    )
     tensors = read_headers(folder)
     names = find_names(tensors)
     decoder = folder / DECODER_FOLDER
