@@ -62,7 +62,9 @@ class Watch(threading.Thread):
 
 
 def credentials() -> dict[str, str]:
-    """In the form of real ones."""
+    """Those of the environment, so that a run can go on, or new ones in the form of real ones."""
+    if _KEY in os.environ and _TOKEN in os.environ:
+        return {name: os.environ[name] for name in (_KEY, _TOKEN)}
     draw = random.SystemRandom()
     token = "".join(draw.choice(string.ascii_letters) for _ in range(34))
     return {_KEY: "sk-proj-" + draw.randbytes(24).hex(), _TOKEN: f"hf_{token}"}
@@ -91,7 +93,8 @@ def rehearse(out: Path, secrets: dict[str, str], *options: str) -> dict[str, obj
     watch = Watch(secrets)
     watch.start()
     with (out / "printed.log").open("ab") as log:
-        for number, seconds in ((signal.SIGINT, 20), (signal.SIGKILL, 30)):
+        begun = (out / "run/state.json").exists()
+        for number, seconds in () if begun else ((signal.SIGINT, 20), (signal.SIGKILL, 30)):
             child = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
             time.sleep(seconds)
             child.send_signal(number)
