@@ -188,6 +188,16 @@ def matrix_rate(seconds: float = 0.2, sizes: Sequence[int] = (256, 512, 1024)) -
     return max(_rate(size, seconds / len(sizes)) for size in sizes)
 
 
+def sustained_rate(seconds: float = 0.2, size: int = 512) -> float:
+    """The same over all the time, not its best moment: what a run of seconds can hope for."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    products, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds:
+        torch.mm(a, b)
+        products += 1
+    return products * size**3 / passed
+
+
 def _rate(size: int, seconds: float) -> float:
     a, b = torch.randn(size, size), torch.randn(size, size)
     best, end = math.inf, time.perf_counter() + seconds

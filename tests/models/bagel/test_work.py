@@ -105,21 +105,23 @@ def test_equal_branches_are_run_once(pipe):
 
 def test_a_step_attends_to_each_context_alone_without_mask_or_copies(pipe, monkeypatch):
     seen, attend = [], F.scaled_dot_product_attention
+    text = pipe.model.config.text_config
+    heads = text.num_key_value_heads
+    new, group = TOKENS + 2, text.num_attention_heads // heads
 
     def watched(query, key, value, attn_mask=None, **more):
-        if query.shape[2] == TOKENS + 2:
+        if query.shape[1:3] in ((heads, group * new), (heads * group, new)):
             seen.append((key.shape[2], key.untyped_storage().data_ptr(), attn_mask))
         return attend(query, key, value, attn_mask=attn_mask, **more)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
     pipe("a cat", noise(1), **CALL)
     lengths = [length for length, _, _ in seen]
-    layers = pipe.model.config.text_config.num_hidden_layers
+    layers = text.num_hidden_layers
     assert len(seen) == 3 * layers * STEPS
-    text = len("a cat") + 2
+    words = len("a cat") + 2
     references = (4 * 4 + 2) + (4 * 4 + 2)
-    new = TOKENS + 2
-    assert lengths[:3] == [references + text + new, references + new, text + new]
+    assert lengths[:3] == [references + words + new, references + new, words + new]
     assert all(mask is None for _, _, mask in seen)
     # Per layer one memory for the contexts with and without text, one for the text alone.
     assert len({place for _, place, _ in seen}) == 2 * layers
