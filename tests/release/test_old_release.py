@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import time
 
 import pytest
 
@@ -163,6 +164,14 @@ def test_a_forgery_in_other_words_is_found_and_named(model, old, new):
         row for row in verified(model, OLDER).bad_rows if row.check.startswith("card: README.md")
     ]
     assert bad
+
+
+def test_a_hostile_row_takes_no_time():
+    row = "| a | " + " | ".join(["0.5"] * 60) + " |"
+    record = {"a": dict.fromkeys(map(str, range(59)), 0.5)}
+    began = time.monotonic()
+    assert compare_card(f"---\n---\n{row}\n", "---\n---\n", [record])
+    assert time.monotonic() - began < 2
 
 
 def test_a_manifest_without_a_maker_is_read_and_compared_by_facts(model):

@@ -166,14 +166,23 @@ def _fits_all(
 
 
 def _is_assigned(numbers: list[Number], values: list[float]) -> bool:
-    """Whether each number has a value of its own: the end of an interval is not its middle."""
-    if not numbers:
-        return True
-    first, *rest = numbers
-    return any(
-        first.fits(one) and _is_assigned(rest, [*values[:place], *values[place + 1 :]])
-        for place, one in enumerate(values)
-    )
+    """Whether each number has a value of its own: the end of an interval is not its middle.
+
+    A matching by augmenting paths: a hostile row of many equal numbers takes no longer.
+    """
+    taken: dict[int, int] = {}
+
+    def assign(number: int, tried: set[int]) -> bool:
+        for place, value in enumerate(values):
+            if place in tried or not numbers[number].fits(value):
+                continue
+            tried.add(place)
+            if place not in taken or assign(taken[place], tried):
+                taken[place] = number
+                return True
+        return False
+
+    return all(assign(number, set()) for number in range(len(numbers)))
 
 
 def _is_name(text: str) -> bool:
