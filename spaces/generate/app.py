@@ -9,7 +9,6 @@ try:
 except ImportError:
     GPU = None
 
-import asyncio
 import os
 from typing import Any
 
@@ -68,46 +67,47 @@ def build() -> gr.Blocks:
         gr.HTML(f'<p class="note foot">{look.FOOT}</p>', padding=False)
         used = [created.buttons, composed.buttons, ask, compared.buttons]
 
-        async def when_loaded(request: gr.Request) -> list[Any]:
-            # Not by waiting in a thread: there are 40, and a cold start may have more visitors.
-            while engine.state == "loading":
-                await asyncio.sleep(0.1)
+        waiting = gr.Timer(1, active=False)
+        told = [
+            top,
+            *[buttons.start for buttons in used],
+            *created.starters,
+            created.results.rest,
+            composed.results.rest,
+            *[buttons.alert for buttons in used],
+            created.results.gallery,
+            created.results.note,
+            waiting,
+        ]
+
+        def where_it_is() -> list[Any]:
+            """The page for a model that is there, or for none; nothing while it is loaded."""
+            if engine.state == "loading":
+                return [*[gr.skip()] * (len(told) - 1), gr.Timer(active=True)]
             ready = engine.state == "ready"
-            # Without a link nothing is touched: somebody may have typed while the model was loaded.
-            found = restore.from_link(dict(request.query_params))
-            given = found or [gr.skip()] * len(restore.Values())
             usual = restore.Values()[1:]
             names = [expected.of_tab(engine, word, *usual) for word in ("Create", "Compose")]
             names += ["Ask", compare.button_label(desks)]
-            words = tabs.words(engine)
             return [
                 look.masthead(engine.name, engine.state, engine.longest),
                 *[gr.update(interactive=ready, value=name) for name in names],
-                *[gr.update(value=one) for one in words],
-                *given,
+                *[gr.update(value=one) for one in tabs.words(engine)],
                 tabs.empty(desk, "create") if ready else gr.update(visible=False),
                 tabs.empty(desk, "compose"),
                 *[look.alert("" if ready else desk.why_not())] * 4,
                 *samples.shown(ready),
+                gr.Timer(active=False),
             ]
 
-        page.load(
-            when_loaded,
-            outputs=[
-                top,
-                *[buttons.start for buttons in used],
-                *created.starters,
-                created.prompt,
-                *created.settings,
-                created.results.rest,
-                composed.results.rest,
-                *[buttons.alert for buttons in used],
-                created.results.gallery,
-                created.results.note,
-            ],
-            concurrency_limit=None,
-            **LIVE,
-        )
+        def arrive(request: gr.Request) -> list[Any]:
+            """What a link restores; without one nobody's typing is touched."""
+            found = restore.from_link(dict(request.query_params))
+            return [*(found or [gr.skip()] * len(restore.Values())), *where_it_is()]
+
+        # Not through the queue: when that is full, a page would never come alive.
+        here = [created.prompt, *created.settings, *told]
+        page.load(arrive, outputs=here, queue=False, **LIVE)
+        waiting.tick(where_it_is, outputs=told, queue=False, **LIVE)
         api.add_endpoints(desk)
     return page.queue(max_size=WAITING_VISITORS)
 

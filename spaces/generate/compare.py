@@ -15,7 +15,7 @@ from checks import Refusal
 from jobs import Desk, Order, Progress, Result, Wish, draw_seeds, in_words
 from line import ON_MODEL, PRIVATE
 from restore import Values
-from running import Visit, at_rest, at_work, described, remember, values_of
+from running import Visit, at_rest, described, entrance, remember, values_of
 
 
 class Side(NamedTuple):
@@ -87,7 +87,7 @@ def compare(desks: dict[str, Desk], visit: gr.State) -> Compare:
     places = [rest, stage, slider, *buttons[:3]]
     begun = gr.on(
         [buttons.start.click, prompt.submit],
-        at_work,
+        entrance(),
         outputs=[*places, buttons.alert],
         queue=False,
         scroll_to_output=True,
@@ -96,7 +96,7 @@ def compare(desks: dict[str, Desk], visit: gr.State) -> Compare:
     )
     inputs = [prompt, aspect, seed, *left, *right, visit]
     told = [rest, stage, slider, note, buttons.alert, shown, visit]
-    work = begun.then(run, inputs, told, **ON_MODEL)
+    work = begun.success(run, inputs, told, **ON_MODEL)
     line.follow(buttons.clock, stage, look.waiting)
     done = work.then(at_rest, shown, places, queue=False, **PRIVATE)
     stopped = look.notice("Stopped", "Nothing was kept; start again whenever you like.")

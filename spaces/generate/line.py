@@ -39,12 +39,27 @@ def place(queue: Queue, session: str | None) -> Place | None:
     return None
 
 
+def door() -> Callable[[], None]:
+    """A check, for the page that is being built, that its queue has room for one more.
+
+    Gradio says so too, but only after the page was told that its request waits.
+    """
+    page = _page()
+
+    def check() -> None:
+        queue = page._queue
+        if queue.max_size is not None and len(queue) >= queue.max_size:
+            words = "Too many people wait here just now; please try again in a minute."
+            raise gr.Error(words, title="The queue is full", print_exception=False)
+
+    return check
+
+
 def follow(
     clock: gr.Timer, output: gr.components.Component, shown: Callable[[Place], object]
 ) -> None:
     """While `clock` ticks: show in `output` where the visitor stands, as long as they wait."""
-    page = Context.root_block
-    assert page is not None, "a page is being built"
+    page = _page()
 
     def told(request: gr.Request) -> object:
         found = place(page._queue, request.session_hash)
@@ -52,3 +67,9 @@ def follow(
 
     # Not through the queue: there it would take one of the places that the model's work needs.
     clock.tick(told, outputs=output, queue=False, **PRIVATE)
+
+
+def _page() -> gr.Blocks:
+    page = Context.root_block
+    assert page is not None, "a page is being built"
+    return page

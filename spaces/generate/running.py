@@ -59,7 +59,7 @@ def on_make(
     places = [results.rest, results.stage, results.gallery, *buttons[:3]]
     begun = gr.on(
         triggers,
-        at_work,
+        entrance(),
         outputs=[*places, buttons.alert],
         queue=False,
         scroll_to_output=True,
@@ -68,9 +68,9 @@ def on_make(
     )
     told = [results.rest, results.stage, results.gallery, results.plan, results.note]
     told += [results.shown, buttons.alert, visit]
-    work = begun.then(run, [*inputs, visit], told, **ON_MODEL)
+    work = begun.success(run, [*inputs, visit], told, **ON_MODEL)
     line.follow(buttons.clock, results.stage, look.waiting)
-    begun.then(None, js=FOCUS.replace("WHICH", "stop"), queue=False, **PRIVATE)
+    begun.success(None, js=FOCUS.replace("WHICH", "stop"), queue=False, **PRIVATE)
     done = work.then(at_rest, results.shown, places, queue=False, **PRIVATE)
     done.then(None, js=FOCUS.replace("WHICH", "start"), queue=False, **PRIVATE)
     stopped = look.notice("Stopped", "Nothing was kept; start again whenever you like.")
@@ -85,10 +85,15 @@ def on_make(
     return done
 
 
-def at_work() -> tuple[Any, ...]:
-    """Asked for: the stage in the place of pictures, Stop in that of the start, no alert."""
-    stage = gr.update(value=look.waiting(), visible=True)
-    return HIDDEN, stage, HIDDEN, *STARTED, ""
+def entrance() -> Callable[[], tuple[Any, ...]]:
+    """What a click does first: the stage in the place of pictures, Stop in that of the start."""
+    check = line.door()
+
+    def enter() -> tuple[Any, ...]:
+        check()
+        return HIDDEN, gr.update(value=look.waiting(), visible=True), HIDDEN, *STARTED, ""
+
+    return enter
 
 
 def at_rest(pictures: object) -> tuple[Any, ...]:

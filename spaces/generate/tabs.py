@@ -172,16 +172,21 @@ def ask(desk: Desk) -> widgets.Buttons:
 
     for starter in starters:
         starter.click(lambda words: words, starter, question, queue=False, **PRIVATE)
-    places = list(buttons[:3])
+    places, check = list(buttons[:3]), line.door()
+
+    def enter() -> Any:
+        check()
+        return *STARTED, gr.update(value="", placeholder="Waiting for your turn"), ""
+
     begun = gr.on(
         [buttons.start.click, question.submit],
-        lambda: (*STARTED, gr.update(value="", placeholder="Waiting for your turn"), ""),
+        enter,
         outputs=[*places, answer, buttons.alert],
         queue=False,
         trigger_mode="once",
         **PRIVATE,
     )
-    work = begun.then(run, [picture, question], [answer, buttons.alert], **ON_MODEL)
+    work = begun.success(run, [picture, question], [answer, buttons.alert], **ON_MODEL)
     line.follow(buttons.clock, answer, lambda at: gr.update(placeholder=look.in_front(at)))
     at_rest = (*ENDED, gr.update(placeholder=ANSWER_PLACE))
     work.then(lambda: at_rest, outputs=[*places, answer], queue=False, **PRIVATE)

@@ -6,7 +6,9 @@ from importlib import resources
 
 import pytest
 from browsing import DESKTOP, SIZES, fits, look, settle
+from calls import joined
 from demo import TINY, running
+from gradio_client import Client
 from PIL import Image
 
 from echo4o.models.pictures import read_record
@@ -257,6 +259,27 @@ def test_who_waits_sees_how_many_are_before(visit, screenshots):
     other.screenshot(path=screenshots / "waiting.png")
     one.get_by_role("button", name="Stop").locator("visible=true").click()
     pictures(other).first.wait_for()
+
+
+def test_a_full_queue_is_told_and_leaves_the_page_as_it_was(visit, app):
+    page = visit()
+    page.locator("#create-prompt textarea").fill(PROMPT)
+    calls = Client(app, verbose=False, max_workers=80, download_files=False)
+    name = {"prompt": "a ring", "api_name": "/generate"}
+    long = calls.submit(count=4, steps=100, quality="Quality", **name)
+    joined(long)
+    jobs = [calls.submit(steps=1, **name) for _ in range(64)]
+    for job in jobs:
+        joined(job)
+    start(page)
+    page.get_by_text("Too many people wait here").wait_for(timeout=5_000)
+    assert page.locator("button.start:enabled").first.is_visible()
+    visit()  # who comes now finds a page that is alive
+    long.cancel()
+    for job in jobs:
+        job.result(timeout=60)
+    start(page)
+    pictures(page).first.wait_for()
 
 
 def test_compare_shows_two_pictures_of_one_seed(visit, screenshots):
