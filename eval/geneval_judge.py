@@ -139,9 +139,9 @@ def _check(source: str, revision: str | None) -> _Kind:
     has_masks = config.model_type in _WITH_MASKS
     if not has_masks and config.model_type not in WITH_BOXES:
         raise Echo4oError(
-            f"{source} is a {config.model_type}, which finds no objects; name a Mask2Former or "
-            "MaskFormer that was trained on COCO instances, or a detector of boxes such as DETR, "
-            "RT-DETR or YOLOS"
+            f"{source} is a {config.model_type}, none of the detectors that can be read here; name "
+            "a Mask2Former or MaskFormer that was trained on COCO instances, or a detector of "
+            "boxes such as DETR, RT-DETR or YOLOS"
         )
     return _Kind(has_masks, class_names(labels, source))
 

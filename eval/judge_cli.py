@@ -324,7 +324,10 @@ def tell_run(finished: "Run", out: Path, *, explained: bool) -> None:
         if score is not None:
             print(f"{name:30}{_score(score, scores.scale)}  {score.items:4d} items")
     counts = ", ".join(f"{count} {name}" for name, count in scores.outcomes.items() if count)
-    print(f"verdicts: {counts}; {finished.calls} calls now, {finished.spent_usd:.4f} USD in all")
+    print(
+        f"verdicts: {counts}; {finished.calls} calls now in {finished.seconds:.1f} s, "
+        f"{finished.spent_usd:.4f} USD in all"
+    )
     smallest = 100 * scores.smallest_clear / scores.scale
     print(
         f"protocol {finished.protocol['name']}; two runs of so many items are told apart from "

@@ -165,7 +165,7 @@ def test_a_run_with_a_detector(models, judged, tmp_path, capsys):
     assert ANY_RIGHT in capsys.readouterr().out
     for name, message in (
         ("gpt-4.1", "judged by a detector, not by gpt-4.1"),
-        (f"detector:{models[1]}", "is a clip, which finds no objects"),
+        (f"detector:{models[1]}", "is a clip, none of the detectors that can be read here"),
         (f"detector:{tmp_path}", "is no detector that transformers can load"),
     ):
         with pytest.raises(SystemExit):

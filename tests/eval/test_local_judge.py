@@ -124,7 +124,8 @@ def test_it_judges_as_an_api_does_at_no_cost(folder, tmp_path, capsys, monkeypat
     monkeypatch.setattr("echo4o.eval.protocols.KitProtocol.attempts", 1)
     main(words)
     said = capsys.readouterr().out
-    assert "2 unreadable; 2 calls now, 0.0000 USD" in said  # random weights speak no JSON
+    assert "2 unreadable; 2 calls now in " in said  # random weights speak no JSON
+    assert " s, 0.0000 USD in all" in said
     kept = json.loads((tmp_path / "run" / "run.json").read_text())
     assert kept["judge"]["answered_as"][0].startswith("local:tiny-llava@")
     assert kept["judge"]["model"] == "local:tiny-llava"
