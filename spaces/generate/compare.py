@@ -96,6 +96,7 @@ def compare(desks: dict[str, Desk], visit: gr.State) -> Compare:
     )
     inputs = [prompt, aspect, seed, *left, *right, visit]
     told = [rest, stage, slider, note, buttons.alert, shown, visit]
+    begun.failure(lambda: look.alert(line.FULL), outputs=buttons.alert, queue=False, **PRIVATE)
     work = begun.success(run, inputs, told, **ON_MODEL)
     line.follow(buttons.clock, stage, look.waiting)
     done = work.then(at_rest, shown, places, queue=False, **PRIVATE)

@@ -9,6 +9,7 @@ from gradio.context import Context
 from gradio.queueing import Queue
 
 MODEL = "model"
+FULL = "Too many people wait here just now; please try again in a minute."
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 ON_MODEL: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1, **PRIVATE}
 
@@ -42,15 +43,14 @@ def place(queue: Queue, session: str | None) -> Place | None:
 def door() -> Callable[[], None]:
     """A check, for the page that is being built, that its queue has room for one more.
 
-    Gradio says so too, but only after the page was told that its request waits.
+    Gradio refuses too, but then the page has been told already that its request waits.
     """
     page = _page()
 
     def check() -> None:
         queue = page._queue
         if queue.max_size is not None and len(queue) >= queue.max_size:
-            words = "Too many people wait here just now; please try again in a minute."
-            raise gr.Error(words, title="The queue is full", print_exception=False)
+            raise gr.Error(FULL, title="The queue is full", print_exception=False)
 
     return check
 

@@ -68,6 +68,7 @@ def on_make(
     )
     told = [results.rest, results.stage, results.gallery, results.plan, results.note]
     told += [results.shown, buttons.alert, visit]
+    begun.failure(lambda: look.alert(line.FULL), outputs=buttons.alert, queue=False, **PRIVATE)
     work = begun.success(run, [*inputs, visit], told, **ON_MODEL)
     line.follow(buttons.clock, results.stage, look.waiting)
     begun.success(None, js=FOCUS.replace("WHICH", "stop"), queue=False, **PRIVATE)

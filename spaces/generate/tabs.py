@@ -186,6 +186,7 @@ def ask(desk: Desk) -> widgets.Buttons:
         trigger_mode="once",
         **PRIVATE,
     )
+    begun.failure(lambda: look.alert(line.FULL), outputs=buttons.alert, queue=False, **PRIVATE)
     work = begun.success(run, [picture, question], [answer, buttons.alert], **ON_MODEL)
     line.follow(buttons.clock, answer, lambda at: gr.update(placeholder=look.in_front(at)))
     at_rest = (*ENDED, gr.update(placeholder=ANSWER_PLACE))
