@@ -4,6 +4,7 @@ import json
 import threading
 
 import pytest
+from browsing import find_browser
 from eval_tools import KIT, paint_into, verdict, write_run
 
 from echo4o.eval.annotate import make_server
@@ -27,7 +28,7 @@ def visit(tmp_path):
             complaints.append(url)
 
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
 
         def opened(folder, size):
             server, address = make_server(folder, 0)

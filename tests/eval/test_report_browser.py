@@ -1,6 +1,7 @@
 """The report in a real browser: the filters work, nothing is refused by its own policy."""
 
 import pytest
+from browsing import find_browser
 from eval_tools import KIT, paint_into, verdict, write_run
 
 from echo4o.eval.items import select
@@ -21,7 +22,7 @@ def test_filters_and_phone_width(tmp_path):
     report = write_report(runs, tmp_path / "report.html")
     even = sum(item.number % 2 == 0 for item in items)
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 800})
         complaints = []
         page.on("console", lambda message: complaints.append(message.text))
