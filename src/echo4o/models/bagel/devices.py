@@ -22,7 +22,6 @@ def channels_last(pictures: Tensor) -> Tensor:
     """
     if pictures.device.type != "cpu":
         return pictures
-    keep_freed_memory()
     return pictures.contiguous(memory_format=torch.channels_last)
 
 

@@ -37,7 +37,7 @@ from .conditioning import (
     check_requests,
 )
 from .denoising import GuidedVelocity, denoise
-from .devices import channels_last, reuse_memory, working_device
+from .devices import channels_last, keep_freed_memory, reuse_memory, working_device
 from .lora import LoraMixin
 from .modeling import BagelForUnifiedGeneration
 from .offload import OffloadMixin
@@ -81,6 +81,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
         super().__init__()
         self.register_modules(model=model, vae=vae, scheduler=scheduler, tokenizer=tokenizer)
         reuse_memory(vae)
+        keep_freed_memory()
 
     @classmethod
     def from_pretrained(
