@@ -40,4 +40,4 @@ def keep_freed_memory() -> None:
     size, never written to, is all it takes. Fresh pages cost 2 us each, which was a third of the
     autoencoder's time on a picture of 256 x 256. Elsewhere this has no effect.
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")

@@ -98,7 +98,7 @@ def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 @functools.cache
 def _number(value: float) -> Tensor:
     """As a tensor: making one costs more than the sum it is needed for."""
-    return torch.tensor(value)
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 class _Rotate(torch.autograd.Function):
