@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results/geneval_dpg.json"
 GENEVAL_ITEMS, DPG_ITEMS, SAMPLES = 553, 1065, 4
 OVERHEAD_PICTURES, PACE_PICTURES = 100, 240
 PROMPTS = 5
-SURE = 1.6
+SURE = 1.35
 """How much surer the detector of `overhead` is than the usual tiny one: so it finds some five
 objects a picture."""
 

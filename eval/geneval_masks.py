@@ -74,7 +74,8 @@ def in_picture(logits: Tensor, geometry: Geometry) -> Found | None:
     x0, x1 = int(columns[0]), int(columns[-1]) + 1
     mask = mask[y0:y1, x0:x1]
     # What is not of the mask has a probability of at most a half, and becomes 0.
-    sure = float(threshold(values[y0:y1, x0:x1].sigmoid(), 0.5, 0.0).sum())
+    chances = threshold(values[y0:y1, x0:x1].sigmoid_(), 0.5, 0.0, inplace=True)
+    sure = float(chances.sum())
     box = (left + x0, top + y0, left + x1, top + y1)
     return Found(box, mask, sure / (np.count_nonzero(mask) + _EPSILON))
 
