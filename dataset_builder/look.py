@@ -1,5 +1,7 @@
 """Looks at a built dataset, in a folder or on the Hub, as any stranger would: with `datasets`."""
 
+import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -53,12 +55,30 @@ def stream(
     """
     import datasets
 
-    options = {} if columns is None else {"columns": columns}
-    try:
-        loaded = datasets.load_dataset(path, config, streaming=True, revision=revision, **options)
-    except ValueError as error:  # what `datasets` says of an unknown config
-        raise Echo4oError(f"{path} ({config}) cannot be loaded: {error}") from error
+    options: dict[str, object] = {} if columns is None else {"columns": columns}
+    with _present(path) as present:
+        options |= {"revision": revision, **present}
+        try:
+            loaded = datasets.load_dataset(path, config, streaming=True, **options)
+        except ValueError as error:  # what `datasets` says of an unknown config
+            raise Echo4oError(f"{path} ({config}) cannot be loaded: {error}") from error
     return {split: iter(rows.decode(False)) for split, rows in loaded.items()}
+
+
+@contextlib.contextmanager
+def _present(path: str) -> Iterator[dict[str, str]]:
+    """Options with which `datasets` reads what is there now.
+
+    When the Hub fails it answers from its cache instead, of whichever revision: an empty cache
+    makes it tell the failure, which can be waited out.
+    """
+    from huggingface_hub import constants
+
+    if Path(path).is_dir() or constants.HF_HUB_OFFLINE:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="echo4o-empty-") as empty:
+        yield {"cache_dir": empty}
 
 
 def text_columns() -> list[str]:
@@ -111,7 +131,9 @@ def _first_pictures(path: str, config: str, revision: str | None, split: str) ->
     import fsspec
     import pyarrow.parquet as pq
 
-    files = datasets.load_dataset_builder(path, config, revision=revision).config.data_files
+    with _present(path) as present:
+        opened = datasets.load_dataset_builder(path, config, revision=revision, **present)
+    files = opened.config.data_files
     with fsspec.open(files[split][0], "rb") as file:
         group = pq.ParquetFile(file).read_row_group(0, columns=[*_PICTURES], use_threads=False)
     first = group.slice(0, 1).to_pylist()[0]
