@@ -131,8 +131,8 @@ def build() -> gr.Blocks:
         with gr.Tabs() as tabs:
             with gr.Tab("Dataset", id="rows"):
                 with gr.Row(elem_classes="filters-row", visible=catalogue.state != "none"):
-                    subset = raw(gr.Dropdown([], label="Subset", min_width=140, scale=3))
-                    category = raw(gr.Dropdown([], label="Category", min_width=140, scale=3))
+                    subset = raw(gr.Dropdown([], label="Subset", min_width=190, scale=3))
+                    category = raw(gr.Dropdown([], label="Category", min_width=190, scale=3))
                     words = raw(
                         gr.Textbox(
                             label="Search",
