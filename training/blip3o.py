@@ -193,8 +193,10 @@ class Blip3oFamily(EncodedFamily[Tensor]):
         """Noise levels of a row's copies, one in each of as many equal parts of the scale."""
         copies = self._config.noise_draws
         first = draws.uniform(*self.key(visit, "time"))
+        shift = self._config.timestep_shift
         places = ((first + copy / copies) % 1 for copy in range(copies))
-        return [(int(place * _TIMES) + 1) / _TIMES for place in places]
+        moved = (shift * place / (1 + (shift - 1) * place) for place in places)
+        return [(int(place * _TIMES) + 1) / _TIMES for place in moved]
 
 
 def parameter_group(name: str) -> str:

@@ -23,7 +23,7 @@ from .data import TrainRow, UnusableRowError, picture_size
 from .encoded import Key, Wanted
 from .fingerprint import described
 from .parts import Blip3oSettings
-from .store import DiskShelf
+from .store import FEATURES, DiskShelf
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,8 @@ class Tower:
 
 class Blip3oCodec:
     """The picture to draw, as features; see `encoded.Codec`."""
+
+    kind = FEATURES
 
     def __init__(self, tower: Tower) -> None:
         self._tower = tower

@@ -119,7 +119,8 @@ class TrainConfig:
     """Noised copies of a row's target at each visit, their times spread over the distribution. They
     share one pass over text and references, so that small pictures cost less than a visit each."""
     timestep_shift: float = 1.0
-    """t = shift*t / (1 + (shift-1)*t) on the sigmoid of a normal; 1.0 as the authors train."""
+    """t = shift*t / (1 + (shift-1)*t) on the sigmoid of a normal, of BLIP3-o on a uniform number;
+    1.0 as the authors train."""
     mse_weight: float = 1.0
     """Weight of the flow-matching loss."""
     ce_weight: float = 1.0
@@ -337,9 +338,12 @@ _TINY = {"bagel": TinySizes, "omnigen2": TinyOmniGen2, "blip3o": TinyBlip3o}
 
 _BAGEL_ONLY = (
     *("vae_sizes", "vit_sizes", "understanding_sizes", "pad_pictures", "shuffle_references"),
-    *("drop_references", "drop_vit", "drop_vae", "timestep_shift", "ce_weight", "layout"),
+    *("drop_references", "drop_vit", "drop_vae", "ce_weight", "layout"),
 )
-_FOREIGN = {"omnigen2": (*_BAGEL_ONLY, "noise_draws"), "blip3o": _BAGEL_ONLY}
+_FOREIGN = {
+    "omnigen2": (*_BAGEL_ONLY, "noise_draws", "timestep_shift"),
+    "blip3o": _BAGEL_ONLY,
+}
 """Settings that a family does not know."""
 
 GROUPS = {

@@ -72,6 +72,9 @@ class Example(NamedTuple):
 class Codec(Protocol[V]):
     """What a family needs of pictures, and the network that encodes them."""
 
+    kind: str
+    """Under which an encoded picture lies on disk."""
+
     def wanted(self, row: TrainRow) -> list[Wanted]:
         """The pictures of a row: references in order, then the one to draw.
 
@@ -174,9 +177,8 @@ class Examples(Generic[V]):
         return Example(row.id, row.instruction, tuple(pictures))
 
     def _has(self, key: Key) -> bool:
-        return key in self._held or (
-            self._shelf is not None and self._codec.find(self._shelf, key) is not None
-        )
+        on_disk = self._shelf is not None and self._shelf.has(self._codec.kind, key)
+        return key in self._held or on_disk
 
     def _at_hand(self, key: Key) -> V:
         if key in self._held:

@@ -12,11 +12,13 @@ from .data import TrainRow, UnusableRowError, picture_size
 from .encoded import Key, Wanted
 from .latents import Encoder, Moments, normalised
 from .parts import OmniGen2Settings
-from .store import DiskShelf
+from .store import LATENT, DiskShelf
 
 
 class OmniGen2Codec:
     """References and the picture to draw, as latents; see `encoded.Codec`."""
+
+    kind = LATENT
 
     def __init__(self, encoder: Encoder, settings: OmniGen2Settings) -> None:
         self._encoder, self._settings = encoder, settings

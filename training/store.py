@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LATENT, PIXELS, FEATURES = "latent", "pixels", "features"
+"""Kinds of entries on disk."""
 _PART_BYTES = 64 * 2**20
 """A file is written when this much waits; a run that is ended loses no more than that."""
 
@@ -125,9 +127,13 @@ class DiskShelf:
     def __len__(self) -> int:
         return len(self._found)
 
+    def has(self, kind: str, key: Named) -> bool:
+        """Whether something is here; the kinds are LATENT, PIXELS, FEATURES."""
+        return f"{kind} {key.text}" in self._found
+
     def moments(self, key: Named) -> Moments | None:
         """Of a picture for the autoencoder."""
-        cells = self._cells(f"latent {key.text}")
+        cells = self._cells(f"{LATENT} {key.text}")
         if cells is None:
             return None
         shape, mean, std = cells
@@ -136,21 +142,21 @@ class DiskShelf:
 
     def pixels(self, key: Named) -> np.ndarray | None:
         """(H, W, 3) uint8, of a picture for the vision tower."""
-        cells = self._cells(f"pixels {key.text}")
+        cells = self._cells(f"{PIXELS} {key.text}")
         return None if cells is None else _array(cells[1], cells[0], np.uint8)
 
     def put_moments(self, key: Named, moments: Moments) -> None:
         """Keep an encoded picture."""
         mean, std = moments
-        self._put(f"latent {key.text}", list(mean.shape), mean.tobytes(), std.tobytes())
+        self._put(f"{LATENT} {key.text}", list(mean.shape), mean.tobytes(), std.tobytes())
 
     def put_pixels(self, key: Named, pixels_HWC: np.ndarray) -> None:
         """Keep a resized picture."""
-        self._put(f"pixels {key.text}", list(pixels_HWC.shape), pixels_HWC.tobytes(), None)
+        self._put(f"{PIXELS} {key.text}", list(pixels_HWC.shape), pixels_HWC.tobytes(), None)
 
     def features(self, key: Named, dtype: torch.dtype) -> Tensor | None:
         """(N, D), what a vision tower sees; `dtype` is the one that was put."""
-        cells = self._cells(f"features {key.text}")
+        cells = self._cells(f"{FEATURES} {key.text}")
         if cells is None:
             return None
         return torch.frombuffer(bytearray(cells[1]), dtype=dtype).view(cells[0])
@@ -158,7 +164,7 @@ class DiskShelf:
     def put_features(self, key: Named, features_ND: Tensor) -> None:
         """Keep what a vision tower sees."""
         data = features_ND.contiguous().view(torch.uint8).numpy().tobytes()
-        self._put(f"features {key.text}", list(features_ND.shape), data, None)
+        self._put(f"{FEATURES} {key.text}", list(features_ND.shape), data, None)
 
     def flush(self) -> None:
         """Write what waits into a new file."""

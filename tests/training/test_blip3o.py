@@ -38,6 +38,7 @@ SMALL = (
     *("tiny.vocab_size=400", "tiny.feature_channels=16", "tiny.tower_layers=1"),
     *("tiny.decoder_steps=2", "tiny.picture_side=32", "blip3o.tower_side=32"),
     *("mixture=all:1", "samples_per_pack=4", "packs_per_step=1", "noise_draws=2"),
+    "timestep_shift=1",
     *("steps=6", "checkpoint_every=3", "sample_steps=2", "warmup_steps=1", "sample_every=0"),
     *("sample_prompts=[]", "log_every=1000", "ema_decay=0"),
 )
@@ -140,6 +141,9 @@ def test_the_loss_is_the_velocity_error_of_the_towers_features(
     first, second = (1000 * batch.sigmas).round().view(4, 2).T
     assert set((first - second).abs().tolist()) <= {499.0, 500.0, 501.0}
     assert not torch.equal(batch.sigmas, batch_of(family, 0, 1, 2, 3, visit=1).sigmas)
+    shifted = family_of(override(config, ["timestep_shift=3"]), tmp_path, run / "base")
+    wanted = 3 * batch.sigmas / (1 + 2 * batch.sigmas)
+    assert torch.allclose(batch_of(shifted, 0, 1, 2, 3).sigmas, wanted, atol=4e-3)
 
 
 def test_recomputed_activations_give_the_same_gradients(

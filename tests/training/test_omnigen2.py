@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from training_rows import make_question, make_row, write_dataset
 
 from echo4o.models.omnigen2 import OmniGen2Pipeline
+from echo4o.training.caching import fill_store
 from echo4o.training.config import TrainConfig
 from echo4o.training.data import load_rows
 from echo4o.training.families import open_family
+from echo4o.training.latents import Encoder
 from echo4o.training.omnigen2 import OmniGen2Batch, OmniGen2Family
 from echo4o.training.order import Visit
 from echo4o.training.overrides import SettingError, override
@@ -145,6 +147,21 @@ def test_a_resumed_run_ends_with_the_same_bits(run: Path, config: TrainConfig, t
     assert (again / "loss.jsonl").read_bytes() == (run / "loss.jsonl").read_bytes()
     name = "model/transformer/diffusion_pytorch_model.safetensors"
     assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_latents_on_disk_replace_the_autoencoder(
+    run: Path, config: TrainConfig, tmp_path: Path, monkeypatch
+):
+    cached = override(config, ["ema_decay=0", f"latent_store={tmp_path / 'store'}"])
+    shutil.copytree(run / "base", tmp_path / "run/base")
+    assert fill_store(cached, tmp_path / "run").rows == 18
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the autoencoder was used")
+
+    monkeypatch.setattr(Encoder, "moments", fail)
+    assert train(cached, tmp_path / "run").finished
+    assert (tmp_path / "run/loss.jsonl").read_bytes() == (run / "loss.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("references", [0, 1, 3])
