@@ -14,20 +14,23 @@ JOINED = (Status.IN_QUEUE, Status.PROCESSING, Status.ITERATING, Status.FINISHED)
 
 
 def in_line(client: Client, server: psutil.Process, *, calls: int) -> None:
-    """Let `calls` calls wait together behind a long one; none is lost, mixed up or overtaken.
+    """Let `calls` calls wait together behind long ones; none is lost, mixed up or overtaken.
 
     Each reply holds the picture of its own prompt and seed, and the server made the pictures in the
     order in which the calls joined its queue: the times of its files say so.
     """
     name = {"api_name": "/generate"}
-    first = client.submit(prompt="first", count=4, steps=100, quality="Quality", **name)
-    joined(first)
+    long = {"prompt": "first", "count": 4, "steps": 100, "quality": "Quality", **name}
+    first = [client.submit(**long) for _ in range(3)]
+    for job in first:
+        joined(job)
     jobs = []
     for n in range(calls):
         jobs.append(client.submit(prompt=f"ring {n}", seed=n, steps=2, **name))
         joined(jobs[-1])
-    assert not first.done(), "the calls did not wait at the same time: make the first one longer"
-    first.cancel()
+    assert not all(job.done() for job in first), "the calls did not all wait at the same time"
+    for job in first:
+        job.cancel()
     replies = [job.result(timeout=120) for job in jobs]
     made = [Path(reply["pictures"][0]["image"]) for reply in replies]
     records = [read_record(path) for path in made]
