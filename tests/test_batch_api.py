@@ -114,7 +114,7 @@ def test_killed_at_random_moments(tmp_path):
             arguments = (sandbox.openai, sandbox.api_key, tmp_path / "ledger.sqlite", 30)
             buyer = BUYERS.Process(target=tests_buyer.buy_batches, args=arguments)
             buyer.start()
-            buyer.join(draw.uniform(0.05, 0.5) if kills < 5 else 60)
+            buyer.join(draw.uniform(0.02, 0.25) if kills < 5 else 60)
             if buyer.exitcode == 0:
                 break
             buyer.kill()

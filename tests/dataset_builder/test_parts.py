@@ -16,12 +16,12 @@ import pytest
 from datasets import Features
 
 from echo4o.dataset_builder.background import Background, read_ahead
-from echo4o.dataset_builder.card import front_matter_configs
 from echo4o.dataset_builder.hashed_file import HashedFile
 from echo4o.dataset_builder.pool import PicturePool
 from echo4o.dataset_builder.shards import ShardWriter
 from echo4o.dataset_builder.splits import Candidate, choose_validation
 from echo4o.errors import Echo4oError
+from echo4o.model_cards.dataset_parts import front_matter_configs
 from echo4o.records import sha256_bytes, sha256_file
 from echo4o.schema import Picture, Row, features
 
