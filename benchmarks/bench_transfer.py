@@ -25,7 +25,7 @@ from echo4o.release import process
 from echo4o.release.rehearse import sheltered
 
 TASK = "geneval_plus_plus"
-RECIPES = ("tiny_omnigen2",)
+RECIPES = ("tiny_omnigen2", "tiny_blip3o")
 ITEMS, DENOISING_STEPS, GUIDANCE = 210, 25, 2.0
 """As in the rehearsal of BAGEL."""
 

@@ -199,11 +199,10 @@ def tiny_blip3o() -> TrainConfig:
         tiny=TinyBlip3o(),
         blip3o=Blip3oSettings(tower_side=64),
         mixture=_FROM_TEXT,
-        steps=800,
         # What is drawn is decided where noise prevails: above sigma .8 the right text made the
         # error .46 instead of .67, below .4 it changed nothing (after 472 steps, one run).
         timestep_shift=3.0,
-        ema_decay=0.99,  # a longer memory still holds a tenth of the random start after 800 steps
+        ema_decay=0.99,  # a longer memory still held a tenth of the random start after 800 steps
         sample_guidance=2.0,
     )
 
