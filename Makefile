@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 rehearse: $(READY)  ## the whole line on the sandbox: data, training, scores, report, demo
 	$(BIN)/echo4o release rehearse $(ARGS)
 
-test: $(READY)  ## about 5 minutes on 2 idle cores; with a Chromium that includes `make browser`
+test: $(READY)  ## about 6 minutes on 2 idle cores; with a Chromium that includes `make browser`
 	$(BIN)/python -m pytest -n 3 --dist worksteal -q -rs $(ARGS)
 ifeq ($(ARGS),)
 	$(if $(CHROMIUM),$(MAKE) browser,@echo "no Chromium here, so the pages were not tried: apt-get install chromium")
