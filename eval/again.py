@@ -6,6 +6,7 @@ the judge's key only to modules that equal the installed ones.
 
 import inspect
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from echo4o.records import write_atomic
 
 from .runs import LEDGER, Run, load_run
 from .tasks import get_task
+
+_ATTEMPTS = 4
+"""To load a metric: `evaluate` has no patience with a Hub that fails for a moment."""
 
 
 def judge_again(space: str, results: Path | None, most: int, out: Path) -> dict[str, Any]:
@@ -36,10 +40,14 @@ def judge_again(space: str, results: Path | None, most: int, out: Path) -> dict[
 
     repo, _, revision = space.partition("@")
     name = repo.rpartition("/")[2]
-    try:
-        metric = evaluate.load(repo, revision=revision or None)
-    except FileNotFoundError as error:
-        raise Echo4oError(f"{space} is no metric: {str(error).splitlines()[0]}") from error
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            metric = evaluate.load(repo, revision=revision or None)
+            break
+        except FileNotFoundError as error:  # also what `evaluate` says when the Hub has failed
+            if attempt == _ATTEMPTS:
+                raise Echo4oError(f"{space} is no metric: {str(error).splitlines()[0]}") from error
+            time.sleep(attempt)
     told: dict[str, Any] = {"space": space, "description": metric.description.strip(), "runs": []}
     asks = "judge" in inspect.signature(metric._compute).parameters
     if results is None or not asks or get_task(name).pictures > 1:
