@@ -203,7 +203,7 @@ class JointAttention(nn.Module):
         """(S, H, L, D) queries over (S, K, keys, D) -> (S, L, H * D)."""
         name = attention_name(self.config)
         on_cpu, grouped = query.device.type == "cpu", self.num_key_value_groups > 1
-        few = MANY_KEYS * query.shape[2] <= key.shape[2]
+        few = not causal and MANY_KEYS * query.shape[2] <= key.shape[2]
         if name == "sdpa" and on_cpu and grouped and few and mask is None:
             # Heads that share keys as more queries of one head: the kernel makes larger blocks.
             folded = query.reshape(len(query), key.shape[1], -1, self.head_dim)

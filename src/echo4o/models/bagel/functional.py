@@ -91,14 +91,14 @@ class _RmsNorm(torch.autograd.Function):
 def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Rows of mean square 1 as a new tensor, and the factors (..., 1) that made them."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    inverse = torch.addcmul(_number(eps), length, length, value=1 / x.shape[-1]).rsqrt_()
+    inverse = torch.addcmul(_number(eps, x.device), length, length, value=1 / x.shape[-1]).rsqrt_()
     return x * inverse, inverse
 
 
 @functools.cache
-def _number(value: float) -> Tensor:
+def _number(value: float, device: torch.device) -> Tensor:
     """As a tensor: making one costs more than the sum it is needed for."""
-    return torch.tensor(value, dtype=torch.float32, device="cpu")
+    return torch.tensor(value, dtype=torch.float32, device=device)
 
 
 class _Rotate(torch.autograd.Function):
