@@ -166,7 +166,8 @@ def ask(desk: Desk) -> widgets.Buttons:
         try:
             with in_words():
                 for said in desk.ask(image, words, limits.visitor(request)):
-                    yield said, ""
+                    # The line of alerts stays: a late piece must not wipe out "Stopped.".
+                    yield said, gr.skip()
         except Refusal as refusal:
             yield gr.skip(), look.alert(str(refusal))
 

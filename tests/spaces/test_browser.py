@@ -115,7 +115,7 @@ def test_previews_come_at_least_every_second_and_stop_ends_it(visit, screenshots
     assert re.search(r"to go", page.locator("#create-stage").inner_text())
     asked = time.monotonic()
     page.get_by_role("button", name="Stop").locator("visible=true").click()
-    page.locator("#create-rest").get_by_text("Stopped").wait_for(timeout=5_000)
+    page.locator("#create-rest").get_by_text("Stopped").wait_for(timeout=20_000)
     assert time.monotonic() - asked < 1
     times = page.evaluate("window.previews")
     gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
@@ -211,14 +211,18 @@ def test_answer_and_plan_are_streamed(visit, tmp_path, screenshots):
     page.get_by_role("button", name="What is in this picture?").click()
     page.wait_for_function("document.querySelector('#ask-question textarea').value.length > 5")
     answer = page.get_by_label("Answer")
-    start(page, "Ask")
-    lengths = set()
-    deadline = time.monotonic() + 30
-    while len(lengths) < 3 and time.monotonic() < deadline:
-        lengths.add(len(answer.input_value()))
-    assert len(lengths) >= 3
-    page.get_by_role("button", name="Stop").locator("visible=true").click()
-    page.get_by_role("alert").get_by_text("Stopped.").wait_for(timeout=5_000)
+    for _ in range(4):  # a piece of the text that comes late wiped out "Stopped." once in five
+        start(page, "Ask")
+        lengths = set()
+        deadline = time.monotonic() + 30
+        while len(lengths) < 3 and time.monotonic() < deadline:
+            lengths.add(len(answer.input_value()))
+        assert len(lengths) >= 3
+        page.get_by_role("button", name="Stop").locator("visible=true").click()
+        page.get_by_role("alert").get_by_text("Stopped.").wait_for(timeout=20_000)
+        page.get_by_role("button", name="Ask").locator("visible=true").wait_for(timeout=20_000)
+        settle(page)
+        assert page.get_by_role("alert").get_by_text("Stopped.").is_visible()
     turn_to(page, "Create")
     unfold(page, "Advanced")
     page.get_by_label("Think first").first.check()
@@ -255,7 +259,7 @@ def test_who_waits_sees_how_many_are_before(visit, screenshots):
     one.locator("#create-stage .working").wait_for()
     other.locator("#create-prompt textarea").fill(PROMPT)
     start(other)
-    other.locator("#create-stage").get_by_text("1 before you").wait_for(timeout=5_000)
+    other.locator("#create-stage").get_by_text("1 before you").wait_for(timeout=20_000)
     other.screenshot(path=screenshots / "waiting.png")
     one.get_by_role("button", name="Stop").locator("visible=true").click()
     pictures(other).first.wait_for()
@@ -272,7 +276,7 @@ def test_a_full_queue_is_told_and_leaves_the_page_as_it_was(visit, app):
     for job in jobs:
         joined(job)
     start(page)
-    page.get_by_text("Too many people wait here").wait_for(timeout=5_000)
+    page.get_by_text("Too many people wait here").wait_for(timeout=20_000)
     assert page.locator("button.start:enabled").first.is_visible()
     visit()  # who comes now finds a page that is alive
     long.cancel()
