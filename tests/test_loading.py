@@ -3,6 +3,7 @@
 import authors_layout
 import datasets
 import pytest
+from hub_server import HubServer
 
 from echo4o import load_dataset
 from echo4o.dataset_builder import import_release
@@ -63,3 +64,61 @@ def test_a_rebuilt_folder_and_a_namesake_are_read_anew(tmp_path, monkeypatch, lo
 def test_unknown_config_names_the_known_ones():
     with pytest.raises(ValueError, match="surreal_fantasy.*got 'surreal'"):
         load_dataset("surreal")
+
+
+# HF_ENDPOINT is read when the libraries are imported, so these run in processes of their own.
+ONLINE = """
+import os, sys, time
+from huggingface_hub import HfApi
+from echo4o import load_dataset
+from echo4o.hub_errors import HubError
+
+root, server = sys.argv[1], int(sys.argv[2])
+api, name, commits = HfApi(), "rehearsal/two-states", {}
+api.create_repo(name, repo_type="dataset")
+for rows in (3, 4):
+    sent = api.upload_folder(repo_id=name, repo_type="dataset", folder_path=f"{root}/{rows}")
+    commits[rows] = sent.oid
+assert len(load_dataset(path=name, split="train", revision=commits[3])) == 2
+os.kill(server, 9)
+time.sleep = lambda seconds: None
+try:
+    found = load_dataset(path=name, split="train", revision=commits[4])
+except HubError as error:
+    assert "check the network" in str(error), error
+else:
+    raise AssertionError(f"{len(found)} rows of another revision")
+assert len(load_dataset(path=name, split="train")) == 2  # as `datasets` does, which warns
+print(commits[3], commits[4])
+"""
+OFFLINE = """
+import dataclasses, sys
+from echo4o.errors import Echo4oError
+from echo4o.training.data import load_rows
+from echo4o.training.recipes import tiny
+
+config = dataclasses.replace(tiny(), data="rehearsal/two-states")
+
+def rows(revision):
+    return len(load_rows(dataclasses.replace(config, revision=revision)))
+
+assert rows(sys.argv[1]) == 2
+try:
+    rows(sys.argv[2])
+except Echo4oError as error:
+    assert f"{sys.argv[1][:12]} instead of {sys.argv[2][:12]}" in str(error), error
+else:
+    raise AssertionError("rows of another revision")
+"""
+
+
+def test_no_other_revision_than_the_one_that_was_asked_for(tmp_path):
+    for rows in (3, 4):
+        authors_layout.write_t2i(tmp_path / f"release-{rows}", rows=rows)
+        import_release(str(tmp_path / f"release-{rows}"), tmp_path / str(rows), validation=1)
+    hub, home = HubServer(tmp_path / "hub"), tmp_path / "home"
+    try:
+        words = hub.run(ONLINE, home, str(tmp_path), str(hub.process.pid))
+    finally:
+        hub.kill()
+    hub.run(OFFLINE, home, *words.split(), HF_HUB_OFFLINE="1")

@@ -203,12 +203,11 @@ def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
     cache = loading.cache_folder(Path(path)) if Path(path).is_dir() else None
     try:
         # `datasets` has some patience with the Hub, but none with a connection that is cut.
-        dataset = patiently(
-            f"load {path}",
-            lambda: datasets.load_dataset(
-                path, name, split=split, revision=revision, cache_dir=cache
-            ),
+        builder = patiently(
+            f"look up {path}", lambda: loading.builder(path, name, revision, cache_dir=cache)
         )
+        patiently(f"load {path}", builder.download_and_prepare)
+        dataset = builder.as_dataset(split=split)
     except datasets.exceptions.DataFilesNotFoundError as error:
         raise Echo4oError(f"{path} holds no dataset: {error}") from None
     except datasets.exceptions.DatasetGenerationError as error:
@@ -229,13 +228,8 @@ def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
 
 def _stream(path: str, revision: str | None, name: str, split: str) -> RemoteRows:
     """Rows of the Parquet files that a config's split consists of, which stay where they are."""
-    import datasets
-
     try:
-        builder = patiently(
-            f"look up {path}",
-            lambda: datasets.load_dataset_builder(path, name, revision=revision),
-        )
+        builder = patiently(f"look up {path}", lambda: loading.builder(path, name, revision))
     except (FileNotFoundError, ValueError) as error:
         raise Echo4oError(f"{path} ({name}) cannot be streamed: {error}") from None
     files = [str(file) for file in (builder.config.data_files or {}).get(split, [])]

@@ -2,16 +2,25 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import Echo4oError
+from .hub_errors import patiently
 from .schema import CONFIGS, DATASET_NAME
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+    from datasets import (
+        Dataset,
+        DatasetBuilder,
+        DatasetDict,
+        IterableDataset,
+        IterableDatasetDict,
+    )
 
 ENVIRONMENT_VARIABLE = "ECHO4O_DATASET"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def source(path: str | None = None) -> str:
@@ -46,6 +55,40 @@ def cache_folder(folder: Path) -> str:
     return str(Path(config.HF_DATASETS_CACHE) / "folders" / state.hexdigest()[:16])
 
 
+def builder(
+    path: str, config: str, revision: str | None = None, **options: Any
+) -> "DatasetBuilder":
+    """What `datasets.load_dataset_builder` opens, but no other revision than the one named.
+
+    When the Hub fails, `datasets` (5.2) answers from its cache with whatever was loaded last.
+
+    Args:
+        path: A folder or a Hub id.
+        config: Name of a config.
+        revision: Commit, branch or tag of a Hub id.
+        options: As `datasets.load_dataset_builder` takes them.
+
+    Raises:
+        httpx.ReadError: the Hub failed; `hub_errors.patiently` waits it out.
+        Echo4oError: in offline mode the cache holds another commit than the one named.
+    """
+    import datasets
+    from datasets.packaged_modules.cache.cache import Cache
+    from huggingface_hub import constants
+    from huggingface_hub.utils import httpx
+
+    opened = datasets.load_dataset_builder(path, config, revision=revision, **options)
+    if isinstance(opened, Cache) and revision is not None:
+        if not constants.HF_HUB_OFFLINE:
+            raise httpx.ReadError(f"the Hub did not answer for {path}")
+        if _COMMIT.fullmatch(revision) and opened.hash != revision:
+            raise Echo4oError(
+                f"the cache answers for {path} with commit {str(opened.hash)[:12]} instead of "
+                f"{revision[:12]}; unset HF_HUB_OFFLINE, or name that one"
+            )
+    return opened
+
+
 def load_dataset(
     config: str = "all",
     *,
@@ -70,21 +113,18 @@ def load_dataset(
 
     Raises:
         ValueError: there is no such config.
-        Echo4oError: no dataset is named, and none is found.
+        Echo4oError: no dataset is named, and none is found; the Hub does not answer for `revision`.
     """
     if config not in CONFIGS:
         raise ValueError(f"`config` must be one of {', '.join(CONFIGS)}; got {config!r}")
-    import datasets
-
-    options = {} if columns is None else {"columns": columns}
     place = source(path)
-    return datasets.load_dataset(
-        place,
-        config,
-        cache_dir=cache_folder(Path(place)) if Path(place).is_dir() else None,
-        split=split,
-        streaming=streaming,
-        revision=revision,
-        token=token,
-        **options,
+    options: dict[str, Any] = {} if columns is None else {"columns": columns}
+    options["cache_dir"] = cache_folder(Path(place)) if Path(place).is_dir() else None
+    opened = patiently(
+        f"load {place}",
+        lambda: builder(place, config, revision, token=token, **options),
     )
+    if streaming:
+        return opened.as_streaming_dataset(split=split)
+    patiently(f"load {place}", opened.download_and_prepare)
+    return opened.as_dataset(split=split)
