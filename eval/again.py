@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from echo4o.errors import Echo4oError
+from echo4o.hub_reading import download_file
 from echo4o.records import write_atomic
 
 from .runs import LEDGER, Run, load_run
@@ -36,18 +37,7 @@ def judge_again(space: str, results: Path | None, most: int, out: Path) -> dict[
     Raises:
         Echo4oError: there is no such metric.
     """
-    import evaluate
-
-    repo, _, revision = space.partition("@")
-    name = repo.rpartition("/")[2]
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            metric = evaluate.load(repo, revision=revision or None)
-            break
-        except FileNotFoundError as error:  # also what `evaluate` says when the Hub has failed
-            if attempt == _ATTEMPTS:
-                raise Echo4oError(f"{space} is no metric: {str(error).splitlines()[0]}") from error
-            time.sleep(attempt)
+    metric, name = _load(space), space.partition("@")[0].rpartition("/")[2]
     told: dict[str, Any] = {"space": space, "description": metric.description.strip(), "runs": []}
     asks = "judge" in inspect.signature(metric._compute).parameters
     if results is None or not asks or get_task(name).pictures > 1:
@@ -57,6 +47,28 @@ def judge_again(space: str, results: Path | None, most: int, out: Path) -> dict[
         if run.task == name:
             told["runs"].append(_compare(metric, run, results, file.parent.name, most, out))
     return told
+
+
+def _load(space: str) -> Any:
+    """What `evaluate` loads; a Hub that fails for a moment is asked again."""
+    repo, _, revision = space.partition("@")
+    module = f"{repo.rpartition('/')[2]}.py"
+    if download_file(repo, "space", module, revision or "main") is None:
+        raise Echo4oError(f"{space} is no metric, for it holds no {module}; check its name")
+    import evaluate
+    from evaluate.utils.file_utils import DownloadConfig
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        # The answer of a Hub that fails is kept as if it were the module: not a second time.
+        fresh = DownloadConfig(force_download=attempt > 1)
+        try:
+            return evaluate.load(repo, revision=revision or "main", download_config=fresh)
+        except Exception as error:  # whatever a wrong module makes the library raise
+            if attempt == _ATTEMPTS:
+                said = next(iter(str(error).splitlines()), "no reason given")
+                raise Echo4oError(f"{space} is a metric that does not load: {said}") from error
+            time.sleep(attempt)
+    raise AssertionError("the loop above returns or raises")
 
 
 def _compare(

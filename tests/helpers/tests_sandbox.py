@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 
-from echo4o.sandbox.faults import Faults
+from echo4o.sandbox.faults import Faults, Style
 from echo4o.sandbox.keys import API_KEY, HUB_TOKEN
 
 _spec = importlib.util.spec_from_file_location(
@@ -31,11 +32,29 @@ def connect(sandbox: Sandbox, **options: object) -> openai.OpenAI:
 def image_api(root: Path, faults: str = "") -> Iterator[Sandbox]:
     """The image API alone, on a port of its own in a thread: no process to start."""
     from echo4o.sandbox.openai import create_app
-    from echo4o.sandbox.serve import make_server
 
     app = create_app(root / "openai")
     app.state.faults = Faults.parse(faults)
-    server = make_server(app, app.state.faults, "openai")
+    with _in_a_thread(app, app.state.faults, "openai") as url:
+        yield Sandbox(f"{url}/v1", "", API_KEY, HUB_TOKEN, root)
+
+
+@contextlib.contextmanager
+def hub_alone(root: Path, around: Callable[[Any], Any] = lambda app: app) -> Iterator[Sandbox]:
+    """The Hub alone in a thread; `around(app)` gets the requests in its place."""
+    from echo4o.sandbox.hub import create_app
+
+    root.mkdir(parents=True, exist_ok=True)
+    with _in_a_thread(around(create_app(root / "hub")), Faults(), "hub") as url:
+        yield Sandbox("", url, API_KEY, HUB_TOKEN, root)
+
+
+@contextlib.contextmanager
+def _in_a_thread(app: Any, faults: Faults, style: Style) -> Iterator[str]:
+    """The address of a server on a port of its own."""
+    from echo4o.sandbox.serve import make_server
+
+    server = make_server(app, faults, style)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -43,8 +62,7 @@ def image_api(root: Path, faults: str = "") -> Iterator[Sandbox]:
         try:
             while not server.started and thread.is_alive():
                 time.sleep(0.002)
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-            yield Sandbox(url, "", API_KEY, HUB_TOKEN, root)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
