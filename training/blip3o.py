@@ -7,30 +7,25 @@ error of the velocity (benchmarks and transfer, section 2.1). Rows are drawn fro
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from echo4o.models.bagel.pipeline import Echo4oPipelineOutput
 from echo4o.models.blip3o import Blip3oPipeline, Blip3oTransformer
-from echo4o.models.blip3o.assembly import MODEL_FOLDER, WEIGHTS
 from echo4o.models.blip3o.prompting import encode_prompts, prompt_text
 
-from . import draws, sharding
+from . import draws
 from .blip3o_rows import Blip3oCodec, Tower
 from .config import TrainConfig
-from .data import Rows, UnusableRowError
+from .data import Rows
 from .encoded import Example, Examples
-from .encoded_family import EncodedFamily, add_adapters
+from .encoded_family import EncodedFamily, frozen_dtype, make_ready
 from .feed import Loaded
 from .loss import Counts, LossSums, Subsets, sums
 from .order import Visit
 from .parts import Blip3oSettings
-from .processes import computes_in_bf16
-from .store import open_store
 
 _TIMES = 1000
 """Noise levels of the released recipe: sigma is one of 1/1000, 2/1000, ... 1."""
@@ -100,16 +95,9 @@ class Blip3oFamily(EncodedFamily[Tensor]):
         device: torch.device,
     ) -> None:
         self.model = pipeline.transformer
-        self._pipeline, self._settings, self._tower = pipeline, settings, tower
-        examples = Examples(
-            rows,
-            Blip3oCodec(tower),
-            memory=config.latent_cache_mb * 2**20,
-            shelf=open_store(config, lambda: tower.name),
-        )
-        files = MODEL_FOLDER, WEIGHTS[MODEL_FOLDER]
+        self._settings, self._tower = settings, tower
         super().__init__(
-            self.model, pipeline, files, parameter_group, rows, examples, config, device
+            pipeline, parameter_group, rows, Blip3oCodec(tower), lambda: tower.name, config, device
         )
         reader = pipeline.mllm.model.language_model.layers
         read = 2 if config.lora or "queries" in config.freeze else 4
@@ -126,16 +114,9 @@ class Blip3oFamily(EncodedFamily[Tensor]):
             self._tower.close()
         return usable
 
-    def length(self, row: int) -> int | None:
-        """Tokens of a row with nothing dropped, None when the row cannot be used."""
-        try:
-            self._examples.sizes(row)
-            text = self._rows[row].instruction
-        except UnusableRowError as error:
-            self._rows.skip(row, str(error))
-            return None
-        grid = self.model.config.grid
-        return self._text_tokens(text) + grid * grid * self._config.noise_draws
+    def tokens_of(self, text: str, sizes: Sequence[tuple[int, int]]) -> int:
+        """Tokens of a text and its picture, which is drawn from several levels of noise."""
+        return self._text_tokens(text) + self.model.config.grid**2 * self._config.noise_draws
 
     @torch.no_grad()
     def collate(self, loaded: Sequence[Loaded[Example]]) -> Blip3oBatch | None:
@@ -164,15 +145,7 @@ class Blip3oFamily(EncodedFamily[Tensor]):
 
     def pictures(self, prompts: Sequence[str]) -> list[Image.Image]:
         """Draw fixed prompts."""
-        drawn = self._pipeline(
-            list(prompts),
-            max_text_tokens=self._settings.max_text_tokens,
-            num_inference_steps=self._config.sample_steps,
-            guidance_scale=self._config.sample_guidance,
-            generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
-        )
-        assert isinstance(drawn, Echo4oPipelineOutput)
-        return cast(list[Image.Image], drawn.images)
+        return self.drawn(prompts, max_text_tokens=self._settings.max_text_tokens)
 
     def _condition(self, texts: Sequence[str], kept: Sequence[bool]) -> Tensor:
         states = encode_prompts(
@@ -223,29 +196,11 @@ def open_blip3o(
         CheckpointError: files are missing or damaged.
         Echo4oError: there is no vision tower.
     """
-    bf16 = computes_in_bf16(config)
-    frozen = torch.bfloat16 if bf16 else torch.float32
-    tower = Tower(settings, source, dtype=frozen, device=device)
+    tower = Tower(settings, source, dtype=frozen_dtype(config), device=device)
     pipeline = Blip3oPipeline.from_pretrained(source, revision=config.base_revision)
-    pipeline.set_progress_bar_config(disable=True)
-    model = pipeline.transformer
-    for part in (pipeline.mllm, pipeline.vae, pipeline.unet):
-        if part is not None:
-            part.requires_grad_(False)
-    if config.lora is None:
-        model.float()
-    else:
-        model.to(frozen)
-        add_adapters(model, config.lora, config.seed)
-    pipeline.mllm.to(frozen)
-    if mesh is not None:
-        # The text model reads the queries outside of the transformer's forward.
-        sharding.shard(
-            model, model.layers, mesh, bf16=bf16, apart=frozenset({model.latent_queries})
-        )
-    pipeline.to(device)
+    # The text model reads the queries outside of the transformer's forward.
+    make_ready(pipeline, config, device=device, mesh=mesh, apart=["latent_queries"])
     if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
         pipeline.mllm.gradient_checkpointing_enable({"use_reentrant": False})
         pipeline.mllm.train()  # it has no dropout; layers are recomputed in this mode only
     return Blip3oFamily(pipeline, tower, rows, config, settings, device)
@@ -263,6 +218,5 @@ def open_encoder(
     Raises:
         Echo4oError: there is no vision tower.
     """
-    dtype = torch.bfloat16 if computes_in_bf16(config) else torch.float32
-    tower = Tower(settings, source, dtype=dtype, device=device)
+    tower = Tower(settings, source, dtype=frozen_dtype(config), device=device)
     return Examples(rows, Blip3oCodec(tower), memory=0, shelf=None), tower.name

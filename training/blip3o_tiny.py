@@ -25,8 +25,8 @@ from echo4o.models.blip3o.prompting import ADDED_TOKENS, encode_prompts, prompt_
 from echo4o.models.blip3o.tower import EvaTower, prepare
 
 from .data import Rows, UnusableRowError, decode_picture
-from .omnigen2_tiny import MARKS, text_encoder
 from .parts import TinyBlip3o
+from .tiny_text import MARKS, text_encoder
 from .tokenizer import train_tokenizer
 
 T = TypeVar("T")

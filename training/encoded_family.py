@@ -4,26 +4,33 @@ Their model is one transformer of a diffusers pipeline; see `family.Family` for 
 Every random number is keyed by (seed, row, visit, purpose).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import Parameter
 
 from echo4o.launch import is_first_rank
+from echo4o.models.bagel.pipeline import Echo4oPipelineOutput
+from echo4o.models.parts import MODEL_FOLDER, WEIGHTS, PartsPipeline
 
-from . import draws
+from . import draws, sharding
 from .adapters import ADAPTER, adapter_parameters
 from .config import TrainConfig
 from .data import Rows, UnusableRowError
-from .encoded import Example, Examples
+from .encoded import Codec, Example, Examples
 from .feed import Loaded
 from .loss import Subsets
 from .order import Visit
 from .parts import LoraSettings
+from .processes import computes_in_bf16
+from .store import open_store
 from .streaming import together, write_model
 
 V = TypeVar("V")
@@ -32,67 +39,40 @@ _ADAPTED = ["to_q", "to_k", "to_v", "to_out.0"]
 """Layers that get adapters, as in the released recipe of OmniGen2."""
 
 
-class Adaptable(Protocol):
-    """A transformer of diffusers that takes adapters of peft."""
-
-    def requires_grad_(self, requires_grad: bool = True) -> nn.Module:
-        """Whether its weights are trained."""
-
-    def add_adapter(self, adapter_config: LoraConfig, adapter_name: str = ...) -> None:
-        """Put an adapter on."""
-
-
-class Saved(Protocol):
-    """A pipeline that can write itself in parts."""
-
-    def save_parts(self, folder: Path) -> None:
-        """Write all but the transformer's weights."""
-
-    def save_lora_weights(
-        self,
-        save_directory: Path,
-        transformer_lora_layers: dict[str, Tensor],
-        *,
-        transformer_lora_adapter_metadata: dict[str, object],
-    ) -> None:
-        """Write an adapter."""
-
-    def fuse_lora(self) -> None:
-        """Merge the adapter into the weights."""
-
-    def unload_lora_weights(self) -> None:
-        """Take the adapter off."""
-
-
-class EncodedFamily(Generic[V]):
+class EncodedFamily(ABC, Generic[V]):
     """A transformer in training, with its rows.
 
     Args:
-        model: The transformer.
         pipeline: Whose part it is.
-        weights: Folder of the transformer in a saved pipeline, and how its weight files begin.
         group_of: The group (config.GROUPS) of a parameter, by its name.
         rows: The dataset.
-        examples: Makes them ready.
+        codec: Encodes their pictures.
+        name: Of what it encodes with, to find what lies on disk.
         config: Settings of the run.
         device: Where batches go.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        pipeline: Saved,
-        weights: tuple[str, str],
+        pipeline: PartsPipeline,
         group_of: Callable[[str], str],
         rows: Rows,
-        examples: Examples[V],
+        codec: Codec[V],
+        name: Callable[[], str],
         config: TrainConfig,
         device: torch.device,
     ) -> None:
-        self._saved, self._weight_files, self._group_of = pipeline, weights, group_of
-        self._transformer, self._rows, self._examples = model, rows, examples
+        self._pipeline, self._group_of, self._rows = pipeline, group_of, rows
+        self._transformer = cast(nn.Module, pipeline.transformer)
         self._config, self._device = config, device
-        parameters = [p for name, p in model.named_parameters() if ".lora_" not in name]
+        self._examples = Examples(
+            rows,
+            codec,
+            memory=config.latent_cache_mb * 2**20,
+            shelf=open_store(config, name),
+        )
+        named = self._transformer.named_parameters()
+        parameters = [parameter for name, parameter in named if ".lora_" not in name]
         self.weights = sum(p.numel() for p in parameters)
         """Of the transformer, without adapters."""
 
@@ -109,6 +89,20 @@ class EncodedFamily(Generic[V]):
     def all_ready(self) -> bool:
         """Whether all rows are in memory."""
         return self._examples.all_ready
+
+    def length(self, row: int) -> int | None:
+        """Tokens of a row with nothing dropped, None when the row cannot be used."""
+        try:
+            sizes = self._examples.sizes(row)
+            text = self._rows[row].instruction
+        except UnusableRowError as error:
+            self._rows.skip(row, str(error))
+            return None
+        return self.tokens_of(text, sizes)
+
+    @abstractmethod
+    def tokens_of(self, text: str, sizes: Sequence[tuple[int, int]]) -> int:
+        """Tokens of a text with pictures of these widths and heights."""
 
     def load(self, visit: Visit) -> Loaded[Example]:
         """Read and resize, in any process."""
@@ -143,6 +137,18 @@ class EncodedFamily(Generic[V]):
             found.setdefault(self._group_of(name), {})[name] = parameter
         return found
 
+    def drawn(self, prompts: Sequence[str], **arguments: int) -> list[Image.Image]:
+        """Pictures of prompts with fixed noise; `arguments` are the pipeline's own."""
+        drawn = self._pipeline(
+            list(prompts),
+            num_inference_steps=self._config.sample_steps,
+            guidance_scale=self._config.sample_guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+            **arguments,
+        )
+        assert isinstance(drawn, Echo4oPipelineOutput)
+        return cast(list[Image.Image], drawn.images)
+
     def save(self, artefact: str, folder: Path) -> None:
         """Write the adapter as diffusers reads it, or the folders of the pipeline.
 
@@ -152,22 +158,22 @@ class EncodedFamily(Generic[V]):
             layers = get_peft_model_state_dict(self._transformer, adapter_name=ADAPTER)
             configs = cast(dict[str, LoraConfig], self._transformer.peft_config)
             metadata = configs[ADAPTER].to_dict()
-            self._saved.save_lora_weights(
+            self._pipeline.save_lora_weights(
                 folder, layers, transformer_lora_adapter_metadata=metadata
             )
             return
         if self._config.lora is not None:
-            self._saved.fuse_lora()
-            self._saved.unload_lora_weights()
+            self._pipeline.fuse_lora()
+            self._pipeline.unload_lora_weights()
         dtype = torch.bfloat16 if self._config.save_dtype == "bf16" else torch.float32
 
         def save_rest() -> None:
             if is_first_rank():
-                self._saved.save_parts(folder)
+                self._pipeline.save_parts(folder)
 
         together(save_rest)
-        inner, stem = self._weight_files
-        write_model(folder / inner, stem, self._transformer.state_dict(), dtype, one_file=False)
+        inner, stem = folder / MODEL_FOLDER, WEIGHTS[MODEL_FOLDER]
+        write_model(inner, stem, self._transformer.state_dict(), dtype, one_file=False)
 
     def key(self, visit: Visit, purpose: str) -> tuple[int | str, ...]:
         """Names a random draw."""
@@ -190,7 +196,53 @@ class EncodedFamily(Generic[V]):
         return Subsets(count=len(self.subsets), mse=mse, ce=none)
 
 
-def add_adapters(model: Adaptable, settings: LoraSettings, seed: int) -> None:
+def frozen_dtype(config: TrainConfig) -> torch.dtype:
+    """In which frozen parts are kept and compute."""
+    return torch.bfloat16 if computes_in_bf16(config) else torch.float32
+
+
+def make_ready(
+    pipeline: PartsPipeline,
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    mesh: DeviceMesh | None,
+    apart: Sequence[str] = (),
+) -> None:
+    """Freeze all but the transformer, or adapters on it; share it, and put all on the device.
+
+    Args:
+        pipeline: As loaded.
+        config: Settings of the run.
+        device: Where it computes.
+        mesh: Processes that share the transformer; None: each holds all of it.
+        apart: Names of its parameters that are used outside of its forward (`sharding.shard`).
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    model, mllm = pipeline.transformer, pipeline.mllm
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module) and part is not model:
+            part.requires_grad_(False)
+    mllm.to(frozen_dtype(config))
+    if config.lora is None:
+        model.float()
+    else:
+        model.to(frozen_dtype(config))
+        add_adapters(model, config.lora, config.seed)
+    if mesh is not None:
+        sharding.shard(
+            model,
+            model.layers,
+            mesh,
+            bf16=computes_in_bf16(config),
+            apart=frozenset(model.get_parameter(name) for name in apart),
+        )
+    pipeline.to(device)
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+
+
+def add_adapters(model: Any, settings: LoraSettings, seed: int) -> None:
     """Freeze the model and put one adapter, in float32, on all its attention layers."""
     model.requires_grad_(False)
     alpha = settings.rank if settings.alpha is None else settings.alpha
@@ -203,6 +255,5 @@ def add_adapters(model: Adaptable, settings: LoraSettings, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.add_adapter(config, ADAPTER)
-    assert isinstance(model, nn.Module)
     for parameter in adapter_parameters(model).values():
         parameter.data = parameter.data.float()

@@ -8,7 +8,6 @@ random number is keyed by (seed, row, visit, purpose).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from diffusers import AutoencoderKL
@@ -17,26 +16,25 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.utils.rnn import pad_sequence
 
-from echo4o.models.bagel.pipeline import Echo4oPipelineOutput
 from echo4o.models.omnigen2 import OmniGen2Pipeline, OmniGen2Transformer2DModel
-from echo4o.models.omnigen2.assembly import MODEL_FOLDER, WEIGHTS, locate
+from echo4o.models.omnigen2.assembly import locate
 from echo4o.models.omnigen2.denoising import training_times
 from echo4o.models.omnigen2.processor import chat_text
+from echo4o.models.parts import load_model
 
-from . import draws, sharding
+from . import draws
 from .config import TrainConfig
-from .data import Rows, UnusableRowError
+from .data import Rows
 from .encoded import Example, Examples
-from .encoded_family import EncodedFamily, add_adapters
+from .encoded_family import EncodedFamily, make_ready
 from .feed import Loaded
 from .latents import Encoder, Moments
 from .loss import Counts, LossSums, Subsets, sums
 from .omnigen2_rows import OmniGen2Codec
 from .order import Visit
 from .parts import OmniGen2Settings
-from .processes import computes_in_bf16
 from .sharding import is_sharded
-from .store import autoencoder_hash, open_store
+from .store import autoencoder_hash
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,28 +135,22 @@ class OmniGen2Family(EncodedFamily[Moments]):
         device: torch.device,
     ) -> None:
         self.model = pipeline.transformer
-        self._pipeline, self._settings = pipeline, settings
+        self._settings = settings
         self._encoder = Encoder(pipeline.vae, device)
-        examples = Examples(
-            rows,
-            OmniGen2Codec(self._encoder, settings),
-            memory=config.latent_cache_mb * 2**20,
-            shelf=open_store(config, lambda: autoencoder_hash(pipeline.vae)),
-        )
-        files = MODEL_FOLDER, WEIGHTS[MODEL_FOLDER]
+        codec = OmniGen2Codec(self._encoder, settings)
         super().__init__(
-            self.model, pipeline, files, parameter_group, rows, examples, config, device
+            pipeline,
+            parameter_group,
+            rows,
+            codec,
+            lambda: autoencoder_hash(pipeline.vae),
+            config,
+            device,
         )
 
-    def length(self, row: int) -> int | None:
-        """Tokens of a row with nothing dropped, None when the row cannot be used."""
-        try:
-            sizes = self._examples.sizes(row)
-            text = chat_text(self._rows[row].instruction)
-        except UnusableRowError as error:
-            self._rows.skip(row, str(error))
-            return None
-        words = len(self._pipeline.processor.encode(text))
+    def tokens_of(self, text: str, sizes: Sequence[tuple[int, int]]) -> int:
+        """Tokens of a text with pictures of these widths and heights."""
+        words = len(self._pipeline.processor.encode(chat_text(text)))
         patches = sum((width // 16) * (height // 16) for width, height in sizes)
         return patches + min(words, self._settings.max_text_tokens)
 
@@ -210,17 +202,9 @@ class OmniGen2Family(EncodedFamily[Moments]):
         """Draw fixed prompts, square, as large as the training pictures may be."""
         settings = self._settings
         side = int(min(settings.max_pixels**0.5, settings.max_side)) // 16 * 16
-        drawn = self._pipeline(
-            list(prompts),
-            height=side,
-            width=side,
-            max_text_tokens=settings.max_text_tokens,
-            num_inference_steps=self._config.sample_steps,
-            guidance_scale=self._config.sample_guidance,
-            generator=[torch.Generator().manual_seed(seed) for seed in range(len(prompts))],
+        return self.drawn(
+            prompts, height=side, width=side, max_text_tokens=settings.max_text_tokens
         )
-        assert isinstance(drawn, Echo4oPipelineOutput)
-        return cast(list[Image.Image], drawn.images)
 
     def _time(self, visit: Visit, target: Tensor) -> Tensor:
         drawn = torch.tensor(draws.normal(*self.key(visit, "time")))
@@ -252,22 +236,7 @@ def open_omnigen2(
         CheckpointError: files are missing or damaged.
     """
     pipeline = OmniGen2Pipeline.from_pretrained(source, revision=config.base_revision)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.vae.requires_grad_(False)
-    pipeline.mllm.requires_grad_(False)
-    bf16 = computes_in_bf16(config)
-    model = pipeline.transformer
-    if config.lora is None:
-        model.float()
-    else:
-        model.to(torch.bfloat16 if bf16 else torch.float32)
-        add_adapters(model, config.lora, config.seed)
-    pipeline.mllm.to(torch.bfloat16 if bf16 else torch.float32)
-    if mesh is not None:
-        sharding.shard(model, model.layers, mesh, bf16=bf16)
-    pipeline.to(device)
-    if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
+    make_ready(pipeline, config, device=device, mesh=mesh)
     return OmniGen2Family(pipeline, rows, config, settings, device)
 
 
@@ -283,10 +252,8 @@ def open_encoder(
     Raises:
         CheckpointError: files are missing or damaged.
     """
-    folder, _ = locate(source, revision=config.base_revision)
-    vae = AutoencoderKL.from_pretrained(
-        folder / "vae", torch_dtype=torch.float32, use_safetensors=True
-    )
+    folder = locate(source, revision=config.base_revision).folder
+    vae = load_model(AutoencoderKL, folder / "vae", torch.float32)
     codec = OmniGen2Codec(Encoder(vae.to(device), device), settings)
     return Examples(rows, codec, memory=0, shelf=None), autoencoder_hash(vae)
 

@@ -15,10 +15,11 @@ from transformers import Qwen2Tokenizer
 
 from echo4o.models.bagel import weights
 from echo4o.models.bagel.assembly import load_rest, load_tokenizer, read_own_config
-from echo4o.models.bagel.checkpoint import Located, TensorFacts, locate, read_headers
+from echo4o.models.bagel.checkpoint import Located, locate
 from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.pipeline import Echo4oPipeline
+from echo4o.models.checkpoint import TensorFacts, read_headers
 
 from . import sharding, streaming
 

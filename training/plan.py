@@ -18,8 +18,8 @@ from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.blip3o import Blip3oTransformer
 from echo4o.models.blip3o.transformer import RELEASED as RELEASED_BLIP3O
 from echo4o.models.omnigen2 import OmniGen2Transformer2DModel
-from echo4o.models.omnigen2.assembly import MODEL_FOLDER
 from echo4o.models.omnigen2.transformer import RELEASED
+from echo4o.models.parts import MODEL_FOLDER
 
 from .adapters import add_adapters
 from .blip3o import parameter_group as blip3o_group

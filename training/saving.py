@@ -13,8 +13,9 @@ from torch import Tensor
 
 from echo4o.errors import Echo4oError
 from echo4o.models.bagel import weights
-from echo4o.models.bagel.assembly import MODEL_CLASS, Components, finish_echo4o, save_bagel_files
+from echo4o.models.bagel.assembly import Components, finish_echo4o, save_bagel_files
 from echo4o.models.bagel.checkpoint import LayoutName
+from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.pipeline import Echo4oPipeline
 
 from .streaming import together, write_model
@@ -64,7 +65,7 @@ def save_pipeline(
             save_bagel_files(folder, Components(*parts))
             return
         config = copy.deepcopy(model.config)
-        config.architectures, config.dtype = [MODEL_CLASS[1]], dtype
+        config.architectures, config.dtype = [BagelForUnifiedGeneration.__name__], dtype
         config.save_pretrained(inner)
         pipeline.vae.save_pretrained(folder / "vae")
         pipeline.scheduler.save_pretrained(folder / "scheduler")

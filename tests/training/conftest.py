@@ -1,9 +1,12 @@
 """Fixtures of training: rows, an untrained autoencoder, a model of a few milliseconds, a run."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from encoded_runs import TRIED
 from training_rows import make_row, write_dataset
 
 from echo4o.training.autoencoder import tiny_autoencoder
@@ -65,3 +68,28 @@ def finished(settings: list[str], mixed: Path, tmp_path_factory: pytest.TempPath
 def config(settings: list[str], mixed: Path) -> TrainConfig:
     """The recipe `tiny`, much smaller, on the mixed rows."""
     return override(tiny(), [*settings, f"data={mixed}"])
+
+
+@pytest.fixture(scope="session")
+def config_of(
+    settings: list[str], mixed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], TrainConfig]:
+    """The small run of a family of `TRIED`; nothing it encodes lies on disk."""
+    nothing = tmp_path_factory.mktemp("store") / "none"
+    own = (settings[-1], f"data={mixed}", f"latent_store={nothing}")
+    return lambda family: override(TRIED[family].recipe(), [*TRIED[family].words, *own])
+
+
+@pytest.fixture(scope="session")
+def run_of(
+    config_of: Callable[[str], TrainConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The folder of that run, finished, to be copied and not to be touched."""
+
+    @functools.cache
+    def run(family: str) -> Path:
+        out = tmp_path_factory.mktemp(family) / "run"
+        train(config_of(family), out)
+        return out
+
+    return run

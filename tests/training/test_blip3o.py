@@ -1,16 +1,15 @@
-"""BLIP3-o as a family: its losses, features on disk, resume to the last bit, adapters, pushes."""
+"""BLIP3-o as a family: its losses, features in memory and on disk, what it cannot learn."""
 
 import json
 import logging
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from encoded_runs import TRIED, losses
 from training_rows import make_question, make_row, write_dataset
 from training_runs import tell
 
@@ -32,50 +31,17 @@ from echo4o.training.store import DiskShelf
 from echo4o.training.tiny import make_base
 from echo4o.training.train import _trained, train
 
-SMALL = (
-    *("tiny.hidden_size=48", "tiny.layers=2", "tiny.heads=4", "tiny.queries=6"),
-    *("tiny.text_hidden_size=32", "tiny.text_layers=1", "tiny.text_steps=2"),
-    *("tiny.vocab_size=400", "tiny.feature_channels=16", "tiny.tower_layers=1"),
-    *("tiny.decoder_steps=2", "tiny.picture_side=32", "blip3o.tower_side=32"),
-    *("mixture=all:1", "samples_per_pack=4", "packs_per_step=1", "noise_draws=2"),
-    "timestep_shift=1",
-    *("steps=6", "checkpoint_every=3", "sample_steps=2", "warmup_steps=1", "sample_every=0"),
-    *("sample_prompts=[]", "log_every=1000", "ema_decay=0"),
-)
 CPU = torch.device("cpu")
-WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def words(settings: list[str], mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """`--set` values of a small run whose features go to a store of this module."""
-    autoencoder = next(word for word in settings if word.startswith("autoencoder"))
-    store = tmp_path_factory.mktemp("features")
-    return [*SMALL, autoencoder, f"data={mixed}", f"latent_store={store / 'none'}"]
 
 
 @pytest.fixture
-def config(words: list[str]) -> TrainConfig:
-    return override(tiny_blip3o(), words)
-
-
-@pytest.fixture(scope="module")
-def run(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    out = tmp_path_factory.mktemp("blip3o") / "run"
-    train(override(tiny_blip3o(), words), out)
-    return out
+def config(config_of: Callable[[str], TrainConfig]) -> TrainConfig:
+    return config_of("blip3o")
 
 
 @pytest.fixture
-def resumable(run: Path, tmp_path: Path) -> Path:
-    """A copy of the run as it was after step 3."""
-    again = tmp_path / "again"
-    shutil.copytree(run, again)
-    (again / "record.json").unlink()
-    shutil.rmtree(again / "model")
-    shutil.rmtree(again / "checkpoints/step-0000006")
-    return again
+def run(run_of: Callable[[str], Path]) -> Path:
+    return run_of("blip3o")
 
 
 def family_of(config: TrainConfig, out: Path, base: Path | None = None) -> Blip3oFamily:
@@ -94,17 +60,6 @@ def batch_of(family: Blip3oFamily, *rows: int, visit: int = 0) -> Blip3oBatch:
     batch = family.collate([family.load(Visit(row, visit)) for row in rows])
     assert batch is not None
     return batch
-
-
-def pixels(pipe: Blip3oPipeline) -> np.ndarray:
-    pipe.set_progress_bar_config(disable=True)
-    made = pipe(
-        "A photo of a red circle",
-        num_inference_steps=2,
-        output_type="np",
-        generator=torch.Generator().manual_seed(0),
-    )
-    return np.asarray(made.images[0])
 
 
 def test_the_loss_is_the_velocity_error_of_the_towers_features(
@@ -171,43 +126,14 @@ def test_frozen_queries_spare_the_way_back_through_the_text_model(
         assert batch_of(family, 0).condition().requires_grad == wanted
 
 
-def test_training_moves_queries_and_transformer_and_nothing_else(run: Path):
-    losses = [json.loads(line)["loss"] for line in (run / "loss.jsonl").open()]
-    assert len(losses) == 6
-    assert min(losses[-2:]) < losses[0]
-    before, after = load_file(run / "base" / WEIGHTS), load_file(run / "model" / WEIGHTS)
-    assert before.keys() == after.keys()
-    same = {name for name in before if before[name].equal(after[name])}
-    assert not same
-    for part in ("mllm/model", "vae/diffusion_pytorch_model"):
-        file = f"{part}.safetensors"
-        frozen = [load_file(run / kind / file) for kind in ("base", "model")]
-        assert all(tensor.equal(frozen[1][name]) for name, tensor in frozen[0].items())
+def test_rows_with_references_are_counted_in_the_record(run: Path):
     record = json.loads((run / "record.json").read_text())
     reason = "it has references, and BLIP3-o draws from text alone"
     assert record["metrics"]["rows_skipped"] == {reason: 6}
 
 
-def test_a_resumed_run_ends_with_the_same_bits(resumable: Path, run: Path, config: TrainConfig):
-    assert train(config, resumable).finished
-    for name in ("loss.jsonl", f"model/{WEIGHTS}"):
-        assert (resumable / name).read_bytes() == (run / name).read_bytes()
-
-
 def fail(*_: object, **__: object) -> None:
     raise AssertionError("the tower was opened")
-
-
-def test_features_on_disk_replace_the_tower(
-    resumable: Path, run: Path, config: TrainConfig, tmp_path: Path, monkeypatch
-):
-    cached = override(config, [f"latent_store={tmp_path / 'store'}"])
-    filled = fill_store(cached, resumable)
-    assert (filled.rows, filled.skipped) == (12, 6)
-    monkeypatch.setattr(EvaTower, "open", fail)
-    assert train(cached, resumable).finished
-    for name in ("loss.jsonl", f"model/{WEIGHTS}"):
-        assert (resumable / name).read_bytes() == (run / name).read_bytes()
 
 
 def test_features_may_stay_on_disk(
@@ -216,17 +142,14 @@ def test_features_may_stay_on_disk(
     caplog.set_level(logging.INFO)
     config = override(config, ["latent_cache_mb=0"])
     cached = override(config, [f"latent_store={tmp_path / 'store'}"])
-    losses = {}
     for name, settings in {"tower": config, "disk": cached}.items():
         shutil.copytree(run / "base", tmp_path / name / "base")
         if name == "disk":
             fill_store(cached, tmp_path / name)
             monkeypatch.setattr(EvaTower, "open", fail)
         assert train(settings, tmp_path / name).finished
-        losses[name] = [
-            json.loads(line)["loss"] for line in (tmp_path / name / "loss.jsonl").open()
-        ]
-    assert losses["disk"] == pytest.approx(losses["tower"], rel=1e-5)
+    wanted = pytest.approx(losses(tmp_path / "tower"), rel=1e-5)
+    assert losses(tmp_path / "disk") == wanted
     assert caplog.text.count("opening the vision tower") == 2  # to train, and to fill the store
 
 
@@ -249,28 +172,6 @@ def test_features_in_bfloat16_are_kept_as_they_are(run: Path, tmp_path: Path):
     wrong = Tower(Blip3oSettings(), run / "base", dtype=torch.float32, device=CPU)
     with pytest.raises(Echo4oError, match=r"sees pictures of 32 pixels, and .* is 448"):
         wrong.features([np.zeros((448, 448, 3), np.uint8)])
-
-
-def test_an_adapter_reloads_and_equals_the_merged_model(
-    run: Path, config: TrainConfig, tmp_path: Path
-):
-    words = [f"base_model={run / 'model'}", "lora.rank=4", "lora.merged=true", "autoencoder=none"]
-    adapted = override(config, [*words, "learning_rate=0.05"])
-    with pytest.raises(Echo4oError, match=r"no vision tower .*set blip3o\.tower"):
-        train(adapted, tmp_path / "run")
-    adapted = override(adapted, [f"blip3o.tower={run / 'base/vision_tower'}"])
-    assert train(adapted, tmp_path / "run").finished
-    names = load_file(tmp_path / "run/adapter/pytorch_lora_weights.safetensors")
-    assert {name.split(".")[0] for name in names} == {"transformer"}
-    saved = json.loads((tmp_path / "run/config.json").read_text())
-    assert saved["blip3o"]["tower"].startswith("vision_tower (")
-    pipe = Blip3oPipeline.from_pretrained(run / "model")
-    plain = pixels(pipe)
-    pipe.load_lora_weights(tmp_path / "run/adapter")
-    unmerged = pixels(pipe)
-    merged = pixels(Blip3oPipeline.from_pretrained(tmp_path / "run/model"))
-    assert np.abs(unmerged - merged).max() < 1e-5
-    assert np.abs(unmerged - plain).max() > 1e-3
 
 
 def test_rows_it_cannot_learn_are_counted(config: TrainConfig, run: Path, tmp_path: Path):
@@ -305,38 +206,12 @@ def test_the_released_recipe_keeps_its_numbers():
     assert (recipe.drop_text, recipe.samples_per_pack, recipe.schedule) == (0.1, 16, "cosine")
 
 
-_LOAD = """
-import sys
-from echo4o.models.blip3o import Blip3oPipeline
-pipe = Blip3oPipeline.from_pretrained("echo4o-sandbox/blip3o-tiny")
-assert pipe.source_revision is not None
-pipe.save_pretrained(sys.argv[1])
-"""
-
-
 @pytest.mark.slow
-def test_a_pushed_run_loads_by_its_id(
-    run: Path, config: TrainConfig, sandbox, monkeypatch, tmp_path: Path
-):
-    for name, value in sandbox.environment(tmp_path / "home").items():
-        monkeypatch.setenv(name, value)
-    shutil.copytree(run, tmp_path / "run")
-    wanted = override(config, ["push=echo4o-sandbox/blip3o-tiny"])
-    assert train(wanted, tmp_path / "run").finished
-    subprocess.run([sys.executable, "-c", _LOAD, str(tmp_path / "there")], check=True)
-    here, there = (
-        Blip3oPipeline.from_pretrained(folder) for folder in (run / "model", tmp_path / "there")
-    )
-    assert np.abs(pixels(there) - pixels(here)).max() < 1e-5
-
-
-@pytest.mark.slow
-def test_processes_that_share_the_transformer_do_what_one_does(words: list[str], tmp_path: Path):
+def test_processes_that_share_the_transformer_do_what_one_does(config: TrainConfig, tmp_path: Path):
+    words = [*TRIED["blip3o"].words, f"autoencoder={config.autoencoder}", f"data={config.data}"]
     jobs = {"one": {}, "two": {"world": 2}, "shared": {"world": 2, "also": ["shard=full"]}}
     found = tell(tmp_path, ["recipe=tiny_blip3o", *words, "packs_per_step=2"], jobs)
-    traces = {}
-    for name, story in found.items():
+    for story in found.values():
         assert set(story.statuses) == {0}, story.printed
-        traces[name] = [json.loads(line)["loss"] for line in (story.out / "loss.jsonl").open()]
-    assert traces["two"] == pytest.approx(traces["one"], rel=1e-4)
-    assert traces["shared"] == pytest.approx(traces["one"], rel=1e-4)
+    one, *others = (losses(story.out) for story in found.values())
+    assert others == [pytest.approx(one, rel=1e-4)] * 2

@@ -1,7 +1,7 @@
 """What any model of ours holds, read from headers alone, whichever pipeline opens it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,12 @@ def inspect(name: str | Path, *, revision: str | None = None) -> dict[str, Any]:
         raise Echo4oError(f"{name} names {kind} as its pipeline; known are {', '.join(KINDS)}")
     if kind == OURS:
         return of_bagel.inspect(name, revision=revision)
-    read = {"OmniGen2Pipeline": _omnigen2, "Blip3oPipeline": _blip3o}[kind]
-    commit, layout, parts, missing = read(name, revision)
+    assembly = import_module(f".{KINDS[kind].module}.assembly", __package__)
+    located = assembly.locate(name, revision=revision)
+    parts = {part: list(own.values()) for part, own in assembly.read_parts(located).items()}
+    missing = "nothing"
+    if kind == "Blip3oPipeline" and "unet" not in parts:
+        missing = "unet (the autoencoder decodes features at once)"
     counts = {part: sum(prod(one.shape) for one in own) for part, own in parts.items()}
     stored = [one for own in parts.values() for one in own]
     size = sum(prod(one.shape) * _BYTES.get(one.dtype, 1) for one in stored)
@@ -35,9 +39,9 @@ def inspect(name: str | Path, *, revision: str | None = None) -> dict[str, Any]:
     rest, vae = sum(counts.values()) - counts["vae"], 4 * counts["vae"]
     return {
         "model": str(name),
-        "revision": commit,
+        "revision": located.revision,
         "pipeline": kind,
-        "layout": layout,
+        "layout": located.layout,
         **counts,
         "dtypes": dict(Counter(one.dtype for one in stored)),
         "tensors": len(stored),
@@ -46,31 +50,3 @@ def inspect(name: str | Path, *, revision: str | None = None) -> dict[str, Any]:
         "memory float32": f"{(4 * rest + vae) / 1e9:.2f} GB",
         "missing": missing,
     }
-
-
-def _omnigen2(name: str | Path, revision: str | None) -> tuple[Any, ...]:
-    from .bagel.checkpoint import read_headers
-    from .omnigen2 import assembly
-
-    folder, commit = assembly.locate(name, revision=revision)
-    parts = {part: read_headers(folder / part, stem) for part, stem in assembly.WEIGHTS.items()}
-    assembly.check_transformer(parts[assembly.MODEL_FOLDER], folder / assembly.MODEL_FOLDER)
-    return commit, "released", _facts(parts), "nothing"
-
-
-def _blip3o(name: str | Path, revision: str | None) -> tuple[Any, ...]:
-    from .blip3o import assembly, weights
-
-    located = assembly.locate(name, revision=revision)
-    if located.layout == "released":
-        parts = weights.read_parts(located.folder)
-    else:
-        parts = assembly.read_parts(located.folder)
-    missing = "nothing"
-    if assembly.DECODER not in parts:
-        missing = "unet (the autoencoder decodes features at once)"
-    return located.revision, located.layout, _facts(parts), missing
-
-
-def _facts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
-    return {part: list(tensors.values()) for part, tensors in parts.items()}

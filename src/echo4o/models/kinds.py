@@ -1,4 +1,7 @@
-"""Which pipeline opens a model, and the settings that a picture of it has; imports none of them."""
+"""Which pipeline opens a model, how its folder names it, and the settings of a picture of it.
+
+Imports none of them.
+"""
 
 import json
 from importlib import import_module
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import Echo4oError
 from ..hub_reading import download_file
+from ..records import write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +75,31 @@ def open_pipeline(
         CheckpointError: there is no checkpoint, or it is damaged or does not fit.
     """
     return pipeline_type(name).from_pretrained(source, revision=revision, dtype=dtype)
+
+
+def name_classes(folder: Path, pipeline: str, model: type, file: str) -> None:
+    """Make a folder that diffusers has written loadable by diffusers with trust.
+
+    From the Hub diffusers takes a class only from a library it knows or from a file in the
+    repository, so pipeline and main part get one of a single line each.
+
+    Args:
+        folder: of a whole pipeline.
+        pipeline: one of `KINDS`.
+        model: class of its main part.
+        file: name of the file for it.
+    """
+    kind = KINDS[pipeline]
+    index = json.loads((folder / INDEX).read_bytes())
+    index["_class_name"], index[kind.main] = ["pipeline", pipeline], [file, model.__name__]
+    home = f"{__package__}.{kind.module}.pipeline"
+    write_atomic(folder / kind.main / f"{file}.py", _import(model.__module__, model.__name__))
+    write_atomic(folder / "pipeline.py", _import(home, pipeline))
+    write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def _import(module: str, name: str) -> str:
+    return f"from {module} import {name} as {name}\n"
 
 
 def _read(path: Path, key: str, model: str) -> object:

@@ -176,12 +176,10 @@ def _add_plain(pipe: Any, choice: AdapterChoice, name: str) -> tuple[str, str | 
     Raises:
         CheckpointError: there is none.
     """
-    from .bagel.checkpoint import CheckpointError, download
+    from .checkpoint import CheckpointError, find_folder
 
-    folder, commit = Path(choice.source), None
-    if not folder.is_dir():
-        folder = download(choice.source, choice.revision, None, ["*.safetensors", "*.json"])
-        commit = folder.name
+    patterns = ["*.safetensors", "*.json"]
+    folder, commit = find_folder(choice.source, revision=choice.revision, patterns=patterns)
     file = folder / PLAIN_ADAPTER
     if not file.is_file():
         raise CheckpointError(

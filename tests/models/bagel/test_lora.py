@@ -14,8 +14,8 @@ from tiny_pipeline import make_pipeline
 
 from echo4o import Echo4oPipeline
 from echo4o.models.bagel import adapter as adapters
-from echo4o.models.bagel.checkpoint import CheckpointError
 from echo4o.models.bagel.lora import is_same_base
+from echo4o.models.checkpoint import CheckpointError
 
 SIZE = {"height": 32, "width": 48, "num_inference_steps": 2, "output_type": "latent"}
 

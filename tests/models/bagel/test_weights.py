@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModel
 
 from echo4o import Echo4oPipeline
 from echo4o.models.bagel import weights
-from echo4o.models.bagel.checkpoint import CheckpointError, locate
+from echo4o.models.bagel.checkpoint import locate
 from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.inspection import inspect
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
+from echo4o.models.checkpoint import CheckpointError
 
 
 def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:

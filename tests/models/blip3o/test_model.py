@@ -10,11 +10,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_blip3o import CHANNELS, GRID, TEXT, make_blip3o, make_tower
 
-from echo4o.models.bagel.checkpoint import CheckpointError
 from echo4o.models.blip3o import Blip3oTransformer, EvaTower
 from echo4o.models.blip3o.prompting import encode_prompts, prompt_text
 from echo4o.models.blip3o.tower import prepare
 from echo4o.models.blip3o.transformer import RELEASED
+from echo4o.models.checkpoint import CheckpointError
 
 TOKENS = GRID * GRID
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from tiny_blip3o import CHANNELS, GRID, make_blip3o
 from tiny_omnigen2 import make_omnigen2
 
-from echo4o.models.bagel.checkpoint import CheckpointError
 from echo4o.models.blip3o import Blip3oPipeline, Blip3oTransformer
 from echo4o.models.blip3o.prompting import NO_TEXT
 from echo4o.models.blip3o.sampling import decode_latents, denoise_features, denoise_latents
+from echo4o.models.checkpoint import CheckpointError
 from echo4o.models.inspection import inspect
 
 QUICK = {"num_inference_steps": 2, "decoder_steps": 2}

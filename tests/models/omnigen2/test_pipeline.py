@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_omnigen2 import make_omnigen2
 
-from echo4o.models.bagel.checkpoint import CheckpointError
+from echo4o.models.checkpoint import CheckpointError
 from echo4o.models.omnigen2 import OmniGen2Pipeline
 
 SMALL = {"height": 32, "width": 48, "num_inference_steps": 2}

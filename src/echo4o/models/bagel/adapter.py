@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from ...errors import MissingExtraError
 from ...records import sha256_file
-from .checkpoint import CheckpointError, check_tensors, download, read_header, read_json
+from ..checkpoint import CheckpointError, check_tensors, find_folder, read_header, read_json
 from .configuration import BagelConfig
 from .modeling import BagelForUnifiedGeneration
 
@@ -121,10 +121,8 @@ def read_adapter(
         CheckpointError: there is none, it is no LoRA, or it asks for something we do not do.
     """
     _require_peft()
-    folder, commit = Path(name), None
-    if not folder.is_dir():
-        folder = download(str(name), revision, cache_dir, [CONFIG_FILE, WEIGHTS_FILE])
-        commit = folder.name
+    patterns = [CONFIG_FILE, WEIGHTS_FILE]
+    folder, commit = find_folder(name, revision=revision, cache_dir=cache_dir, patterns=patterns)
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / file).is_file():
             raise CheckpointError(

@@ -1,11 +1,9 @@
 """Loading and saving the components of a pipeline, in our layout and the authors'.
 
 Our layout is a diffusers folder: one folder per component, `model_index.json`, and two one-line
-files for people who load it through diffusers with `trust_remote_code=True`. From the Hub diffusers
-takes a component only from a library it knows or from a file beside it, so the model needs its own.
+files for people who load it through diffusers with `trust_remote_code=True`.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,22 +14,16 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from transformers import Qwen2Tokenizer
 
 from ...errors import Echo4oError
-from ...records import write_atomic
+from ..checkpoint import CheckpointError, TensorFacts, read_headers, read_json
+from ..kinds import OURS, name_classes
 from . import weights
-from .checkpoint import CheckpointError, Located, TensorFacts, read_headers, read_json
+from .checkpoint import Located
 from .configuration import BagelConfig
 from .modeling import BagelForUnifiedGeneration
 from .reading import read_model
 
 logger = logging.getLogger(__name__)
 
-PIPELINE_SHIM = "from echo4o.models.bagel.pipeline import Echo4oPipeline as Echo4oPipeline\n"
-CLASS_NAME = ["pipeline", "Echo4oPipeline"]
-MODEL_SHIM = (
-    "from echo4o.models.bagel.modeling import BagelForUnifiedGeneration as "
-    "BagelForUnifiedGeneration\n"
-)
-MODEL_CLASS = ["modeling_echo4o_bagel", "BagelForUnifiedGeneration"]
 DEFAULT_SHIFT = 3.0
 AUTOENCODER_STEM = "diffusion_pytorch_model"
 
@@ -174,8 +166,4 @@ def save_bagel_files(folder: Path, parts: Components) -> None:
 
 def finish_echo4o(folder: Path) -> None:
     """Make a folder that diffusers has written loadable by diffusers with trust."""
-    index = read_json(folder / "model_index.json")
-    index["_class_name"], index["model"] = CLASS_NAME, MODEL_CLASS
-    write_atomic(folder / "model" / f"{MODEL_CLASS[0]}.py", MODEL_SHIM)
-    write_atomic(folder / "pipeline.py", PIPELINE_SHIM)
-    write_atomic(folder / "model_index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
+    name_classes(folder, OURS, BagelForUnifiedGeneration, "modeling_echo4o_bagel")

@@ -6,9 +6,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import TensorFacts, read_header, read_headers
 from . import weights
 from .assembly import AUTOENCODER_STEM, load_tokenizer, read_own_config
-from .checkpoint import Located, TensorFacts, locate, read_header, read_headers
+from .checkpoint import Located, locate
 from .configuration import BagelConfig
 
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1}

@@ -10,8 +10,8 @@ from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_off
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils.peft_utils import get_adapter_name, unscale_lora_layers
 
+from ..checkpoint import CheckpointError
 from . import adapter as adapters
-from .checkpoint import CheckpointError
 from .modeling import BagelForUnifiedGeneration
 
 

@@ -7,8 +7,9 @@ they started from has it.
 import logging
 from pathlib import Path
 
+from ..checkpoint import CheckpointError, check_tensors
 from . import assembly, weights
-from .checkpoint import CheckpointError, Located, check_tensors, locate
+from .checkpoint import Located, locate
 from .configuration import BagelConfig
 from .inspection import read_facts
 from .reading import read_model

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from .checkpoint import TensorFacts
+from ..checkpoint import TensorFacts
 from .configuration import BagelConfig
 from .modeling import BagelForUnifiedGeneration
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from .checkpoint import (
+from ..checkpoint import (
     CheckpointError,
     TensorFacts,
     check_tensors,

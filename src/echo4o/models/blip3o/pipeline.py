@@ -4,18 +4,15 @@ Shape letters: B pictures, N feature tokens, D feature channels, Q queries, H te
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKL,
-    DiffusionPipeline,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet2DConditionModel,
 )
-from diffusers.loaders import Lumina2LoraLoaderMixin
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
@@ -23,6 +20,7 @@ from ...sampler import initial_noise, sigma_grid
 from ..bagel.arguments import Generators, OutputType, as_generators, to_output
 from ..bagel.devices import working_device
 from ..bagel.pipeline import Echo4oPipelineOutput
+from ..parts import PartsPipeline
 from . import assembly
 from .prompting import NO_TEXT, encode_prompts, prompt_text
 from .sampling import decode_latents, denoise_features, denoise_latents
@@ -32,15 +30,12 @@ _LARGEST = 4096
 """Pixels of a side; a configuration from anywhere must not fill the memory."""
 
 
-class Blip3oPipeline(DiffusionPipeline, Lumina2LoraLoaderMixin):
+class Blip3oPipeline(PartsPipeline):
     """Text to image; adapters as for other diffusers pipelines."""
 
+    _assembly = assembly
     model_cpu_offload_seq = "mllm->transformer->unet->vae"
     _optional_components = ["unet", "decoder_scheduler"]
-    source_id: str | None = None
-    """Where the pipeline was loaded from: Hub id or folder."""
-    source_revision: str | None = None
-    """Commit of the Hub repository, when it was loaded from one."""
 
     def __init__(
         self,
@@ -110,56 +105,6 @@ class Blip3oPipeline(DiffusionPipeline, Lumina2LoraLoaderMixin):
             decoder_steps=decoder_steps,
             decoder_guidance_scale=decoder_guidance_scale,
         )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: torch.dtype | None = None,
-        cache_dir: str | Path | None = None,
-    ) -> "Blip3oPipeline":
-        """Load our layout or the released one; code of a repository is never run.
-
-        Args:
-            name: folder or Hub id.
-            revision: branch, tag or commit of the Hub repository.
-            dtype: of all but the autoencoder, which stays fp32; default as stored.
-            cache_dir: where downloads are kept.
-
-        Raises:
-            CheckpointError: there is no checkpoint, or it is damaged or does not fit.
-        """
-        located = assembly.locate(name, revision=revision, cache_dir=cache_dir)
-        pipe = cls(**assembly.load_parts(located, dtype=dtype))
-        pipe.source_id, pipe.source_revision = str(name), located.revision
-        return pipe
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Write one folder per part; `kwargs` go to diffusers."""
-        super().save_pretrained(save_directory, **kwargs)
-        assembly.finish(Path(save_directory))
-
-    def save_parts(self, folder: Path) -> None:
-        """Write all but the transformer's weights, which may be shared by processes."""
-        self.save_config(folder)
-        self.transformer.save_config(folder / assembly.MODEL_FOLDER)
-        for name in ("mllm", "processor", "scheduler", "vae", "unet", "decoder_scheduler"):
-            part = getattr(self, name)
-            if part is not None:
-                part.save_pretrained(folder / name)
-        assembly.finish(folder)
-
-    def load_lora_weights(
-        self, source: str | Path | dict[str, Tensor], adapter_name: str | None = None, **kwargs: Any
-    ) -> None:
-        """Add the adapter of a folder, file, Hub id or state dict; `kwargs` go to diffusers.
-
-        Only safetensors are read.
-        """
-        plain = source if isinstance(source, dict) else str(source)
-        super().load_lora_weights(plain, adapter_name, **kwargs, use_safetensors=True)
 
     @torch.no_grad()
     def __call__(

@@ -21,15 +21,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, gelu, linear, scaled_dot_product_attention
 
-from ..bagel.checkpoint import (
+from ..bagel.processor import to_rgb
+from ..checkpoint import (
     CheckpointError,
     TensorFacts,
     check_tensors,
-    download,
+    find_folder,
     read_header,
     read_json,
 )
-from ..bagel.processor import to_rgb
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """CLIP's normalisation of the three colours (Radford et al. 2021)."""
@@ -108,9 +108,7 @@ class EvaTower(ModelMixin, ConfigMixin):
         Raises:
             CheckpointError: files or tensors are missing, damaged or do not fit.
         """
-        folder = Path(name)
-        if not folder.is_dir():
-            folder = download(str(name), revision, None, ["*.safetensors", "*.json"])
+        folder, _ = find_folder(name, revision=revision, patterns=["*.safetensors", "*.json"])
         files = sorted(folder.glob("*.safetensors"))
         tensors = {key: facts for file in files for key, facts in read_header(file).items()}
         starts = [key.removesuffix("cls_token") for key in tensors if key.endswith("cls_token")]

@@ -28,7 +28,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from ..bagel.checkpoint import (
+from ..checkpoint import (
     CheckpointError,
     TensorFacts,
     check_tensors,

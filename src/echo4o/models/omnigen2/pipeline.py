@@ -4,12 +4,10 @@ Shape letters: B pictures, C latent channels, H and W latent rows and columns, L
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.loaders import Lumina2LoraLoaderMixin
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
@@ -19,6 +17,7 @@ from ..bagel.arguments import Generators, OutputType, Pictures, as_generators, t
 from ..bagel.devices import working_device
 from ..bagel.pipeline import Echo4oPipelineOutput
 from ..bagel.processor import as_picture_lists, to_pixels, to_rgb
+from ..parts import PartsPipeline
 from . import assembly
 from .denoising import Conditions, DoubleGuidance, denoise
 from .processor import STRIDE, chat_text, reference_size, resized
@@ -27,15 +26,12 @@ from .transformer import MAX_REFERENCES, OmniGen2Transformer2DModel
 Callback = Callable[["OmniGen2Pipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
-class OmniGen2Pipeline(DiffusionPipeline, Lumina2LoraLoaderMixin):
+class OmniGen2Pipeline(PartsPipeline):
     """Text to image, editing and several references; adapters as for other diffusers pipelines."""
 
+    _assembly = assembly
     model_cpu_offload_seq = "mllm->transformer->vae"
     _callback_tensor_inputs = ["latents"]
-    source_id: str | None = None
-    """Where the pipeline was loaded from: Hub id or folder."""
-    source_revision: str | None = None
-    """Commit of the Hub repository, when it was loaded from one."""
 
     def __init__(
         self,
@@ -49,56 +45,6 @@ class OmniGen2Pipeline(DiffusionPipeline, Lumina2LoraLoaderMixin):
         self.register_modules(
             transformer=transformer, vae=vae, scheduler=scheduler, mllm=mllm, processor=processor
         )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: torch.dtype | None = None,
-        cache_dir: str | Path | None = None,
-    ) -> "OmniGen2Pipeline":
-        """Load the released layout from a folder or Hub id; code of the repository is never run.
-
-        Args:
-            name: folder or Hub id.
-            revision: branch, tag or commit of the Hub repository.
-            dtype: of transformer and text encoder, default as stored; the autoencoder stays fp32.
-            cache_dir: where downloads are kept.
-
-        Raises:
-            CheckpointError: there is no checkpoint, or it is damaged or does not fit.
-        """
-        folder, commit = assembly.locate(name, revision=revision, cache_dir=cache_dir)
-        pipe = cls(*assembly.load_components(folder, dtype=dtype))
-        pipe.source_id, pipe.source_revision = str(name), commit
-        return pipe
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Write the same five folders; `kwargs` go to diffusers."""
-        super().save_pretrained(save_directory, **kwargs)
-        assembly.finish(Path(save_directory))
-
-    def save_parts(self, folder: Path) -> None:
-        """Write all but the transformer's weights, which may be shared by processes."""
-        self.save_config(folder)
-        self.transformer.save_config(folder / assembly.MODEL_FOLDER)
-        self.vae.save_pretrained(folder / "vae")
-        self.scheduler.save_pretrained(folder / "scheduler")
-        self.mllm.save_pretrained(folder / "mllm")
-        self.processor.save_pretrained(folder / "processor")
-        assembly.finish(folder)
-
-    def load_lora_weights(
-        self, source: str | Path | dict[str, Tensor], adapter_name: str | None = None, **kwargs: Any
-    ) -> None:
-        """Add the adapter of a folder, file, Hub id or state dict; `kwargs` go to diffusers.
-
-        Only safetensors are read.
-        """
-        plain = source if isinstance(source, dict) else str(source)
-        super().load_lora_weights(plain, adapter_name, **kwargs, use_safetensors=True)
 
     @torch.no_grad()
     def __call__(

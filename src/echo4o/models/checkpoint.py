@@ -1,0 +1,176 @@
+"""Finding and checking checkpoint files: folders, Hub ids, JSON, and the headers of safetensors.
+
+Knows no model and no parameter names; problems are found before anything is loaded.
+"""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import Echo4oError
+from ..hub_errors import patiently
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja")
+"""What is downloaded of a model."""
+_MAX_HEADER = 100_000_000
+
+
+class CheckpointError(Echo4oError, ValueError):
+    """A checkpoint that cannot be loaded: names what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """What a safetensors header says about one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+
+
+def find_folder(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    patterns: Sequence[str] = MODEL_FILES,
+) -> tuple[Path, str | None]:
+    """A folder as it is, or what matches of a Hub repository and its commit.
+
+    Raises:
+        CheckpointError: this is neither a folder nor a Hub id.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    if Path(name).is_dir():
+        return Path(name), None
+    name = str(name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise CheckpointError(f"there is no folder {name}; give a model folder or a Hub id")
+
+    def fetch() -> str:
+        return str(
+            snapshot_download(
+                name, revision=revision, cache_dir=cache_dir, allow_patterns=[*patterns]
+            )
+        )
+
+    try:
+        folder = Path(patiently(f"download {name} at {revision or 'main'}", fetch))
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"{name!r} is neither a folder on this machine nor a Hub id like org/name"
+        ) from error
+    return folder, folder.name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: the file is missing or no valid JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is no valid JSON ({error}); correct that place, often a trailing comma"
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} should hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_header(path: Path) -> dict[str, TensorFacts]:
+    """Names, types and shapes of the tensors of one safetensors file, checked against its size.
+
+    Raises:
+        CheckpointError: the file is missing, cut off, or not safetensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; the checkpoint is incomplete")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _MAX_HEADER + 1
+        if length > _MAX_HEADER or size < 8 + length:
+            raise CheckpointError(
+                f"{path} is no whole safetensors file ({size} bytes); download it again"
+            )
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise CheckpointError(f"{path} has a broken header; download it again") from error
+    try:
+        header.pop("__metadata__", None)
+        end = max((facts["data_offsets"][1] for facts in header.values()), default=0)
+        tensors = {
+            name: TensorFacts(facts["dtype"], tuple(facts["shape"]), path)
+            for name, facts in header.items()
+        }
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} has a header that describes no tensors") from error
+    if size != 8 + length + end:
+        raise CheckpointError(
+            f"{path} has {size} bytes but its header announces {8 + length + end}; "
+            "it was cut off or damaged: download it again"
+        )
+    return tensors
+
+
+def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorFacts]:
+    """The same for a saved component: `stem`.safetensors, or the shards its index names."""
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        return read_header(folder / f"{stem}.safetensors")
+    tensors: dict[str, TensorFacts] = {}
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or any(Path(str(n)).name != n for n in shards.values()):
+        raise CheckpointError(f"{index} should map tensors to files beside it in `weight_map`")
+    for name in sorted(set(shards.values())):
+        tensors |= read_header(folder / name)
+    return tensors
+
+
+def check_tensors(
+    found: Mapping[str, TensorFacts],
+    expected: Mapping[str, tuple[int, ...]],
+    where: Path,
+    advice: str = "download it again",
+) -> None:
+    """Compare names and shapes; `advice` ends the error.
+
+    Raises:
+        CheckpointError: names the tensors that are missing, unexpected or of another shape.
+    """
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    misshapen = [
+        f"{name} {list(found[name].shape)} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {_some(names)}"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of the wrong shape", misshapen),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"the tensors in {where} do not fit the model: {'; '.join(problems)}; {advice}"
+        )
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
