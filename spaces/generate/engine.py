@@ -77,6 +77,10 @@ class Job(NamedTuple):
 Event = Step | Made | Piece | Tick
 
 
+class OtherKindError(Exception):
+    """The model is none that this page can show."""
+
+
 class Engine:
     """Loads one model in the background and makes pictures with it."""
 
@@ -223,7 +227,7 @@ class Engine:
             self._pipeline = load(self.source or "")
             self.cost = CostModel.of(self._pipeline)
             logger.info("loaded %s in %.1f s", self.name, time.monotonic() - started)
-        except MemoryError as error:
+        except (MemoryError, OtherKindError) as error:
             self.reason = str(error) or "It needs more memory than this machine has."
             logger.error("%s", error)
         finally:
@@ -237,15 +241,20 @@ def load(source: str) -> "Echo4oPipeline":
 
     Raises:
         MemoryError: the weights are larger than what is free.
+        OtherKindError: it is another kind of model.
     """
     import torch
 
     from echo4o import Echo4oPipeline
     from echo4o.models.bagel.checkpoint import locate
+    from echo4o.models.kinds import OURS, pipeline_class
 
     revision = None
     if not Path(source).is_dir() and "@" in source:
         source, revision = source.rsplit("@", 1)
+    kind = pipeline_class(source, revision)
+    if kind != OURS:
+        raise OtherKindError(f"It is a model of {kind}, and this page shows those of {OURS}.")
     on_gpu = torch.cuda.is_available()
     located = locate(source, revision=revision)
     size = sum(path.stat().st_size for path in located.folder.rglob("*.safetensors"))

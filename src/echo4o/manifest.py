@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 from .errors import Echo4oError
 from .hub_reading import RepoType
@@ -333,6 +333,8 @@ def _check(found: Manifest) -> None:
     pairs = {**found.files, **found.packages}
     if not all(isinstance(one, str) for one in (*texts, *pairs, *pairs.values())):
         raise ValueError("a value is no text")
+    if not _REPO_ID.fullmatch(found.repo) or found.type not in get_args(RepoType):
+        raise ValueError("its repo is none")
     if not all(_SHA256.fullmatch(one) for one in found.files.values()):
         raise ValueError("a hash of a file is none")
     if not all(_VERSION.fullmatch(one) for pair in found.packages.items() for one in pair):

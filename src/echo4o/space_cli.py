@@ -25,6 +25,7 @@ from pathlib import Path
 from .children import DIE_WITH_PARENT
 from .errors import Echo4oError
 from .manifest import Release, release_argument, seal
+from .models.kinds import OURS, pipeline_class
 from .records import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,10 @@ SETTINGS: dict[str, dict[str, str]] = {
 """Space -> what it can be told to load -> where its card's metadata names that. The Space reads it
 from `$ECHO4O_<NAME>`, else from `<name>.txt` beside its app."""
 START_SECONDS = 120.0
-_WHEEL = re.compile(r"https?://[^\s#]+/echo4o-[^\s/#]+\.whl(#sha256=[0-9a-f]{64})?")
+WHEEL = re.compile(r"https?://[^\s#]+/echo4o-[^\s/#]+\.whl(#sha256=[0-9a-f]{64})?")
+"""Address of a wheel of echo4o, perhaps with its hash."""
+PAINTS_WITH = {"generate": OURS}
+"""Space -> the only kind of model that it shows."""
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
@@ -83,10 +87,11 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Start a Space as a child process and stay until it ends or is told to stop."""
     folder = space_folder(args.name)
+    given = _given(args)
     port = free_port(args.host, args.port)
     url = f"http://{'127.0.0.1' if args.host == '0.0.0.0' else args.host}:{port}"
     with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
-        environment = _environment(_given(args), args.host, port, Path(scratch))
+        environment = _environment(given, args.host, port, Path(scratch))
         command = [sys.executable, str(folder / "app.py")]
         child = subprocess.Popen(command, env=environment, cwd=scratch, preexec_fn=DIE_WITH_PARENT)
         with _stopping(child):
@@ -167,7 +172,7 @@ def stage(name: str, target: Path, *, wheel: str | None = None, **given: str) ->
 
 def _install_from(requirements: Path, wheel: str) -> None:
     """Name a wheel in place of the release on PyPI."""
-    if not _WHEEL.fullmatch(wheel):
+    if not WHEEL.fullmatch(wheel):
         raise SpaceError(
             f"--wheel must be the address of a wheel of echo4o, like https://HUB/PATH/echo4o-1.0-"
             f"py3-none-any.whl; got {wheel!r}"
@@ -197,7 +202,36 @@ def _given(args: argparse.Namespace) -> dict[str, str]:
     given = {name: value for name, value in named.items() if value is not None}
     space_folder(args.name)
     _check_settings(args.name, given)
+    if args.name in PAINTS_WITH and "model" in given:
+        check_kind(args.name, given["model"])
     return given
+
+
+def check_kind(name: str, model: str) -> None:
+    """Refuse a model of a kind that a Space does not show; one that is not there is not looked at.
+
+    Args:
+        name: The Space.
+        model: Folder or Hub id.
+
+    Raises:
+        SpaceError: it is of another kind.
+    """
+    from .hub_errors import NotOnHubError
+
+    is_folder = Path(model).is_dir()
+    if not is_folder and not _HUB_ID.fullmatch(model):
+        return
+    source, _, revision = (model, "", "") if is_folder else model.partition("@")
+    try:
+        kind = pipeline_class(source, revision or None)
+    except NotOnHubError:  # whoever loads it says so
+        return
+    if kind != PAINTS_WITH[name]:
+        raise SpaceError(
+            f"the Space {name} shows models of {PAINTS_WITH[name]}, and {model} is one of {kind}; "
+            "make its pictures with `echo4o model generate`"
+        )
 
 
 def _check_settings(name: str, given: Mapping[str, str]) -> None:

@@ -6,21 +6,25 @@ import io
 
 import pytest
 from PIL import Image
+from tiny_blip3o import make_blip3o
+from tiny_omnigen2 import make_omnigen2
 
+from echo4o.errors import Echo4oError
 from echo4o.models.endpoint import write_handler
+
+
+def served(model, home):
+    """The handler of a model folder, from a `handler.py` in a folder of its own."""
+    write_handler(home, "echo4o")
+    spec = importlib.util.spec_from_file_location("handler", home / "handler.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.EndpointHandler(str(model))
 
 
 @pytest.fixture(scope="session")
 def handler(ours, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("endpoint") / "repo"
-    folder.symlink_to(ours)
-    write_handler(ours, "echo4o")
-    spec = importlib.util.spec_from_file_location("handler", folder / "handler.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    (ours / "handler.py").unlink()
-    (ours / "requirements.txt").unlink()
-    return module.EndpointHandler(str(folder))
+    return served(ours, tmp_path_factory.mktemp("endpoint"))
 
 
 def encoded(side=32):
@@ -40,6 +44,38 @@ def test_it_paints_composes_and_answers(handler):
     assert composed.keys() == {"image"}
     answered = handler({"question": "what is this?", "images": [encoded()]})
     assert isinstance(answered["answer"], str)
+
+
+def size(reply):
+    return Image.open(io.BytesIO(base64.b64decode(reply["image"]))).size
+
+
+def test_it_serves_omnigen2_and_refuses_what_that_cannot_do(tmp_path):
+    make_omnigen2().save_pretrained(tmp_path / "model")
+    handler = served(tmp_path / "model", tmp_path)
+    options = {"num_inference_steps": 1, "height": 32, "width": 48, "seed": 3}
+    request = {"inputs": "a red ring", "parameters": options}
+    one = handler(request)
+    assert size(one) == (48, 32)
+    assert handler(request) == one
+    assert handler(request | {"images": [encoded()]})["image"] != one["image"]
+    shifted = handler(request | {"parameters": options | {"timestep_shift": 3}})
+    assert "unknown parameter 'timestep_shift'; known: height, width" in shifted["error"]
+    asked = handler({"question": "what is this?", "images": [encoded()]})
+    assert asked["error"] == "a model of OmniGen2Pipeline answers no `question`; give `inputs`"
+
+
+def test_it_serves_blip3o_and_refuses_what_that_cannot_do(tmp_path):
+    make_blip3o(direct=True).save_pretrained(tmp_path / "model")
+    handler = served(tmp_path / "model", tmp_path)
+    request = {"inputs": "a red ring", "parameters": {"num_inference_steps": 1, "seed": 3}}
+    assert size(handler(request)) == (32, 32)
+    assert "takes no `images`" in handler(request | {"images": [encoded()]})["error"]
+    sized = handler(request | {"parameters": {"height": 32}})["error"]
+    assert sized == ("unknown parameter 'height'; known: num_inference_steps, guidance_scale, seed")
+    (tmp_path / "model/model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(Echo4oError, match="FluxPipeline is none of the pipelines of echo4o"):
+        served(tmp_path / "model", tmp_path)
 
 
 @pytest.mark.parametrize(

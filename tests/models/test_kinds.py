@@ -115,3 +115,23 @@ def test_the_class_of_a_folder(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(Echo4oError, match="names no pipeline class"):
         pipeline_class(str(tmp_path))
+
+
+def test_offline_the_cache_tells_the_class(tmp_path, monkeypatch):
+    """At once: a file that is not in the cache is not waited for."""
+    from huggingface_hub import constants
+
+    for name, files in (("ours", ()), ("theirs", ("model_index.json",))):
+        home = tmp_path / f"models--a--{name}"
+        (home / "refs").mkdir(parents=True)
+        (home / "refs/main").write_text("c" * 40)
+        (home / "snapshots" / ("c" * 40)).mkdir(parents=True)
+        for file in files:
+            path = home / "snapshots" / ("c" * 40) / file
+            path.write_text('{"_class_name": "OmniGen2Pipeline"}')
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waited"))
+    assert pipeline_class("a/ours") == "Echo4oPipeline"
+    assert pipeline_class("a/theirs", "main") == "OmniGen2Pipeline"
+    assert pipeline_class("a/never-seen") == "Echo4oPipeline"

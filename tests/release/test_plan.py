@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 
 from echo4o.errors import Echo4oError
-from echo4o.manifest import ManifestError, Pinned
+from echo4o.manifest import ManifestError, Pinned, Release, seal
+from echo4o.records import sha256_file
 from echo4o.release.plan import Plan
 from echo4o.release.verify import read_targets
 from echo4o.rights import Rights
 
 TOML = '[release]\nname = "n"\nversion = "v1"\n'
+
+
+OTHER = "[model]\nfolder = 'omnigen2'\nrepo = 'a/b'\n"
+FLUX = OTHER.replace("omnigen2", "flux")
 
 
 @pytest.mark.parametrize(
@@ -30,9 +35,19 @@ TOML = '[release]\nname = "n"\nversion = "v1"\n'
         (TOML + "[[spaces]]\nname = 'generate'\nrepo = 'a/b'", "shall load"),
         (TOML + "[[spaces]]\nname = 'nope'\nrepo = 'a/b'", "no Space 'nope'"),
         (TOML + "[[items]]\ntask='t'\nrepo='a/b'\n[[items]]\ntask='u'\nrepo='a/b'", "twice"),
+        (TOML + "wheel='https://h/echo4o-1-py3-none-any.whl'\n[metrics]\norganisation='a'", "hash"),
+        (TOML + OTHER + "authors_layout = 'a/c'", "`authors_layout` is for models of Echo4oPipel"),
+        (
+            TOML + OTHER + "[[spaces]]\nname = 'generate'\nrepo = 'a/s'",
+            "shows models of Echo4oPipe",
+        ),
+        (TOML + FLUX, "a model of FluxPipeline; known are Echo4oPipeline"),
     ],
 )
 def test_a_plan_is_refused_in_a_sentence(tmp_path, text, words):
+    for name, kind in (("omnigen2/model", "OmniGen2Pipeline"), ("flux", "FluxPipeline")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model_index.json").write_text(f'{{"_class_name": "{kind}"}}')
     file = tmp_path / "RELEASE.toml"
     file.write_text(text)
     with pytest.raises(Echo4oError) as error:
@@ -56,6 +71,12 @@ def test_targets_are_addresses_or_the_published_list(tmp_path):
     for wrong in ("a", "x/y/z/w", "http://a/b", str(tmp_path)):
         with pytest.raises(Echo4oError, match="no file and no repo"):
             read_targets([wrong])
+    release = Release(name="n", version="v2", packages={}, after=(one,))
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo/README.md").write_text("# A")
+    seal(tmp_path / "repo", "a/m", "model", release)
+    given = tmp_path / "repo/release.json"
+    assert read_targets([str(given)]) == ([("model", "a/m", "v2", sha256_file(given))], None)
     file.write_text('{"repos": [{"id": "../x"}]}')
     with pytest.raises(ManifestError, match="no list"):
         read_targets([str(file)])

@@ -48,6 +48,27 @@ def test_missing_model_is_one_sentence(capsys):
     assert "no folder 'missing-folder', and it is no Hub id" in capsys.readouterr().err
 
 
+def test_a_model_of_another_kind_is_one_sentence(tmp_path, capsys, monkeypatch):
+    """To whoever starts or publishes the Space, and to visitors of one that was told otherwise."""
+    (tmp_path / "model_index.json").write_text('{"_class_name": ["pipeline", "OmniGen2Pipeline"]}')
+    with pytest.raises(SystemExit) as stop:
+        main(["space", "run", "generate", "--port", "0", "--model", str(tmp_path)])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: the Space generate shows models of Echo4oPipeline, and "
+        f"{tmp_path} is one of OmniGen2Pipeline; make its pictures with `echo4o model generate`\n"
+    )
+    monkeypatch.syspath_prepend(str(ROOT / "spaces" / "generate"))
+    import engine
+
+    other = engine.Engine(str(tmp_path))
+    other._load()
+    assert other.state == "failed"
+    assert other.reason == (
+        "It is a model of OmniGen2Pipeline, and this page shows those of Echo4oPipeline."
+    )
+
+
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
 )

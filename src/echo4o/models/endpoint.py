@@ -1,18 +1,21 @@
 """What a published model does on Inference Endpoints: `handler.py` of its repo imports this class.
 
-A request may come from anybody: it is checked before the model sees it, and answered with a
-sentence when it cannot be served.
+It opens a model of every kind in `kinds.py`, and takes what that kind's pipeline can do. A request
+may come from anybody: it is checked before the model sees it, and answered with a sentence when it
+cannot be served.
 """
 
 import base64
 import binascii
+import inspect
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Echo4oError
 from ..pictures import PictureError, picture_facts
+from .kinds import KINDS, OURS, pipeline_class
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,12 +54,11 @@ class EndpointHandler:
     def __init__(self, path: str = "") -> None:
         import torch
 
-        from .bagel.pipeline import Echo4oPipeline
+        from .opening import open_on
 
+        self.kind = pipeline_class(path)
         is_gpu = torch.cuda.is_available()
-        self.pipe = Echo4oPipeline.from_pretrained(
-            path, dtype=torch.bfloat16 if is_gpu else None, device_map="cuda" if is_gpu else None
-        )
+        self.pipe: Any = open_on(self.kind, path, dtype=torch.bfloat16 if is_gpu else None)
         self.pipe.set_progress_bar_config(disable=True)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,12 +82,18 @@ class EndpointHandler:
 
         pictures = [_picture(one) for one in _list(data.get("images"))]
         if "question" in data:
+            if self.kind != OURS:
+                raise ValueError(f"a model of {self.kind} answers no `question`; give `inputs`")
             return {"answer": self.pipe.understand(pictures, _text(data, "question"))}
-        prompt, options = _text(data, "inputs"), _parameters(data.get("parameters"))
+        if pictures and "image" not in inspect.signature(self.pipe.__call__).parameters:
+            raise ValueError(f"a model of {self.kind} takes no `images`; leave them out")
+        prompt = _text(data, "inputs")
+        options = _parameters(data.get("parameters"), KINDS[self.kind].settings)
         generator = None
         if (seed := options.pop("seed", None)) is not None:
             generator = torch.Generator("cpu").manual_seed(seed)
-        made: Any = self.pipe(prompt, pictures or None, generator=generator, **options)
+        references = {"image": pictures} if pictures else {}
+        made = self.pipe(prompt, generator=generator, **references, **options)
         stream = io.BytesIO()
         made.images[0].save(stream, format="PNG")
         return {"image": base64.b64encode(stream.getvalue()).decode()}
@@ -131,13 +139,14 @@ def _picture(value: object) -> "Image.Image":
     return image.convert("RGB")
 
 
-def _parameters(value: object) -> dict[str, Any]:
+def _parameters(value: object, settings: Sequence[str]) -> dict[str, Any]:
     given = {} if value is None else value
     if not isinstance(given, dict):
         raise ValueError("`parameters` must be an object")
+    known = [name for name in _PARAMETERS if name == "seed" or name in settings]
     for name, one in given.items():
-        if name not in _PARAMETERS:
-            raise ValueError(f"unknown parameter {name!r:.40}; known: {', '.join(_PARAMETERS)}")
+        if name not in known:
+            raise ValueError(f"unknown parameter {name!r:.40}; known: {', '.join(known)}")
         if not _PARAMETERS[name](one):
             raise ValueError(f"`{name}` cannot be {one!r:.40}")
     return dict(given)

@@ -62,7 +62,13 @@ def pipeline_class(model: str, revision: str | None = None) -> str:
 
 
 def pipeline_type(name: str) -> Any:
-    """The class of one of `KINDS`."""
+    """The class of one of `KINDS`.
+
+    Raises:
+        Echo4oError: it is none of them.
+    """
+    if name not in KINDS:
+        raise Echo4oError(f"{name} is none of the pipelines of echo4o: {', '.join(KINDS)}")
     return getattr(import_module(f".{KINDS[name].module}.pipeline", __package__), name)
 
 
@@ -117,4 +123,9 @@ def _file(model: str, name: str, revision: str | None) -> Path | None:
         return path if path.is_file() else None
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         return None  # no Hub id: whoever opens it says so
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE:  # what is not in the cache was not on the Hub, or is not needed
+        cached = try_to_load_from_cache(model, name, revision=revision)
+        return Path(cached) if isinstance(cached, str) else None
     return download_file(model, "model", name, revision or "main")

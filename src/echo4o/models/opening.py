@@ -64,20 +64,41 @@ def open_model(args: argparse.Namespace) -> "Echo4oPipeline":
 
 def open_kind(args: argparse.Namespace, kind: str) -> "DiffusionPipeline":
     """Load what `model_arguments` named as the pipeline of a class of `KINDS`."""
-    import torch
     from transformers.utils import logging
 
     logger.info("loading %s", args.model)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = {"revision": args.revision, "dtype": _dtype(args.dtype)}
+    return open_on(
+        kind, args.model, revision=args.revision, dtype=_dtype(args.dtype), device=args.device
+    )
+
+
+def open_on(
+    kind: str,
+    model: str,
+    *,
+    revision: str | None = None,
+    dtype: "torch.dtype | None" = None,
+    device: str | None = None,
+) -> "DiffusionPipeline":
+    """Load a model as the pipeline of a class of `KINDS`, where it shall work.
+
+    Args:
+        kind: The class.
+        model: Folder or Hub id.
+        revision: Of the Hub repository.
+        dtype: Of its main part; default as stored.
+        device: cpu, cuda or auto; default cuda if there is any.
+    """
+    import torch
+
+    chosen = {"revision": revision, "dtype": dtype}
     load = pipeline_type(kind).from_pretrained
+    best = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == OURS:
-        return load(args.model, device_map=device, **chosen)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load(args.model, **chosen).to(device)
+        return load(model, device_map=device or best, **chosen)
+    return load(model, **chosen).to(best if device in (None, "auto") else device)
 
 
 def _dtype(name: str | None) -> "torch.dtype | None":

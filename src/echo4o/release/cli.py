@@ -79,8 +79,8 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
         "targets",
         nargs="+",
         metavar="TARGET",
-        help="datasets|spaces/ORG/NAME@COMMIT, ORG/NAME@COMMIT (a model), or the file "
-        "published.json of `release publish`; repos that these were built upon are found",
+        help="datasets|spaces/ORG/NAME@COMMIT, ORG/NAME@COMMIT (a model), the published.json of "
+        "`release publish`, or a repo's release.json; repos that these were built upon are found",
     )
     parser.add_argument(
         "--key", type=Path, metavar="FILE", help="public key (PEM) of who signed it"

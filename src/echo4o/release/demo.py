@@ -1,18 +1,27 @@
-"""Starts a Space as it was published, uses it as a program would, stops it."""
+"""Starts a Space as it was published, uses it as a program would, stops it.
+
+It runs with the wheel of echo4o that its requirements name, as on the Hub, else with this echo4o.
+"""
 
 import contextlib
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..children import DIE_WITH_PARENT
 from ..errors import Echo4oError
+from ..records import sha256_file
 from . import process
 from .table import Table
 
 _START_SECONDS = 120
+_INSTALL_SECONDS = 180
+_NAMED_WHEEL = re.compile(r"^echo4o(?:\[\w+\])? @ (\S+)$", re.M)
 _SECRET = re.compile(
     r"TOKEN(?!IZER)|API_?KEY|ACCESS_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|_AUTH\b", re.I
 )
@@ -53,11 +62,66 @@ def check_space(
     # Foreign code: it gets no token, and reads the folders whose files were checked.
     environment = without_secrets(os.environ)
     try:
+        own = named_wheel(folder, name, known, out, table)
+        if own is not None:
+            environment["PYTHONPATH"] = str(own)
         endpoints = use_space(folder, name, environment, loaded, out)
     except Echo4oError as error:
         table.bad(name, "start and use", str(error), "an app that answers")
         return
     table.good(name, "start and use", ", ".join(endpoints)[:120], "an app that answers")
+
+
+def named_wheel(
+    folder: Path, name: str, known: Mapping[str, Path], out: Path, table: Table
+) -> Path | None:
+    """A folder with the echo4o of the wheel that a Space's requirements name; None without one.
+
+    Raises:
+        Echo4oError: it cannot be installed.
+    """
+    requirements = folder / "requirements.txt"
+    found = _NAMED_WHEEL.search(requirements.read_text()) if requirements.is_file() else None
+    if found is None:
+        return None
+    address, _, sha256 = found[1].partition("#sha256=")
+    said = f"{address.rpartition('/')[2]}, sha256 {sha256 or 'not named'}"
+    own = {
+        f"/datasets/{repo.replace('@', '/resolve/')}/{file.name}": file
+        for repo, place in known.items()
+        for file in place.glob("*.whl")
+        if sha256_file(file) == sha256
+    }
+    fitting = [file for end, file in own.items() if address.endswith(end)]
+    if not sha256 or (own and not fitting):
+        table.bad(name, "requirements.txt: wheel", f"{said}, at {address}", "that of this release")
+        return None
+    place = "of this release" if own else "from elsewhere, by its hash"
+    table.good(name, "requirements.txt: wheel", said, f"a wheel {place}")
+    # The checked file, where the release has it: what its address gives has the same hash.
+    return install_wheel(str(fitting[0]) if own else found[1], out / f"wheel-{sha256[:12]}")
+
+
+def install_wheel(wheel: str, folder: Path) -> Path:
+    """Put a wheel's package into `folder`, which then leads a Python path; a second time nothing.
+
+    Raises:
+        Echo4oError: pip cannot.
+    """
+    if not folder.is_dir():
+        shutil.rmtree(f"{folder}.part", ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+        command += ["--no-compile", "--disable-pip-version-check", "--target", f"{folder}.part"]
+        done = subprocess.run(
+            [*command, wheel],
+            env=without_secrets(os.environ), capture_output=True, text=True, check=False,
+            timeout=_INSTALL_SECONDS, preexec_fn=DIE_WITH_PARENT,
+        )  # fmt: skip
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise Echo4oError(f"its wheel cannot be installed: {said}")
+        Path(f"{folder}.part").rename(folder)
+    return folder
 
 
 def use_space(

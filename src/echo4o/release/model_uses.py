@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..manifest import Difference
 from ..models.endpoint import HANDLER
+from ..models.kinds import KINDS, open_pipeline, pipeline_class
 from ..models.pictures import PictureRecord, read_record
 from ..records import sha256_bytes
 from .table import Table
@@ -26,22 +27,26 @@ _REQUEST = {"inputs": "a red ring", "parameters": {"num_inference_steps": 2, "se
 _SIDE = 64
 
 
-def check_model(folder: Path, name: str, table: Table) -> "Echo4oPipeline | None":
-    """Load a model as its card says, and serve one request as Inference Endpoints would."""
+def check_model(folder: Path, name: str, table: Table) -> Any:
+    """Load a model as its card says, and serve one request as Inference Endpoints would.
+
+    Returns:
+        The pipeline of its kind; None when something is wrong.
+    """
     foreign = list(_foreign_code(folder))
     if not table.differ(name, "code in the repo", foreign, fine="only ours"):
         return None
-    _check_handler(folder, name, table)
     try:
-        from echo4o import Echo4oPipeline
-
-        pipe = Echo4oPipeline.from_pretrained(str(folder))
+        kind = pipeline_class(str(folder))
+        pipe = open_pipeline(kind, str(folder), revision=None, dtype=None)
     except Exception as error:
         table.bad(name, "from_pretrained", sentence(error), "a model that loads")
         return None
     pipe.set_progress_bar_config(disable=True)
-    count = sum(one.numel() for one in pipe.model.parameters())
-    table.good(name, "from_pretrained", f"{count:,} parameters", "a model that loads")
+    count = sum(one.numel() for one in getattr(pipe, KINDS[kind].main).parameters())
+    told = f"{kind}, {count:,} parameters"
+    table.good(name, "from_pretrained", told, "a model that loads")
+    _check_handler(folder, name, kind, table)
     return pipe
 
 
@@ -103,7 +108,7 @@ def _only_imports_us(path: Path) -> bool:
     )
 
 
-def _check_handler(folder: Path, name: str, table: Table) -> None:
+def _check_handler(folder: Path, name: str, kind: str, table: Table) -> None:
     """Its code must be ours, so it may run here: load it and send one request."""
     file = folder / "handler.py"
     if not file.is_file():
@@ -117,13 +122,15 @@ def _check_handler(folder: Path, name: str, table: Table) -> None:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        sized = {**cast(dict[str, Any], _REQUEST["parameters"]), "height": _SIDE, "width": _SIDE}
-        reply = module.EndpointHandler(str(folder))({**_REQUEST, "parameters": sized})
+        options = dict(cast(dict[str, Any], _REQUEST["parameters"]))
+        if is_sized := "height" in KINDS[kind].settings:
+            options |= {"height": _SIDE, "width": _SIDE}
+        reply = module.EndpointHandler(str(folder))({**_REQUEST, "parameters": options})
         picture = _size_of(base64.b64decode(reply["image"]))
     except Exception as error:  # whatever a damaged model makes it raise
         table.bad(name, "handler.py answers", sentence(error), "a picture")
         return
-    table.add(name, "handler.py answers", picture, (_SIDE, _SIDE))
+    table.add(name, "handler.py answers", picture, (_SIDE, _SIDE) if is_sized else picture)
 
 
 def _size_of(data: bytes) -> tuple[int, int]:
@@ -135,7 +142,7 @@ def _size_of(data: bytes) -> tuple[int, int]:
 
 
 def check_pictures(
-    pipe: "Echo4oPipeline",
+    pipe: Any,
     results: Path,
     runs: Sequence[str],
     name: str,
@@ -188,7 +195,7 @@ def _judged_pictures(results: Path, runs: Sequence[str], most: int) -> Iterator[
             yield place, row["image"]["bytes"]
 
 
-def _distance(pipe: "Echo4oPipeline", record: PictureRecord, file: Path) -> int:
+def _distance(pipe: Any, record: PictureRecord, file: Path) -> int:
     """Grey levels by which a picture differs from the same request made now."""
     import torch
     from PIL import Image, ImageChops
@@ -205,7 +212,7 @@ def _distance(pipe: "Echo4oPipeline", record: PictureRecord, file: Path) -> int:
     made = pipe([record.prompt], generator=[generator], **options)
     with Image.open(file) as opened:
         old = opened.convert("RGB")
-    new = cast("list[Image.Image]", cast(Any, made).images)[0].convert("RGB")
+    new = cast("list[Image.Image]", made.images)[0].convert("RGB")
     if old.size != new.size:
         return 255
     extrema = cast("list[tuple[int, int]]", ImageChops.difference(old, new).getextrema())

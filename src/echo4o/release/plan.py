@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from ..errors import Echo4oError
-from ..space_cli import SETTINGS
+from ..models.kinds import KINDS, OURS, pipeline_class
+from ..space_cli import PAINTS_WITH, SETTINGS, WHEEL, check_kind
 
 T = TypeVar("T")
 
@@ -27,6 +28,9 @@ class Named:
     """Name of the release."""
     version: str
     """Tag that every repo gets; never moved."""
+    wheel: str = ""
+    """Address of the wheel of echo4o, with its hash, that Spaces and endpoints install; that of
+    `[metrics]` if absent, and without either what PyPI has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,6 +190,13 @@ class Plan:
             for kind in SETTINGS[space.name]
         }
 
+    @property
+    def weights(self) -> Path:
+        """The folder of the model's weights: a training leaves them in an inner one."""
+        assert self.model is not None
+        folder = self.path(self.model.folder)
+        return folder / "model" if (folder / "model/model_index.json").is_file() else folder
+
     def _check(self) -> None:
         repos = [("dataset", one.repo) for one in self.items]
         repos += [("space", one.repo) for one in self.spaces]
@@ -213,6 +224,29 @@ class Plan:
                 raise PlanError(f"{self.file}: there is no Space {one.name!r}; there are {known}")
             if "" in self.loaded(one).values():
                 raise PlanError(f"{self.file}: say what the Space {one.repo} shall load")
+        wheel = self.release.wheel
+        if wheel and not (WHEEL.fullmatch(wheel) and "#sha256=" in wheel):
+            raise PlanError(
+                f"{self.file}: `wheel` must be the address of a wheel of echo4o with its hash, "
+                f"https://HUB/PATH/echo4o-1.0-py3-none-any.whl#sha256=...; got {wheel!r}"
+            )
+        if self.model is not None:
+            self._check_model(self.model)
+
+    def _check_model(self, model: ModelPart) -> None:
+        kind = pipeline_class(str(self.weights))
+        if kind not in KINDS:
+            raise PlanError(
+                f"{self.file}: {self.weights} is a model of {kind}; known are {', '.join(KINDS)}"
+            )
+        if model.authors_layout and kind != OURS:
+            raise PlanError(
+                f"{self.file}: `authors_layout` is for models of {OURS}, and {self.weights} is one "
+                f"of {kind}; leave it out"
+            )
+        for one in self.spaces:
+            if one.name in PAINTS_WITH and self.loaded(one)["model"] == model.repo:
+                check_kind(one.name, str(self.weights))
 
 
 def _read(given: object, kind: type[T], where: str) -> T:

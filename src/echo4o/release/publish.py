@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import __version__
 from ..cli import run_verb
 from ..errors import Echo4oError
 from ..hub import NotOnHubError, RepoType, resolve
@@ -124,6 +125,7 @@ class Publication:
             words = [space.name, space.repo, *tag]
             for kind, repo in plan.loaded(space).items():
                 words += [f"--{kind}", self._at(repo)]
+            words += ["--wheel", wheel] if (wheel := self._wheel()) else []
             yield self._push(f"Space {space.name}", [("space", space.repo)], "space", words)
 
     def _push(
@@ -245,9 +247,16 @@ class Publication:
         return f"{repo}@{known[repo]}" if repo in known else repo
 
     def _requirement(self) -> str:
-        """What installs echo4o elsewhere: the wheel of this release, or its plain name."""
+        """What installs echo4o on an endpoint: a wheel, or this version."""
+        wheel = self._wheel()
+        return f"echo4o @ {wheel}" if wheel else f"echo4o=={__version__}"
+
+    def _wheel(self) -> str | None:
+        """Address and hash of the wheel that is installed elsewhere; None takes that of PyPI."""
         from huggingface_hub import hf_hub_url
 
+        if self.plan.release.wheel:
+            return self.plan.release.wheel
         for one in self._done():
             if one.type == "dataset" and one.id.endswith(f"/{_WHEEL}"):
                 file = download_file(one.id, one.type, MANIFEST, one.revision)
@@ -255,8 +264,8 @@ class Publication:
                 for name, sha256 in Manifest.from_bytes(file.read_bytes(), MANIFEST).files.items():
                     if name.endswith(".whl"):
                         at = {"repo_type": one.type, "revision": one.revision}
-                        return f"echo4o @ {hf_hub_url(one.id, name, **at)}#sha256={sha256}"
-        return "echo4o"
+                        return f"{hf_hub_url(one.id, name, **at)}#sha256={sha256}"
+        return None
 
     def _done(self) -> list[Pinned]:
         return [Pinned(**one) for one in self._state.get("done", [])]

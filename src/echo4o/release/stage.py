@@ -49,8 +49,8 @@ def stage_model(plan: Plan, target: Path, items: str, requirement: str) -> Path:
     """
     assert plan.model is not None
     source = plan.path(plan.model.folder)
-    if (source / _WEIGHTS / "model_index.json").is_file():
-        link_folder(source / _WEIGHTS, target)
+    if plan.weights != source:
+        link_folder(plan.weights, target)
         for name in _BESIDE:
             if (source / name).is_dir():
                 shutil.copytree(source / name, target / name, copy_function=_link)
@@ -88,11 +88,8 @@ def stage_twin(plan: Plan, target: Path, original: str) -> Path:
         original: The model's repo, with its commit when it is known.
     """
     assert plan.model is not None
-    source = plan.path(plan.model.folder)
-    inner = source / _WEIGHTS
     shutil.rmtree(target, ignore_errors=True)
-    folder = inner if (inner / "model_index.json").is_file() else source
-    run_verb("model", "convert", [str(folder), str(target), "--layout", "bagel"])
+    run_verb("model", "convert", [str(plan.weights), str(target), "--layout", "bagel"])
     repo, _, commit = original.partition("@")
     names = sorted(path.relative_to(target).as_posix() for path in target.rglob("*.safetensors"))
     RunRecord(

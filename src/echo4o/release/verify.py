@@ -28,7 +28,7 @@ from ..manifest import (
     pins,
     read_manifest,
 )
-from ..records import sha256_file
+from ..records import sha256_bytes, sha256_file
 from ..schema import DATASET_NAME
 from . import uses
 from .harm import harmful_files
@@ -69,7 +69,10 @@ class Fetched(NamedTuple):
 
 
 def read_targets(given: Sequence[str]) -> tuple[list[Target], str | None]:
-    """What to verify, from addresses or from the file that `publish` wrote; and its collection.
+    """What to verify, from addresses or files, and its collection.
+
+    A file is the list that `publish` wrote, or the `release.json` of a repo, which by its own hash
+    pins that repo and by its contents all that were published before.
 
     Raises:
         Echo4oError: one is neither.
@@ -78,10 +81,15 @@ def read_targets(given: Sequence[str]) -> tuple[list[Target], str | None]:
     for text in given:
         path = Path(text)
         if path.is_file():
+            data = path.read_bytes()
             try:
-                value = json.loads(path.read_bytes())
+                value = json.loads(data)
             except ValueError as error:
                 raise Echo4oError(f"{path} is no list of a release: {error}") from None
+            if isinstance(value, dict) and "files" in value:
+                own = Manifest.from_bytes(data, str(path))
+                targets.append(Target(own.type, own.repo, own.version, sha256_bytes(data)))
+                continue
             targets += [Target(one.type, one.id, one.revision, one.manifest) for one in pins(value)]
             collection = value.get("collection")
             continue
