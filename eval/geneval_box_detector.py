@@ -5,71 +5,33 @@ that is known of an object, so its colour is looked for in the whole of it.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, PreTrainedModel
 
-from .geneval_detector import Detections, Pixels
+from .geneval_detector import Detections, Detector, Pixels
 
 
-class BoxDetector:
-    """A detector with the names of its classes."""
+class BoxDetector(Detector):
+    """A model for object detection with its image processor."""
+
+    _auto = AutoModelForObjectDetection
 
     def __init__(
         self,
         model: PreTrainedModel,
-        processor: Any,
         names: Mapping[int, str],
         *,
         source: str,
         revision: str | None = None,
         least_score: float = 0.3,
     ) -> None:
-        """Wrap a model.
-
-        Args:
-            model: For object detection.
-            processor: Its image processor.
-            names: By the model's number; what has another number is not looked at.
-            source: Folder or Hub id, part of every result.
-            revision: Commit on the Hub.
-            least_score: What is not above it is left out.
-        """
-        self.source, self.revision = source, revision
-        self._model, self._processor = model.eval(), processor
-        self._names, self._least = dict(names), least_score
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        names: Mapping[int, str],
-        *,
-        revision: str | None = None,
-        device: str = "cpu",
-        least_score: float = 0.3,
-    ) -> "BoxDetector":
-        """Load a model of transformers from a folder or Hub id; no code of it is run."""
-        from transformers import AutoImageProcessor, AutoModelForObjectDetection
-
+        """Wrap a model; its image processor is read from `source`, the rest is as for any."""
+        super().__init__(model, names, source=source, revision=revision, least_score=least_score)
         # Pillow's, whatever else is installed: the same picture is the same everywhere.
-        processor = AutoImageProcessor.from_pretrained(
-            name, revision=revision, trust_remote_code=False, backend="pil"
-        )
-        model = AutoModelForObjectDetection.from_pretrained(
-            name, revision=revision, use_safetensors=True, trust_remote_code=False
-        )
-        commit = getattr(model.config, "_commit_hash", None) or revision
-        return cls(
-            model.to(device),
-            processor,
-            names,
-            source=str(name),
-            revision=commit,
-            least_score=least_score,
+        self._processor = AutoImageProcessor.from_pretrained(
+            source, revision=revision, trust_remote_code=False, backend="pil"
         )
 
     @torch.no_grad()

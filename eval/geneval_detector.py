@@ -6,16 +6,17 @@ that of transformers, which resamples masks to 384 x 384 pixels and cuts by anot
 Shape letters: Q queries, K classes, H and W pixels.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
-from transformers import PreTrainedModel
+from transformers import AutoModelForUniversalSegmentation, PreTrainedModel
 
 from echo4o.errors import Echo4oError
 
@@ -42,8 +43,11 @@ class Detections(NamedTuple):
     """(objects, H, W)."""
 
 
-class InstanceDetector:
-    """A detector with the names of its classes."""
+class Detector(ABC):
+    """A model of transformers with the names of its classes."""
+
+    _auto: ClassVar[Any]
+    """The class that loads its model."""
 
     def __init__(
         self,
@@ -57,11 +61,11 @@ class InstanceDetector:
         """Wrap a model.
 
         Args:
-            model: gives `class_queries_logits` and `masks_queries_logits`.
+            model: what `from_pretrained` of the kind's Auto class returns.
             names: by the model's number; what has another number is not looked at.
             source: folder or Hub id, part of every result.
             revision: commit on the Hub.
-            least_score: objects that cannot reach it are not looked at further.
+            least_score: objects that cannot reach it are left out.
 
         Raises:
             Echo4oError: the model has no class of such a number.
@@ -84,17 +88,25 @@ class InstanceDetector:
         revision: str | None = None,
         device: str = "cpu",
         least_score: float = 0.3,
-    ) -> "InstanceDetector":
+    ) -> Self:
         """Load a model of transformers from a folder or Hub id; no code of it is run."""
-        from transformers import AutoModelForUniversalSegmentation
-
-        model = AutoModelForUniversalSegmentation.from_pretrained(
+        model = cls._auto.from_pretrained(
             name, revision=revision, use_safetensors=True, trust_remote_code=False
         )
         commit = getattr(model.config, "_commit_hash", None) or revision
         return cls(
             model.to(device), names, source=str(name), revision=commit, least_score=least_score
         )
+
+    @abstractmethod
+    def __call__(self, pixels: Pixels) -> dict[str, Detections]:
+        """Objects of a picture by class, in no order; classes without any are left out."""
+
+
+class InstanceDetector(Detector):
+    """A model that gives `class_queries_logits` and `masks_queries_logits`."""
+
+    _auto = AutoModelForUniversalSegmentation
 
     @torch.no_grad()
     def __call__(self, pixels: Pixels) -> dict[str, Detections]:

@@ -21,7 +21,7 @@ from .bare_pixels import read_pixels
 from .geneval_box_detector import BoxDetector
 from .geneval_classes import class_names
 from .geneval_colours import ColourClassifier, refuse_open_clip
-from .geneval_detector import Detections, InstanceDetector, Pixels
+from .geneval_detector import Detections, Detector, InstanceDetector, Pixels
 from .geneval_rules import DetectionRule, keep
 from .local_judge import DETECTOR, LocalJudge, pinned, split_revision
 from .painters import identify
@@ -31,8 +31,6 @@ _AT_ONCE = 4
 _MOST_WORKERS = 4
 """Pictures looked at side by side on a CPU; each needs memory of its own."""
 _WITH_MASKS = ("mask2former", "maskformer")
-
-Detector = InstanceDetector | BoxDetector
 
 
 class DetectorJudge(LocalJudge):

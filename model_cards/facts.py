@@ -175,20 +175,16 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MetricFacts:
-    """Facts of a metric: a Space that is also an `evaluate` module."""
+class PageFacts:
+    """What the Hub reads of any Space to list and build it."""
 
-    name: str
-    """Of its module."""
     title: str
     """Title on the Hub."""
-    repo_id: str | None = None
-    """Hub id; without it the snippet loads from a folder of that name."""
-    emoji: str = "\U0001f4cf"
+    emoji: str
     """The Hub insists on one."""
-    color_from: str = "blue"
+    color_from: str
     """Thumbnail."""
-    color_to: str = "gray"
+    color_to: str
     """Thumbnail."""
     sdk_version: str
     """Gradio version."""
@@ -198,6 +194,23 @@ class MetricFacts:
     """Licence of the Space's code."""
     summary: str | None = None
     """At most 60 characters, shown on the Hub."""
+
+    def __post_init__(self) -> None:
+        if self.summary is not None and len(self.summary) > 60:
+            raise ValueError(f"`summary` may have 60 characters, got {len(self.summary)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricFacts(PageFacts):
+    """Facts of a metric: a Space that is also an `evaluate` module."""
+
+    emoji: str = "\U0001f4cf"
+    color_from: str = "blue"
+    color_to: str = "gray"
+    name: str
+    """Of its module."""
+    repo_id: str | None = None
+    """Hub id; without it the snippet loads from a folder of that name."""
     about: str | None = None
     """What it measures, as Markdown that we wrote."""
     example: str | None = None
@@ -211,33 +224,16 @@ class MetricFacts:
     citation: str | None = None
     """BibTeX of the benchmark."""
 
-    def __post_init__(self) -> None:
-        if self.summary is not None and len(self.summary) > 60:
-            raise ValueError(f"`summary` may have 60 characters, got {len(self.summary)}")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpaceFacts:
-    """Facts of a Space card; the Hub reads most of them to build the Space."""
+class SpaceFacts(PageFacts):
+    """Facts of a Space card."""
 
-    title: str
-    """Title on the Hub."""
     emoji: str = "\U0001f317"
-    """The Hub insists on one."""
     color_from: str = "indigo"
-    """Thumbnail."""
     color_to: str = "yellow"
-    """Thumbnail."""
-    sdk_version: str
-    """Gradio version."""
-    python_version: str
-    """Python of the Space."""
     hardware: str | None = None
     """Suggested hardware."""
-    license: str | None = None
-    """Licence of the Space's code."""
-    summary: str | None = None
-    """At most 60 characters, shown on the Hub."""
     tags: tuple[str, ...] = ()
     """Hub tags."""
     model: str | None = None
@@ -248,7 +244,3 @@ class SpaceFacts:
     """How long the Hub waits for it to start."""
     page: str | None = None
     """What its folder says about it, as Markdown that we wrote; None for what facts give."""
-
-    def __post_init__(self) -> None:
-        if self.summary is not None and len(self.summary) > 60:
-            raise ValueError(f"`summary` may have 60 characters, got {len(self.summary)}")

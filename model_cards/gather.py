@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue, RunRecord
@@ -166,21 +166,28 @@ def space_facts(folder: Path) -> SpaceFacts:
     named = folder / "model.txt"
     model, _, revision = (named.read_text().strip() if named.is_file() else "").partition("@")
     return SpaceFacts(
-        title=str(matter["title"]),
-        emoji=str(matter["emoji"]),
-        color_from=str(matter["colorFrom"]),
-        color_to=str(matter["colorTo"]),
-        sdk_version=str(matter["sdk_version"]),
-        python_version=str(matter["python_version"]),
+        **page_facts(matter),
         hardware=_text(matter.get("suggested_hardware")),
-        license=_text(matter.get("license")),
-        summary=_text(matter.get("short_description")),
         tags=tuple(str(tag) for tag in cast(Sequence[object], matter.get("tags") or ())),
         model=model or None,
         model_revision=revision or None,
         startup=str(matter.get("startup_duration_timeout", "1h")),
         page=page or None,
     )
+
+
+def page_facts(matter: Mapping[str, JsonValue]) -> dict[str, Any]:
+    """What the front matter of any Space says, as arguments of `PageFacts`."""
+    return {
+        "title": str(matter["title"]),
+        "emoji": str(matter["emoji"]),
+        "color_from": str(matter["colorFrom"]),
+        "color_to": str(matter["colorTo"]),
+        "sdk_version": str(matter["sdk_version"]),
+        "python_version": str(matter["python_version"]),
+        "license": _text(matter.get("license")),
+        "summary": _text(matter.get("short_description")),
+    }
 
 
 def _score(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from .facts import MetricFacts
+from .gather import page_facts
 from .render import CardError, front_matter
 
 
@@ -33,14 +34,7 @@ def metric_facts(folder: Path, *, repo_id: str | None = None) -> MetricFacts:
     return MetricFacts(
         name=name,
         repo_id=repo_id,
-        title=str(matter["title"]),
-        emoji=str(matter["emoji"]),
-        color_from=str(matter["colorFrom"]),
-        color_to=str(matter["colorTo"]),
-        sdk_version=str(matter["sdk_version"]),
-        python_version=str(matter["python_version"]),
-        license=_text(matter.get("license")),
-        summary=_text(matter.get("short_description")),
+        **page_facts(matter),
         about=about or None,
         example=snippet,
         asks=told.asks,
@@ -83,7 +77,3 @@ def _module_facts(path: Path) -> _Module:
             asks = next((one for one in ("judge", "detector") if one in names), None)
     citation = texts.get("_CITATION", "").strip() or None
     return _Module(citation, texts.get("_INPUTS", ""), cast(Literal["judge", "detector"], asks))
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -7,14 +7,14 @@ import json
 import re
 import urllib.parse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue
 
-from .facts import DatasetFacts, MetricFacts, ModelFacts, ScoreFact, SpaceFacts
+from .facts import DatasetFacts, MetricFacts, ModelFacts, PageFacts, ScoreFact, SpaceFacts
 
 if TYPE_CHECKING:
     from huggingface_hub import CardData
@@ -93,21 +93,10 @@ def render_model_card(facts: ModelFacts) -> str:
 
 def render_space_card(facts: SpaceFacts) -> str:
     """The README.md of a Space, front matter complete."""
-    from huggingface_hub import SpaceCardData
-
-    data = SpaceCardData(
-        title=_plain(facts.title),
-        emoji=facts.emoji,
-        colorFrom=facts.color_from,
-        colorTo=facts.color_to,
-        sdk="gradio",
-        sdk_version=facts.sdk_version,
-        python_version=facts.python_version,
-        app_file="app.py",
+    data = _space_data(
+        facts,
         suggested_hardware=facts.hardware,
         startup_duration_timeout=facts.startup,
-        license=facts.license,
-        short_description=None if facts.summary is None else _plain(facts.summary),
         models=None if facts.model is None else [_plain(facts.model)],
         tags=[_plain(tag) for tag in facts.tags] or None,
     )
@@ -116,9 +105,14 @@ def render_space_card(facts: SpaceFacts) -> str:
 
 def render_metric_card(facts: MetricFacts) -> str:
     """The README.md of a metric: a Space that `evaluate.load` takes as well."""
+    data = _space_data(facts, pinned=False, tags=["evaluate", "metric", "text-to-image"])
+    return _card(data, "metric.md.jinja", facts=facts)
+
+
+def _space_data(facts: PageFacts, **more: Any) -> "CardData":
     from huggingface_hub import SpaceCardData
 
-    data = SpaceCardData(
+    return SpaceCardData(
         title=_plain(facts.title),
         emoji=facts.emoji,
         colorFrom=facts.color_from,
@@ -127,12 +121,10 @@ def render_metric_card(facts: MetricFacts) -> str:
         sdk_version=facts.sdk_version,
         python_version=facts.python_version,
         app_file="app.py",
-        pinned=False,
         license=facts.license,
-        tags=["evaluate", "metric", "text-to-image"],
+        **more,
         short_description=None if facts.summary is None else _plain(facts.summary),
     )
-    return _card(data, "metric.md.jinja", facts=facts)
 
 
 def front_matter(card: str) -> dict[str, JsonValue]:

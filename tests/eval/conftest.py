@@ -1,7 +1,8 @@
-"""A real pipeline of the rehearsal's kind, made once for all tests of the evaluation."""
+"""What tests of the evaluation run on: no fetched file, a small real pipeline, an image API."""
 
 import pytest
 from eval_tools import KIT
+from tests_sandbox import image_api
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,3 +29,12 @@ def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "echo-4o-tiny"
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    """An image API of its own; the command line finds it by its environment."""
+    with image_api(tmp_path / "sandbox") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
+        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
+        yield server

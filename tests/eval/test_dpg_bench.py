@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+from eval_tools import bare_run
 from PIL import Image
-from tests_sandbox import image_api
 
 from echo4o.cli import main
 from echo4o.client import Reply
@@ -17,7 +17,7 @@ from echo4o.eval.dpg_items import questions_of, read_csv, read_row
 from echo4o.eval.explain import explain
 from echo4o.eval.items import Item
 from echo4o.eval.judging import make_cases
-from echo4o.eval.runs import Run, load_run
+from echo4o.eval.runs import load_run
 from echo4o.eval.tasks import get_task
 from echo4o.sandbox import world
 
@@ -32,14 +32,6 @@ ROWS = [
     ("sea2", "A boat, alone.", 2, "0", "global - (alone)", "Is it alone?"),
     ("sea2", "A boat, alone.", 3, "1, 2", "other - count (boat, ==1)", "Is there one boat?"),
 ]
-
-
-@pytest.fixture
-def api(tmp_path, monkeypatch):
-    with image_api(tmp_path / "sandbox") as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
-        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
-        yield server
 
 
 def write_csv(path, rows=ROWS):
@@ -177,7 +169,7 @@ def test_explain_says_which_answers_only_one_reading_counts(tmp_path):
     said = {1: ["yes", "Yes."], 2: ["yes", "no", "yes"]}
     by_number = {item.number: item for item in items}
     verdicts = [settle(paper, item, said[item.number]) for item in items]
-    lines = explain(stored("paper", verdicts), by_number)
+    lines = explain(bare_run(TASK.name, "paper", verdicts), by_number)
     assert "  paper     66.6667 over 2 items" in lines
     # The published script loses the first item's first question, and drops the item.
     assert "  released  33.3330 over 1 items" in lines
@@ -187,27 +179,11 @@ def test_explain_says_which_answers_only_one_reading_counts(tmp_path):
     )
     verdicts = [settle(released, by_number[2], ["yes", "No, it is not alone.", "yes"])]
     assert verdicts[0].points == pytest.approx(100 / 3)
-    lines = explain(stored("released", verdicts), by_number)
+    lines = explain(bare_run(TASK.name, "released", verdicts), by_number)
     assert lines[-1] == "0 of 1 pictures count differently:"
     verdicts = [settle(released, by_number[2], ["yes", "Yes.", "yes"])]
-    lines = explain(stored("released", verdicts), by_number)
+    lines = explain(bare_run(TASK.name, "released", verdicts), by_number)
     assert lines[-1] == "  2 (dense prompt): paper 100, released 33.3333: see reply"
-
-
-def stored(protocol, verdicts):
-    return Run(
-        task=TASK.name,
-        protocol={"name": protocol, "version": "1"},
-        items={},
-        judge={"model": "m"},
-        generation=None,
-        verdicts=tuple(verdicts),
-        calls=0,
-        spent_usd=0.0,
-        started="",
-        seconds=0.0,
-        pictures=Path("none"),
-    )
 
 
 def test_people_say_yes_or_no_to_each_question_and_parents_have_their_say():
@@ -278,6 +254,5 @@ def test_answers_from_elsewhere(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("ECHO4O_DPG_CSV"), reason="set ECHO4O_DPG_CSV to the file")
 def test_the_real_questions_can_be_scored():
-    from pathlib import Path
 
     assert len(read_csv(Path(os.environ["ECHO4O_DPG_CSV"])).items) == 1065

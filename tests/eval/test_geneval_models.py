@@ -4,19 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_detectors import save_box_detector
-from tiny_pipeline import byte_symbols
-from tokenizers.processors import TemplateProcessing
+from tiny_detectors import save_box_detector, tiny_clip, tiny_detector
 from torch.nn.functional import interpolate
 from transformers import (
     AutoImageProcessor,
     AutoModelForObjectDetection,
-    CLIPConfig,
-    CLIPModel,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    Qwen2Tokenizer,
-    SwinConfig,
 )
 
 from echo4o.errors import Echo4oError
@@ -32,53 +24,13 @@ NAMES = ["cat", "dog", "bus"]
 
 @pytest.fixture(scope="module")
 def detector():
-    torch.manual_seed(0)
-    swin = SwinConfig(
-        image_size=64,
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 1, 1],
-        window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    sizes = dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), 32)
-    config = Mask2FormerConfig(
-        backbone_config=swin,
-        **sizes,
-        encoder_feedforward_dim=16,
-        dim_feedforward=16,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_attention_heads=2,
-        num_queries=6,
-        num_labels=len(NAMES),
-    )
-    model = Mask2FormerForUniversalSegmentation(config)
+    model = tiny_detector(len(NAMES), queries=6, sure=1.0)
     return InstanceDetector(model, dict(enumerate(NAMES)), source="tiny", least_score=0.0)
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    torch.manual_seed(0)
-    vocabulary = {symbol: index for index, symbol in enumerate(byte_symbols())}
-    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[])
-    tokenizer.add_tokens(["<|endoftext|>"], special_tokens=True)
-    tokenizer.pad_token = "<|endoftext|>"
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", len(tokenizer) - 1)]
-    )
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
-    shape |= {"num_hidden_layers": 1}
-    ends = {"eos_token_id": len(tokenizer) - 1, "pad_token_id": len(tokenizer) - 1}
-    config = CLIPConfig(
-        text_config=shape | ends | {"vocab_size": len(tokenizer)},
-        vision_config=shape | {"image_size": 32, "patch_size": 8},
-        projection_dim=8,
-    )
-    model = CLIPModel(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return ColourClassifier(model, tokenizer, source="tiny")
+    return ColourClassifier(*tiny_clip(), source="tiny")
 
 
 @pytest.mark.parametrize(

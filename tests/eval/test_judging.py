@@ -29,14 +29,6 @@ from echo4o.ledger import BudgetExceeded, Ledger
 ITEMS = select(KIT.items, 14)
 
 
-@pytest.fixture
-def api(tmp_path, monkeypatch):
-    with image_api(tmp_path / "sandbox") as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
-        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
-        yield server
-
-
 def calls(server):
     """Paid calls to the judge, by content."""
     lines = (server.root / "openai" / "calls.jsonl").read_text().splitlines()

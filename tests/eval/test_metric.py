@@ -8,7 +8,6 @@ import pytest
 import yaml
 from eval_tools import KIT, paint_into
 from PIL import Image
-from tests_sandbox import image_api
 from tiny_detectors import save_detectors
 
 import echo4o.eval
@@ -20,14 +19,6 @@ from echo4o.sandbox import world
 METRICS = Path(echo4o.eval.__file__).parent / "metrics"
 FOLDER = METRICS / "geneval_plus_plus"
 ITEMS = KIT.items[28:34]
-
-
-@pytest.fixture
-def api(tmp_path, monkeypatch):
-    with image_api(tmp_path / "sandbox") as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
-        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
-        yield server
 
 
 @pytest.fixture(scope="module")

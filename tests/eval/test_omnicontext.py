@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from eval_tools import bare_run
 from PIL import Image
 from tests_sandbox import image_api
 
@@ -25,7 +26,7 @@ from echo4o.eval.judging import JudgeConfig, judge, make_cases
 from echo4o.eval.omnicontext import EIGHT, SIX, read_row, score
 from echo4o.eval.omnicontext_judges import ContextItem, as_jpeg
 from echo4o.eval.report import write_report
-from echo4o.eval.runs import Run, load_run
+from echo4o.eval.runs import load_run
 from echo4o.eval.tasks import get_task
 from echo4o.models.pictures import read_record
 from echo4o.sandbox import world
@@ -33,14 +34,6 @@ from echo4o.sandbox import world
 TASK = get_task("omnicontext")
 ITEMS = TASK.items("kit").items
 GOOD = '{"score": 9, "reasoning": "r"}'
-
-
-@pytest.fixture
-def api(tmp_path, monkeypatch):
-    with image_api(tmp_path / "sandbox") as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
-        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
-        yield server
 
 
 @pytest.fixture
@@ -152,7 +145,7 @@ def test_explain_reads_the_replies_of_one_reading_in_the_others(authors, tmp_pat
         settle(released, ITEMS[0], [GOOD] * 6, tmp_path)[0],
         settle(released, several, [GOOD, GOOD, "oops", GOOD, odd, GOOD], tmp_path)[0],
     ]
-    lines = explain(stored("released", verdicts))
+    lines = explain(bare_run(TASK.name, "released", verdicts))
     assert lines[1:4] == [
         "  released  4.5000 over 2 items",
         "  fork      0.0000 over 1 items",
@@ -162,24 +155,8 @@ def test_explain_reads_the_replies_of_one_reading_in_the_others(authors, tmp_pat
     assert lines[-2] == "1 of 2 items count differently:"
     assert "released 0, fork 0, strict 9: released: prompt_following is {" in lines[-1]
     again = settle(strict, ITEMS[0], ["no", GOOD, "no", '{"score": 4}'], tmp_path)[0]
-    lines = explain(stored("strict", [again]))
+    lines = explain(bare_run(TASK.name, "strict", [again]))
     assert lines[-1] == "0 of 1 items count differently:"
-
-
-def stored(protocol, verdicts):
-    return Run(
-        task=TASK.name,
-        protocol={"name": protocol, "version": "1"},
-        items={},
-        judge={"model": "m"},
-        generation=None,
-        verdicts=tuple(verdicts),
-        calls=0,
-        spent_usd=0.0,
-        started="",
-        seconds=0.0,
-        pictures=Path("none"),
-    )
 
 
 def test_references_over_a_megapixel_are_made_smaller(tmp_path):

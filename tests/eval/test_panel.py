@@ -17,14 +17,6 @@ from echo4o.eval.runs import load_run, panel_folders, run_cases
 from echo4o.eval.tasks import get_task
 
 
-@pytest.fixture
-def api(tmp_path, monkeypatch):
-    with image_api(tmp_path / "sandbox") as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
-        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
-        yield server
-
-
 def billed(server):
     """What the service charged, by its own book."""
     lines = (server.root / "openai" / "calls.jsonl").read_text().splitlines()

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_tools import KIT, TASK, paint_into
+from eval_tools import KIT, TASK, bare_run, paint_into
 from PIL import Image
-from tests_sandbox import image_api
 
 from echo4o.client import Reply
 from echo4o.errors import Echo4oError
@@ -195,12 +194,9 @@ def test_only_strict_turns_a_picture(tmp_path):
 
 
 @pytest.fixture
-def api(tmp_path, monkeypatch, shared):
+def api(api, monkeypatch, shared):
     monkeypatch.setenv("ECHO4O_BENCHMARKS", str(shared / "benchmarks"))
-    with image_api(tmp_path / "sandbox") as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
-        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
-        yield server
+    return api
 
 
 def run(task, items, pictures, out, protocol):
@@ -265,7 +261,7 @@ def test_released_writes_the_scripts_own_files_and_explain_tells_the_readings_ap
         explain(kit)
 
 
-def test_explain_names_what_makes_a_reply_count_differently(tmp_path):
+def test_explain_names_what_makes_a_reply_count_differently():
     """Replies as a run keeps them, read again by each reading; nobody is asked."""
     texts = [marks(), marks(pattern="**{}:** {}"), marks("11"), "I cannot judge this."]
     protocol = IMAGINE.readings["paper"]
@@ -275,7 +271,7 @@ def test_explain_names_what_makes_a_reply_count_differently(tmp_path):
         case = Case(item=item, path=Path(f"{number}.jpg"), protocol=protocol)
         verdicts.append(case.take(Reply(outcome="done", text=text, model="m")))
     assert [one.value for one in verdicts] == [7.4, -1.0, 7.4, -1.0]
-    lines = explain(stored(verdicts, tmp_path))
+    lines = explain(bare_run(imagine_bench.NAME, "paper", verdicts))
     told = "\n".join(lines)
     assert "released gives no weight to Multi-Object" in told
     assert "3 of 4 items count differently:" in told
@@ -285,24 +281,6 @@ def test_explain_names_what_makes_a_reply_count_differently(tmp_path):
     )
     assert "4 (COLOR): released -1, paper -1, strict 0" in told
     assert "1 (COLOR)" not in told
-
-
-def stored(verdicts, folder):
-    from echo4o.eval.runs import Run
-
-    return Run(
-        task=imagine_bench.NAME,
-        protocol={"name": "paper", "version": "1"},
-        items={"source": "x", "sha256": "0", "available": 4, "judged": 4},
-        judge={"model": "m", "answered_as": ["m"]},
-        generation=None,
-        verdicts=tuple(verdicts),
-        calls=4,
-        spent_usd=0.0,
-        started="2026-01-01T00:00:00+00:00",
-        seconds=1.0,
-        pictures=folder / "none",
-    )
 
 
 @pytest.mark.shared

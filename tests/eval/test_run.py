@@ -33,14 +33,6 @@ def diffusers_folder(tmp_path_factory):
     return save_stable_diffusion(tmp_path_factory.mktemp("diffusers") / "tiny-sd")
 
 
-@pytest.fixture
-def api(tmp_path, monkeypatch):
-    with image_api(tmp_path / "sandbox") as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
-        monkeypatch.setenv("OPENAI_API_KEY", server.api_key)
-        yield server
-
-
 def words(model, out, *more):
     fixed = ["eval", "run", "geneval_plus_plus", "--judge", "sandbox-judge", "--limit", "7"]
     return [str(word) for word in (*fixed, "--model", model, "--out", out, *more)]

@@ -93,3 +93,20 @@ def write_run(folder: Path, verdicts: Sequence[Verdict], pictures: Path) -> Path
     )
     save_run(run, folder)
     return folder
+
+
+def bare_run(task: str, protocol: str, verdicts: Sequence[Verdict]) -> Run:
+    """A run of which only the verdicts are known."""
+    return Run(
+        task=task,
+        protocol={"name": protocol, "version": "1"},
+        items={},
+        judge={"model": "m"},
+        generation=None,
+        verdicts=tuple(verdicts),
+        calls=0,
+        spent_usd=0.0,
+        started="",
+        seconds=0.0,
+        pictures=Path("none"),
+    )

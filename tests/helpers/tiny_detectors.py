@@ -24,8 +24,10 @@ from transformers import (
 )
 
 
-def tiny_detector(classes: int = 80) -> Mask2FormerForUniversalSegmentation:
-    """A detector that is sure of what it says: its class logits are far apart."""
+def tiny_detector(
+    classes: int = 80, *, queries: int = 20, sure: float = 22.0
+) -> Mask2FormerForUniversalSegmentation:
+    """The surer it is, the farther apart are its class logits, and the more objects it finds."""
     torch.manual_seed(0)
     swin = SwinConfig(
         image_size=64,
@@ -44,12 +46,12 @@ def tiny_detector(classes: int = 80) -> Mask2FormerForUniversalSegmentation:
         encoder_layers=1,
         decoder_layers=2,
         num_attention_heads=2,
-        num_queries=20,
+        num_queries=queries,
         num_labels=classes,
     )
     model = Mask2FormerForUniversalSegmentation(config)
     with torch.no_grad():
-        model.class_predictor.weight.mul_(22)
+        model.class_predictor.weight.mul_(sure)
     return model
 
 
@@ -78,15 +80,9 @@ def tiny_clip() -> tuple[CLIPModel, Qwen2Tokenizer]:
 
 
 def save_detectors(folder: Path, *, sure: float = 1.0) -> tuple[Path, Path]:
-    """Folders of both, as `--judge detector:` and `--colours` take them.
-
-    The surer the detector is, the more objects it finds.
-    """
+    """Folders of both, as `--judge detector:` and `--colours` take them."""
     detector, clip = folder / "tiny-mask2former", folder / "tiny-clip"
-    model = tiny_detector()
-    with torch.no_grad():
-        model.class_predictor.weight.mul_(sure)
-    model.save_pretrained(detector)
+    tiny_detector(sure=22 * sure).save_pretrained(detector)
     model, tokenizer = tiny_clip()
     model.save_pretrained(clip)
     tokenizer.save_pretrained(clip)
