@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import argparse
 
     from model_signing.hashing import Config
+    from model_signing.signing import Config as SigningConfig
 
 MANIFEST, SIGNATURE = "release.json", "release.sig"
 FORMAT = 1
@@ -360,21 +361,25 @@ def _hashing() -> "Config":
 
 def _sign(folder: Path, key: Path, kept: Path) -> None:
     """Sign, once: these signatures differ each time, and a repeated publication must not."""
-    from model_signing import signing
-
     if not kept.is_file():
-        try:
-            signer = signing.Config().use_elliptic_key_signer(private_key=key)
-        except (OSError, ValueError, TypeError):
-            raise ManifestError(
-                f"{key} is no private key to sign with; make one with `openssl ecparam -name "
-                "prime256v1 -genkey -noout`, without a password"
-            ) from None
         aside = kept.with_suffix(".tmp")
         kept.parent.mkdir(parents=True, exist_ok=True)
-        signer.set_hashing_config(_hashing()).sign(folder, aside)
+        signer(key).set_hashing_config(_hashing()).sign(folder, aside)
         aside.replace(kept)
     shutil.copyfile(kept, folder / SIGNATURE)
+
+
+def signer(key: Path) -> "SigningConfig":
+    """What signs with a private key; raises ManifestError for a file without one."""
+    from model_signing import signing
+
+    try:
+        return signing.Config().use_elliptic_key_signer(private_key=key)
+    except (OSError, ValueError, TypeError):
+        raise ManifestError(
+            f"{key} is no private key to sign with; make one with `openssl ecparam -name "
+            "prime256v1 -genkey -noout`, without a password"
+        ) from None
 
 
 def _short(sha256: str | None) -> str:

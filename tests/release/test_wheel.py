@@ -1,4 +1,4 @@
-"""The wheel of echo4o that a Space names: written by a release, and used by whoever verifies it."""
+"""The wheel of echo4o that a Space names: used by whoever verifies it."""
 
 import http.server
 import os
@@ -8,14 +8,12 @@ import threading
 import zipfile
 
 import pytest
-from huggingface_hub import hf_hub_download
 
 from echo4o.errors import Echo4oError
 from echo4o.records import sha256_file
 from echo4o.release.demo import install_wheel, named_wheel
 from echo4o.release.table import Table
 
-ADDRESS = f"https://hub.example/w/echo4o-0.1.0-py3-none-any.whl#sha256={'a' * 64}"
 COMMIT = "c" * 40
 
 
@@ -87,36 +85,3 @@ def test_a_wheel_from_elsewhere_is_fetched_and_must_have_its_hash(wheel, tmp_pat
         server.shutdown()
     assert "\n" not in str(error.value)
     assert not (tmp_path / "wrong").exists()
-
-
-def test_a_release_of_one_space_hands_it_the_wheel(sandbox, tmp_path):
-    """Published, and the same again; the dry run before it writes nothing."""
-    plan = tmp_path / "RELEASE.toml"
-    plan.write_text(
-        f'[release]\nname = "one"\nversion = "v1"\nwheel = "{ADDRESS}"\n[[spaces]]\n'
-        'name = "explore"\nrepo = "rehearsal/one-space"\ndataset = "acme/rows@v1"\n'
-        'results = "acme/results"\n'
-    )
-    script = (
-        "import huggingface_hub as hub\nfrom echo4o.cli import main\n"
-        f"words = ['release', 'publish', {str(plan)!r}]\nmain([*words, '--dry-run'])\n"
-        "assert not hub.repo_exists('rehearsal/one-space', repo_type='space')\n"
-        "main(words)\nmain(words)\n"
-    )
-    environment = sandbox.environment(tmp_path / "home")
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("[Space explore]") == 2
-    assert "[done before] Space explore" in done.stdout
-    file = hf_hub_download(
-        "rehearsal/one-space",
-        "requirements.txt",
-        repo_type="space",
-        revision="v1",
-        endpoint=sandbox.hub,
-        local_dir=tmp_path / "down",
-    )
-    with open(file) as stream:
-        assert stream.read().splitlines()[-1] == f"echo4o[space] @ {ADDRESS}"

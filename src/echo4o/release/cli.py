@@ -68,6 +68,8 @@ def publish(args: argparse.Namespace) -> None:
     from .plan import Plan
     from .publish import Publication
 
+    if args.sign_key is not None and not args.sign_key.is_file():
+        raise Echo4oError(f"--sign-key: there is no file {args.sign_key}")
     plan = Plan.load(args.plan)
     work = args.work or plan.path(f"release-{plan.release.version}")
     Publication(plan=plan, work=work, key=args.sign_key, dry_run=args.dry_run, say=_say).run()

@@ -3,6 +3,7 @@
 Paths are relative to the file. The table `[rights]` of the same file is read by `rights.py`.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -14,6 +15,8 @@ from ..models.kinds import KINDS, OURS, pipeline_class
 from ..space_cli import PAINTS_WITH, SETTINGS, WHEEL, check_kind
 
 T = TypeVar("T")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 class PlanError(Echo4oError):
@@ -132,6 +135,8 @@ class Plan:
     metrics: MetricsPart | None = None
     spaces: tuple[SpacePart, ...] = ()
     collection: CollectionPart | None = None
+    rights: Mapping[str, Any] = field(default_factory=dict)
+    """As it stands there; `rights.py` reads it."""
 
     @classmethod
     def load(cls, file: Path) -> "Plan":
@@ -148,8 +153,8 @@ class Plan:
             ) from None
         except (OSError, ValueError) as error:
             raise PlanError(f"{file} cannot be read: {error}") from None
-        kinds = {one.name for one in fields(cls)} - {"file"}
-        if strange := sorted(set(table) - kinds - {"rights"}):
+        kinds = [one.name for one in fields(cls) if one.name != "file"]
+        if strange := sorted(set(table) - set(kinds)):
             raise PlanError(f"{file}: unknown table [{strange[0]}]; known: {', '.join(kinds)}")
         if "release" not in table:
             raise PlanError(f"{file} has no table [release] with `name` and `version`")
@@ -166,7 +171,7 @@ class Plan:
             if not isinstance(given, list):
                 raise PlanError(f"{file}: write [[{name}]], with two brackets")
             parts[name] = tuple(_read(one, kind, f"{file}: [[{name}]]") for one in given)
-        plan = cls(file=file, **parts)
+        plan = cls(file=file, rights=table.get("rights", {}), **parts)
         plan._check()
         return plan
 
@@ -180,7 +185,12 @@ class Plan:
         named += self.results.runs if self.results else []
         named += self.model.runs if self.model else []
         named += [self.metrics.wheel] if self.metrics and self.metrics.wheel else []
-        return [self.path(one) for one in dict.fromkeys(named)]
+        files = [path for one in self.items for path in self.items_files(one)]
+        return [*(self.path(one) for one in dict.fromkeys(named)), *files]
+
+    def items_files(self, part: ItemsPart) -> list[Path]:
+        """The file of items of one's own; none for those of the kit and the authors."""
+        return [] if part.items in ("kit", "authors") else [self.path(part.items)]
 
     def loaded(self, space: SpacePart) -> dict[str, str]:
         """What a Space loads, by the name of its setting; empty where nobody said."""
@@ -212,11 +222,16 @@ class Plan:
         runs = [Path(run).name for run in (self.model.runs if self.model else ())]
         if len(set(runs)) < len(runs):
             raise PlanError(f"{self.file}: two run folders of [model] have the same name")
-        if bad := [repo for _, repo in repos if repo.count("/") != 1]:
+        if bad := [repo for _, repo in repos if not _REPO.fullmatch(repo)]:
             raise PlanError(f"{self.file}: {bad[0]!r} is no repo; write ORG/NAME")
+        if not _TAG.fullmatch(self.release.version):
+            raise PlanError(
+                f"{self.file}: `version` becomes a tag, of letters, digits and . _ + - such as v1; "
+                f"got {self.release.version!r}"
+            )
         if missing := [path for path in self.inputs() if not path.exists()]:
             raise PlanError(f"{self.file} names {missing[0]}, which is not there; make it first")
-        if self.dataset is not None and "[rights]" not in self.file.read_text("utf-8"):
+        if self.dataset is not None and not self.rights:
             raise PlanError(f"{self.file} has no table [rights]; nothing is published unsigned")
         for one in self.spaces:
             if one.name not in SETTINGS:

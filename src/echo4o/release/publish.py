@@ -2,23 +2,26 @@
 
 Items, dataset, metrics, results, model, Spaces, collection: each by the push verb that publishes it
 alone, each whole or not at all, each with a manifest that names those before it by their commits.
-What is done stands in the work folder, so the same command goes on after a failure or a kill.
+What is done stands in the work folder, so the same command goes on after a failure or a kill; what
+is not done yet may be mended before that.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import __version__
-from ..cli import run_verb
+from ..cli import explain, run_verb
 from ..errors import Echo4oError
-from ..hub import NotOnHubError, RepoType, resolve
+from ..hub import NotOnHubError, RepoType, TagTakenError, resolve
 from ..hub_collections import Listed, publish_collection
 from ..hub_reading import download_file
-from ..manifest import MANIFEST, Manifest, Pinned, Release, address, installed_packages
+from ..manifest import MANIFEST, Manifest, Pinned, Release, address, installed_packages, signer
 from ..owner import sole_owner
 from ..records import RECORD_NAME, sha256_file, write_atomic
 from ..rights import Rights
@@ -48,6 +51,8 @@ class Step(NamedTuple):
 
     name: str
     repos: tuple[Repo, ...]
+    asked: str
+    """Changes when what it publishes does."""
     run: Callable[[], None]
 
 
@@ -63,26 +68,38 @@ class Publication:
     dry_run: bool
     say: Callable[[str], None]
     _state: dict[str, Any] = field(default_factory=dict, init=False)
+    _staged: Path = field(default=Path(), init=False)
 
     def run(self) -> None:
         """Publish what is left; raises Echo4oError and says what is done when something fails."""
-        busy = f"another publication works in {self.work}; wait for it"
-        with sole_owner(self.work, busy):
+        if self.plan.dataset is not None:
+            Rights.load(self.plan.file)  # before anything is sent
+        if self.key is not None:
+            signer(self.key)
+        with self._place() as self._staged:
             self._begin()
             release = Release(**self._state["release"], after=tuple(self._done()))
             done: list[str] = []
             for step in self._steps():
-                try:
+                with _named(step.name, done):
                     release = self._step(step, release)
-                except Echo4oError as error:
-                    told = ", ".join(done) or "nothing"
-                    raise PublishError(
-                        f"the step {step.name!r} failed: {error}. Done: {told}; run the same "
-                        "command again to go on"
-                    ) from error
                 done.append(step.name)
             if not self.dry_run:
-                self._finish(release)
+                with _named("collection", done):
+                    slug = self._collect(release)
+                self._finish(release, slug)
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[Path]:
+        """Where copies are put together; a dry run leaves nothing behind."""
+        if self.dry_run:
+            near = self.plan.file.parent  # on the same disk, files are linked
+            with tempfile.TemporaryDirectory(prefix=".echo4o-dry-run-", dir=near) as scratch:
+                yield Path(scratch)
+            return
+        busy = f"another publication works in {self.work}; wait for it"
+        with sole_owner(self.work, busy):
+            yield self.work / "staged"
 
     def _steps(self) -> Iterator[Step]:
         """The line, read downwards; a step sees what those before it published."""
@@ -90,48 +107,56 @@ class Publication:
         for one in plan.items:
             words = ["items", one.task, one.repo, "--items", self._items(one.items), *tag]
             words += ["--license", one.license] if one.license else []
-            yield self._push(f"items of {one.task}", [("dataset", one.repo)], "eval", words)
+            asked = _fingerprint([one], plan.items_files(one))
+            yield self._push(f"items of {one.task}", [("dataset", one.repo)], asked, "eval", words)
         if plan.dataset is not None:
             part = plan.dataset
             words = [part.folder, part.repo, "--rights", str(plan.file), *tag]
             stage = lambda into: link_folder(plan.path(part.folder), into)  # noqa: E731
-            yield self._push("dataset", [("dataset", part.repo)], "data", words, stage)
+            asked = _fingerprint([part, plan.rights], [plan.path(part.folder)])
+            yield self._push("dataset", [("dataset", part.repo)], asked, "data", words, stage)
         if plan.metrics is not None:
             metrics = plan.metrics
             repos = [("dataset", f"{metrics.organisation}/{_WHEEL}")]
             repos += [("space", f"{metrics.organisation}/{name}") for name in metric_names()]
             words = ["metrics", metrics.organisation, *tag]
             words += ["--wheel", str(plan.path(metrics.wheel))] if metrics.wheel else []
-            yield self._push("metrics", repos, "eval", words)
+            wheel = [plan.path(metrics.wheel)] if metrics.wheel else []
+            yield self._push("metrics", repos, _fingerprint([metrics], wheel), "eval", words)
         if plan.results is not None:
             results = plan.results
             words = ["results", results.repo, *(str(plan.path(run)) for run in results.runs), *tag]
             words += ["--pictures"] * results.pictures
             words += ["--license", results.license] if results.license else []
-            yield self._push("results", [("dataset", results.repo)], "eval", words)
+            asked = _fingerprint([results], [plan.path(run) for run in results.runs])
+            yield self._push("results", [("dataset", results.repo)], asked, "eval", words)
         if plan.model is not None:
             model = plan.model
             words = [model.folder, model.repo, *tag]
             # A dry run has published no items that the scores could name.
             items = "" if self.dry_run else self._at(model.items)
             stage_it = lambda into: stage_model(plan, into, items, self._requirement())  # noqa: E731
-            yield self._push("model", [("model", model.repo)], "model", words, stage_it)
+            folders = [plan.path(one) for one in (model.folder, *model.runs)]
+            asked = _fingerprint([model, plan.release.wheel], folders)
+            yield self._push("model", [("model", model.repo)], asked, "model", words, stage_it)
             if twin := model.authors_layout:
                 stage_it = lambda into: stage_twin(plan, into, self._at(model.repo))  # noqa: E731
                 words = [model.folder, twin, *tag]
                 name = "model in the authors' layout"
-                yield self._push(name, [("model", twin)], "model", words, stage_it)
+                yield self._push(name, [("model", twin)], asked, "model", words, stage_it)
         for space in plan.spaces:
             words = [space.name, space.repo, *tag]
             for kind, repo in plan.loaded(space).items():
                 words += [f"--{kind}", self._at(repo)]
-            words += ["--wheel", wheel] if (wheel := self._wheel()) else []
-            yield self._push(f"Space {space.name}", [("space", space.repo)], "space", words)
+            words += ["--wheel", named] if (named := self._wheel()) else []
+            asked = _fingerprint([words], [])
+            yield self._push(f"Space {space.repo}", [("space", space.repo)], asked, "space", words)
 
     def _push(
         self,
         name: str,
         repos: list[tuple[Any, str]],
+        asked: str,
         noun: str,
         words: list[str],
         stage: Callable[[Path], Path] | None = None,
@@ -141,16 +166,22 @@ class Publication:
         def run() -> None:
             given = [*words]
             if stage is not None:
-                given[0] = str(stage(self.work / "staged" / noun))
+                given[0] = str(stage(self._staged / noun))
             given += ["--dry-run"] if self.dry_run else ["--release", str(self.work / _RELEASE)]
             run_verb(noun, "push", given)
 
-        return Step(name, tuple(Repo(kind, repo) for kind, repo in repos), run)
+        return Step(name, tuple(Repo(kind, repo) for kind, repo in repos), asked, run)
 
     def _step(self, step: Step, release: Release) -> Release:
         known = {one.name: one for one in self._done()}
         pinned = [known.get(address(repo.type, repo.id)) for repo in step.repos]
         if all(pinned):
+            if self._state["asked"].get(step.repos[0].id) != step.asked:
+                raise PublishError(
+                    f"it was published as {self.plan.release.version}, and its part of "
+                    f"{self.plan.file.name} or its folders changed since; give a new `version`, or "
+                    "put back what it was published with"
+                )
             self._check_tags([one for one in pinned if one])
             self.say(f"[done before] {step.name}")
             return release
@@ -162,7 +193,8 @@ class Publication:
         step.run()
         for repo in step.repos:
             release = release.then(self._pin(repo))
-        self._note(done=[_fields(one) for one in release.after])
+        asked = {**self._state["asked"], step.repos[0].id: step.asked}
+        self._note(done=[_fields(one) for one in release.after], asked=asked)
         return release
 
     def _pin(self, repo: Repo) -> Pinned:
@@ -185,15 +217,18 @@ class Publication:
                     f"and is now {found}; somebody changed it, so look into that first"
                 )
 
-    def _finish(self, release: Release) -> None:
-        slug = None
+    def _collect(self, release: Release) -> str | None:
+        """Put all repos into the collection; its slug."""
         part = self.plan.collection
-        if part is not None:
-            listed = [Listed(one.id, one.type) for one in release.after]
-            listed += [Listed(paper, "paper") for paper in part.papers]
-            title = part.title
-            slug = publish_collection(part.owner, title, listed, description=part.description)
-            self.say(f"collection {slug}")
+        if part is None:
+            return None
+        listed = [Listed(one.id, one.type) for one in release.after]
+        listed += [Listed(paper, "paper") for paper in part.papers]
+        slug = publish_collection(part.owner, part.title, listed, description=part.description)
+        self.say(f"collection {slug}")
+        return slug
+
+    def _finish(self, release: Release, slug: str | None) -> None:
         value = {
             "format": 1,
             "release": release.name,
@@ -204,22 +239,18 @@ class Publication:
         path = self.work / PUBLISHED
         write_atomic(path, json.dumps(value, indent=1) + "\n")
         last = release.after[-1]
-        self.say(f"{release.name} {release.version}: {len(release.after)} repos, listed in {path}")
+        count = f"{len(release.after)} repo{'s' * (len(release.after) != 1)}"
+        self.say(f"{release.name} {release.version}: {count}, listed in {path}")
         self.say(f"anybody checks it with: echo4o release verify {last.name}@{last.revision}")
 
     def _begin(self) -> None:
-        """Note what is published, or hold it against what was begun in this folder."""
-        if self.plan.dataset is not None:
-            Rights.load(self.plan.file)  # before anything is sent
+        """Note what is published, or go on with what was begun in this folder."""
         release = {
             "name": self.plan.release.name,
             "version": self.plan.release.version,
             "key": None if self.key is None else str(self.key.resolve()),
             "kept": str((self.work / "signatures").resolve()),
         }
-        asked = {"inputs": _fingerprint(self.plan), "key": release["key"]}
-        if self.key is not None and not self.key.is_file():
-            raise PublishError(f"--sign-key: there is no file {self.key}")
         if (self.work / _STATE).exists():
             try:
                 self._state = dict(json.loads((self.work / _STATE).read_text()))
@@ -227,15 +258,14 @@ class Publication:
                 raise PublishError(
                     f"{self.work / _STATE} is damaged; delete {self.work} and run again"
                 ) from None
-        if not self._state:
+        if not self._state.get("done"):
             # The packages of the first start: a repeated publication has the same bytes.
             packages = installed_packages()
-            self._note(asked=asked, release={**release, "packages": packages}, done=[])
-        elif self._state["asked"] != asked:
+            self._note(asked={}, release={**release, "packages": packages}, done=[])
+        elif any(self._state["release"].get(name) != value for name, value in release.items()):
             raise PublishError(
-                f"{self.work} belongs to another state of {self.plan.file.name}, its folders or "
-                f"its key; a version that was begun does not change, so give a new `version` "
-                f"(or put back what it was begun with)"
+                f"{self.work} holds another release, or this one begun with another key; give the "
+                "same name, version and key again, or another --work"
             )
 
     def _items(self, given: str) -> str:
@@ -280,10 +310,28 @@ def _fields(one: Pinned) -> dict[str, str]:
     return {"id": one.id, "type": one.type, "revision": one.revision, "manifest": one.manifest}
 
 
-def _fingerprint(plan: Plan) -> str:
-    """Changes when the plan does, or what the folders' records say of their files."""
-    digest = hashlib.sha256(plan.file.read_bytes())
-    for place in plan.inputs():
+@contextlib.contextmanager
+def _named(step: str, done: Sequence[str]) -> Iterator[None]:
+    """Say of whatever fails inside which step it was, what is done, and what to do."""
+    try:
+        yield
+    except Exception as error:
+        said = explain(error)
+        if said is None:
+            raise
+        remedy = "mend that and run the same command again to go on"
+        if isinstance(error, TagTakenError):
+            remedy = "give RELEASE.toml a new `version`"
+        told = ", ".join(done) or "nothing"
+        raise PublishError(
+            f"the step {step!r} failed: {said.rstrip('.')}. Done: {told}; {remedy}"
+        ) from error
+
+
+def _fingerprint(parts: Sequence[object], places: Sequence[Path]) -> str:
+    """Changes when parts of the plan do, or what the folders' records say of their files."""
+    digest = hashlib.sha256(repr(parts).encode())
+    for place in places:
         files = [place / name for name in (_RUN, RECORD_NAME) if (place / name).is_file()]
         for path in files[:1] or sorted(one for one in [place, *place.rglob("*")] if one.is_file()):
             digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
