@@ -169,6 +169,18 @@ publish("v1", third, "# 3")
 pinned, named = Target("dataset", second, two.revision), Target("dataset", second, None)
 assert not bad(pinned, key=None) and not bad(named) and not bad(pinned, named)
 
+# What no commit of the caller leads to is told; a key holds everything.
+def loose(*targets, key=None):
+    made = Verification(targets=targets, out=out, key=key, full=False, collection=None,
+                        say=lambda line: None)
+    assert not made.run().bad_rows
+    return sorted(made.loose)
+
+of_second, of_first = f"datasets/{second}", f"datasets/{first}"
+assert loose(pinned) == loose(named, key=public) == []
+assert loose(named) == [of_first, of_second]
+assert loose(named, Target("dataset", first, one.revision)) == [of_second]
+
 # A file where the client keeps its notes, which no client would send: the Hub's list has it.
 content = {"content": base64.b64encode(b"x").decode(), "encoding": "base64"}
 lines = [{"key": "header", "value": {"summary": "m"}},

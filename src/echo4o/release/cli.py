@@ -137,6 +137,11 @@ def _report(verification: "Verification") -> None:
     if bad:
         raise Echo4oError(f"{bad} of {len(table.rows)} checks found a difference; see BAD above")
     print(f"{len(table.rows)} checks, no difference")
+    if verification.loose:
+        print(
+            f"nobody would see it if all of {', '.join(verification.loose)} had been rewritten: "
+            "give commits (ORG/NAME@COMMIT) or --key"
+        )
 
 
 def _say(line: str) -> None:

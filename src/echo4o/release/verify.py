@@ -6,7 +6,7 @@ From the last repo the manifests lead to all others, by commit and hash.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -117,14 +117,13 @@ class Verification:
     collection: str | None
     say: Callable[[str], None]
     table: Table = field(default_factory=Table)
+    loose: list[str] = field(default_factory=list)
+    """Repos that neither a key nor a commit of the caller holds to what they were."""
 
     def run(self) -> Table:
         """Check everything; what is wrong stands in the table."""
         fetched = list(self._fetch_all())
-        if self.key is None and not any(_is_pinned(one) for one in self.targets):
-            self.table.good(
-                "all", "trust", "no commit id and no --key", "whoever rewrote all would not be seen"
-            )
+        self.loose = [] if self.key is not None else list(_loose(self.targets, fetched))
         self._check_one_release(fetched)
         self._check_uses([one for one in fetched if one.is_whole])
         if self.collection is not None:
@@ -282,13 +281,15 @@ def check_repo(folder: Path, target: Target, key: Path | None, table: Table) -> 
         table.add(where, f"{MANIFEST} sha256", sha256_file(folder / MANIFEST), target.manifest)
     table.add(where, f"{MANIFEST} names", address(manifest.type, manifest.repo), where)
     files = compare_files(folder, manifest)
-    table.differ(where, "files", files, fine=f"{len(manifest.files)} files, every sha256 as listed")
+    table.differ(
+        where, "files", files, fine=f"{_count(manifest.files, 'file')}, every sha256 as listed"
+    )
     try:
         records = compare_records(folder, manifest)
     except Echo4oError as error:
         table.bad(where, "records", str(error), "records")
         return manifest
-    table.differ(where, "records", records, fine=f"{len(manifest.records)} records")
+    table.differ(where, "records", records, fine=_count(manifest.records, "record"))
     harmful = [Difference(name, why, "data") for name, why in harmful_files(folder)]
     table.differ(where, "code in data files", harmful, fine="none")
     return manifest
@@ -313,6 +314,23 @@ def _released(target: Target) -> str:
 def _is_twin(one: Fetched) -> bool:
     """Whether it is a model in the authors' layout."""
     return (one.folder / "ema.safetensors").is_file()
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
+
+
+def _loose(targets: Sequence[Target], fetched: Sequence[Fetched]) -> Iterator[str]:
+    """Repos that no commit or manifest hash of the caller leads to."""
+    after = {one.name: [other.name for other in one.manifest.after] for one in fetched}
+    waiting = [address(one.type, one.id) for one in targets if _is_pinned(one)]
+    held = set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name not in held:
+            held.add(name)
+            waiting += after.get(name, [])
+    yield from (one.name for one in fetched if one.name not in held)
 
 
 def _is_pinned(target: Target) -> bool:
