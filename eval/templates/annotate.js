@@ -38,14 +38,18 @@ function show(index) {
   $("checklist").replaceChildren(...card.checklist.map((line) => element("li", line)));
   $("said").textContent = card.said ? `They said: ${card.said.map(words).join(" and ")}` : "";
   $("error").textContent = "";
+  tally();
+  draw();
+  const following = cards[place + 1];
+  if (following) new Image().src = `picture?${new URLSearchParams({ key: following.key })}`;
+}
+
+function tally() {
   const done = cards.filter((one) => one.marks).length;
   $("progress").max = cards.length;
   $("progress").value = done;
   const all = done === cards.length ? "; all done, thank you" : "";
   $("count").textContent = `${done} of ${cards.length} judged, picture ${place + 1}${all}`;
-  draw();
-  const following = cards[place + 1];
-  if (following) new Image().src = `picture?${new URLSearchParams({ key: following.key })}`;
 }
 
 function words(said) {
@@ -111,12 +115,14 @@ function set(index, mark) {
 async function save(given) {
   if (busy || !isSeen) return;
   busy = true;
+  const card = cards[place]; // by the time of the answer another one may be shown
   try {
-    const body = JSON.stringify({ rater, key: cards[place].key, marks: given });
+    const body = JSON.stringify({ rater, key: card.key, marks: given });
     const headers = { "Content-Type": "application/json" };
     const kept = await read(await fetch("vote", { method: "POST", headers, body }));
-    cards[place].marks = kept.marks;
-    show(place + 1);
+    card.marks = kept.marks;
+    if (cards[place] === card) show(place + 1);
+    else tally();
   } catch (error) {
     $("error").textContent = `The vote was not kept: ${error.message}`;
   } finally {

@@ -17,7 +17,7 @@ import links
 import markup
 from api import catalogue, results
 from catalogue import View
-from links import BoardLink, RowsLink
+from links import BoardLink, Link, RowsLink
 from refusals import MAX_SEED, Refusal
 from theme import STYLE, THEME
 from visitors import Turns, guarded
@@ -27,8 +27,10 @@ Updates = Iterator[dict[gr.components.Component, object]]
 SCRIPT = Path(__file__).with_name("page.js").read_text()
 WAITING_VISITORS = 128
 AT_ONCE = 8
+ROWS, BOARD = "rows", "leaderboard"
+"""Ids of the tabs."""
 
-turns = Turns()
+turns = Turns[Link]()
 catalogue.start()
 results.start()
 
@@ -129,7 +131,7 @@ def build() -> gr.Blocks:
     with gr.Blocks(title="Echo-4o explorer") as page:
         top = gr.HTML(markup.masthead(catalogue), apply_default_css=False)
         with gr.Tabs() as tabs:
-            with gr.Tab("Dataset", id="rows"):
+            with gr.Tab("Dataset", id=ROWS):
                 with gr.Row(elem_classes="filters-row", visible=catalogue.state != "none"):
                     subset = raw(gr.Dropdown([], label="Subset", min_width=190, scale=3))
                     category = raw(gr.Dropdown([], label="Category", min_width=190, scale=3))
@@ -150,7 +152,7 @@ def build() -> gr.Blocks:
                     apply_default_css=False,
                     elem_id="rows-stage",
                 )
-            with gr.Tab("Leaderboard", id="leaderboard"):
+            with gr.Tab("Leaderboard", id=BOARD):
                 board_stage = gr.HTML(
                     markup.notice("One moment", "The scores are on their way."),
                     js_on_load=SCRIPT,
@@ -158,55 +160,61 @@ def build() -> gr.Blocks:
                     elem_id="board-stage",
                 )
         address = raw(gr.Textbox(visible=False))
-        waiting = gr.State("")
         timer = gr.Timer(1, active=False)
-        everything = [top, tabs, subset, category, words, rows_stage, board_stage, waiting, timer]
+        everything = [top, tabs, subset, category, words, rows_stage, board_stage, timer]
 
         safe = guarded({top: gr.skip()})
 
-        def follow(link: RowsLink | BoardLink) -> Updates:
-            """Show a link in its tab."""
+        def show(link: Link, visitor: str | None) -> Updates:
+            """Fill the tab of a link, until the visitor asks for something else there."""
             if isinstance(link, BoardLink):
-                yield {tabs: gr.Tabs(selected="leaderboard")}
-                for html in show_board(link):
-                    yield {board_stage: html}
-                return
-            for html in show_rows(link):
-                known = dict(zip((subset, category), choices(link.view), strict=True))
-                is_partial = catalogue.state in ("opening", "indexing") and not link.row
-                yield {
-                    rows_stage: html,
-                    words: link.view.words,
-                    tabs: gr.Tabs(selected="rows"),
-                    waiting: str(link) or "?" if is_partial else "",
-                    **known,
-                }
+                yield from turns.newest(visitor, BOARD, link, board_updates(link))
+            else:
+                yield from turns.newest(visitor, ROWS, link, rows_updates(link))
 
-        def read(query: object) -> RowsLink | BoardLink | str:
+        def board_updates(link: BoardLink) -> Updates:
+            for html in show_board(link):
+                yield {board_stage: html}
+
+        def rows_updates(link: RowsLink) -> Updates:
+            for place, html in enumerate(show_rows(link)):
+                # The filters once: by the time of the pictures somebody may have chosen again.
+                known = {} if place else zip((subset, category), choices(link.view), strict=True)
+                yield {rows_stage: html, **dict(known)}
+
+        def follow(link: Link, visitor: str | None, no_words: object = "") -> Updates:
+            """Show a link, with its tab in front and its words in their field."""
+            if isinstance(link, BoardLink):
+                yield {tabs: gr.Tabs(selected=BOARD)}
+                yield from show(link, visitor)
+                return
+            front = {tabs: gr.Tabs(selected=ROWS), words: link.view.words or no_words}
+            for changed in show(link, visitor):
+                yield {**changed, **front}
+                front = {}
+
+        def read(query: object) -> Link | str:
             try:
                 return links.read(query)
             except Refusal as refusal:
                 return markup.notice("Not here", str(refusal), None, "Show all rows")
 
         @safe
-        def open_page(query: object) -> Updates:
+        def open_page(query: object, request: gr.Request) -> Updates:
             """The view that the page's address names; then the other tab."""
-            link = read(query)
+            link, visitor = read(query), request.session_hash
             is_reading = catalogue.state in ("opening", "indexing")
             yield {top: markup.masthead(catalogue), timer: gr.Timer(active=is_reading)}
             if isinstance(link, str):
                 yield {rows_stage: link}
                 link = RowsLink()
             else:
-                yield from follow(link)
+                # Somebody may be typing already.
+                yield from follow(link, visitor, gr.skip())
             yield {top: markup.masthead(catalogue)}
-            if isinstance(link, BoardLink):
-                for html in show_rows(RowsLink()):
-                    known = dict(zip((subset, category), choices(View()), strict=True))
-                    yield {rows_stage: html, **known}
-            else:
-                for html in show_board(BoardLink()):
-                    yield {board_stage: html}
+            other, tab = (RowsLink(), ROWS) if isinstance(link, BoardLink) else (BoardLink(), BOARD)
+            if turns.last(visitor, tab) is None:
+                yield from show(other, visitor)
 
         @safe
         def on_click(event: gr.EventData, request: gr.Request) -> Updates:
@@ -216,14 +224,14 @@ def build() -> gr.Blocks:
             if isinstance(link, str):
                 yield {rows_stage: link}
             else:
-                yield from turns.newest(request.session_hash, follow(link))
+                yield from follow(link, request.session_hash)
 
         @safe
         def on_filter(
             subset_: object, category_: object, words_: object, request: gr.Request
         ) -> Updates:
             """The list that the filters describe; a category of another subset is let go."""
-            yield from turns.newest(request.session_hash, filtered(subset_, category_, words_, 0))
+            yield from filtered(subset_, category_, words_, 0, request)
 
         @safe
         def on_shuffle(
@@ -231,11 +239,11 @@ def build() -> gr.Blocks:
         ) -> Updates:
             """The same list in an order drawn anew."""
             seed = 1 + secrets.randbelow(MAX_SEED)
-            yield from turns.newest(
-                request.session_hash, filtered(subset_, category_, words_, seed)
-            )
+            yield from filtered(subset_, category_, words_, seed, request)
 
-        def filtered(subset_: object, category_: object, words_: object, seed: int) -> Updates:
+        def filtered(
+            subset_: object, category_: object, words_: object, seed: int, request: gr.Request
+        ) -> Updates:
             if category_ not in catalogue.categories(str(subset_ or "")):
                 category_ = ""
             given = {"subset": subset_, "category": category_, "words": words_, "seed": seed}
@@ -243,26 +251,23 @@ def build() -> gr.Blocks:
             if isinstance(link, str):
                 yield {rows_stage: link}
             else:
-                yield from follow(link)
+                yield from show(link, request.session_hash)
 
         @safe
-        def on_tick(shown: str) -> Updates:
+        def on_tick(request: gr.Request) -> Updates:
             """While the dataset is read: how far it is, and the whole list once it is there."""
-            is_done = catalogue.state in ("ready", "failed")
+            is_done, visitor = catalogue.state in ("ready", "failed"), request.session_hash
             yield {top: markup.masthead(catalogue), timer: gr.Timer(active=not is_done)}
-            if shown and is_done:
-                link = read(shown)
-                if not isinstance(link, str):
-                    for changed in follow(link):
-                        # Somebody may be typing.
-                        yield {part: new for part, new in changed.items() if part is not words}
+            link = turns.last(visitor, ROWS)
+            if is_done and isinstance(link, RowsLink) and not link.row:
+                yield from show(link, visitor)
 
         hidden = {"api_visibility": "private", "show_progress": "hidden"}
         # A click while pictures are on their way is not lost (Turns lets the older one end).
         eager = {**hidden, "trigger_mode": "multiple"}
         # Gradio's request does not carry the query of the page's own address.
         page.load(open_page, address, everything, js="() => [location.search]", **hidden)
-        timer.tick(on_tick, waiting, everything, **hidden)
+        timer.tick(on_tick, None, everything, **hidden)
         for stage in (rows_stage, board_stage):
             stage.select(on_click, None, everything, **eager)
         filters = [subset, category, words]

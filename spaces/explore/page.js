@@ -14,10 +14,14 @@ function follow() {
   const stage = element.querySelector(".stage");
   if (stage?.dataset.link === undefined || !isVisible()) return;
   const link = canon(stage.dataset.link);
-  if (link === shown) return;
-  const isFirst = shown === null;
-  shown = link;
-  if (link !== canon(location.search)) {
+  // Two steps back: what the first one asked for may come when the address is further on.
+  if (link !== (window.echo4oBackTo ?? link)) return;
+  const isHere = link === canon(location.search);
+  if (link === shown && isHere) return;
+  const isOld = shown === null || link === shown;
+  const isFirst = window.echo4oShown === undefined;
+  shown = window.echo4oShown = link;
+  if (!isHere) {
     const theme = new URLSearchParams(location.search).get("__theme");
     const query = [link, theme ? `__theme=${theme}` : ""].filter(Boolean).join("&");
     const address = location.pathname + (query ? `?${query}` : "");
@@ -25,7 +29,7 @@ function follow() {
     // A Space runs in a frame of the Hub's page, whose address people copy.
     if (parent !== window) parent.postMessage({ queryString: query }, "https://huggingface.co");
   }
-  if (isFirst) return;
+  if (isOld) return;
   element.querySelector("[data-focus]")?.focus({ preventScroll: true });
   const top = element.getBoundingClientRect().top + scrollY - 12;
   scrollTo({ top: scrolls.get(link) ?? Math.min(scrollY, top), behavior: "instant" });
@@ -57,7 +61,12 @@ document.addEventListener("keydown", (event) => {
 
 if (!window.echo4oBack) {
   window.echo4oBack = true;
-  window.addEventListener("popstate", () => go(location.search));
+  window.addEventListener("popstate", () => {
+    window.echo4oBackTo = canon(location.search);
+    go(location.search);
+  });
+  for (const begun of ["pointerdown", "keydown"])
+    document.addEventListener(begun, () => (window.echo4oBackTo = null), true);
 }
 watch("value", () => requestAnimationFrame(follow));
 new IntersectionObserver(follow).observe(element);

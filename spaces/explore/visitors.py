@@ -5,7 +5,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import gradio as gr
 from refusals import Refusal
@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 MAX_VISITORS = 4_096
 P = ParamSpec("P")
 R = TypeVar("R")
+L = TypeVar("L")
 Changed = dict[gr.components.Component, object]
 
 
@@ -52,23 +53,31 @@ def guarded(
     return wrap
 
 
-class Turns:
-    """Which request of a visitor is the newest: what an older one still has to show is late."""
+class Turns(Generic[L]):
+    """What each visitor asked for last in each tab: what an older request still shows is late."""
 
     def __init__(self) -> None:
-        self._newest: OrderedDict[str, int] = OrderedDict()
+        self._newest: OrderedDict[tuple[str, str], tuple[int, L]] = OrderedDict()
         self._numbers = itertools.count()
 
-    def newest(self, visitor: str | None, updates: Iterator[Changed]) -> Iterator[Changed]:
-        """The updates, until the same visitor asks for something else."""
-        number, name = next(self._numbers), visitor or ""
-        self._newest[name] = number
+    def newest(
+        self, visitor: str | None, tab: str, link: L, updates: Iterator[Changed]
+    ) -> Iterator[Changed]:
+        """The updates that show `link`, until the same visitor asks for another in this tab."""
+        name, turn = (visitor or "", tab), (next(self._numbers), link)
+        self._newest[name] = turn
+        self._newest.move_to_end(name)
         while len(self._newest) > MAX_VISITORS:
             self._newest.popitem(last=False)
         for update in updates:
-            if self._newest.get(name, number) != number:
+            if self._newest.get(name, turn) != turn:
                 return
             yield update
+
+    def last(self, visitor: str | None, tab: str) -> L | None:
+        """The link that was asked for last."""
+        turn = self._newest.get((visitor or "", tab))
+        return turn[1] if turn else None
 
 
 def _told(error: Exception) -> gr.Error:

@@ -13,9 +13,9 @@ import look
 import widgets
 from checks import Refusal
 from jobs import Desk, Order, Progress, Result, Wish, draw_seeds, in_words
-from line import ON_MODEL, PRIVATE
+from line import ON_MODEL, PRIVATE, Stop, Stopped
 from restore import Values
-from running import Visit, at_rest, described, entrance, remember, values_of
+from running import Visit, at_rest, brought_back, described, entrance, remember, values_of
 
 
 class Side(NamedTuple):
@@ -67,27 +67,31 @@ def compare(desks: dict[str, Desk], visit: gr.State) -> Compare:
             left = _side("Left", checks.FAST, [*desks])
             right = _side("Right", checks.BEST, [*desks])
 
+    stop, same = Stop(), gr.skip()
+    stopped = (look.stopped(), same, same, same, look.alert(str(Stopped())), same, same)
+
     def run(request: gr.Request, *given: Any) -> Iterator[tuple[Any, ...]]:
-        same = gr.skip()
         try:
             with in_words():
                 orders = _orders(desks, given[:-1], limits.visitor(request))
                 made = []
                 for place, (desk, order) in enumerate(orders):
-                    for update in desk.make(order):
+                    for update in stop.heed(request.session_hash, desk.make(order)):
                         if isinstance(update, Result):
                             made.append(update)
                         else:
                             shown_now = look.working(_of_two(update, place))
                             yield same, shown_now, same, same, same, same, same
                 yield _result(orders, made, given[-1])
+        except Stopped:
+            yield stopped
         except Refusal as refusal:
             yield look.failed(str(refusal)), same, None, same, look.alert(str(refusal)), (), same
 
     places = [rest, stage, slider, *buttons[:3]]
     begun = gr.on(
         [buttons.start.click, prompt.submit],
-        entrance(),
+        entrance(stop),
         outputs=[*places, buttons.alert],
         queue=False,
         scroll_to_output=True,
@@ -96,19 +100,10 @@ def compare(desks: dict[str, Desk], visit: gr.State) -> Compare:
     )
     inputs = [prompt, aspect, seed, *left, *right, visit]
     told = [rest, stage, slider, note, buttons.alert, shown, visit]
-    begun.failure(lambda: look.alert(line.FULL), outputs=buttons.alert, queue=False, **PRIVATE)
     work = begun.success(run, inputs, told, **ON_MODEL)
-    line.follow(buttons.clock, stage, look.waiting)
-    done = work.then(at_rest, shown, places, queue=False, **PRIVATE)
-    stopped = look.notice("Stopped", "Nothing was kept; start again whenever you like.")
-    buttons.stop.click(
-        lambda: (stopped, look.alert("Stopped.")),
-        outputs=[rest, buttons.alert],
-        cancels=[work],
-        queue=False,
-        **PRIVATE,
-    )
-    buttons.stop.click(at_rest, shown, places, queue=False, **PRIVATE)
+    line.follow(buttons.clock, work, stage, look.waiting)
+    stop.listen(buttons.stop, work, stopped, (stage, look.stopping()))
+    done = brought_back(begun, work, at_rest, [shown], places, buttons.alert)
     watched = [aspect, *left, *right]
     label = partial(button_label, desks)
     gr.on(

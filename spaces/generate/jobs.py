@@ -7,7 +7,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -156,7 +156,7 @@ class Desk:
         self._gate.admit(visitor, prompt, pictures)
         return Order(Job(prompt, tuple(pictures), settings, tuple(seeds)), given)
 
-    def make(self, order: Order) -> Iterator[Progress | Result]:
+    def make(self, order: Order) -> Generator[Progress | Result, None, None]:
         """Run an order; the last thing is the result. Closing it stops the model."""
         job, thought, started = order.job, "", time.monotonic()
         expected = self.engine.seconds(job)
@@ -185,7 +185,7 @@ class Desk:
         self.engine.cost.learn(job, self.engine.unit, seconds)
         yield Result(tuple(files), withheld, thought, seconds)
 
-    def ask(self, picture: object, question: object, visitor: str) -> Iterator[str]:
+    def ask(self, picture: object, question: object, visitor: str) -> Generator[str, None, None]:
         """The answer to a question about a picture, longer every time."""
         self.require_model()
         words = checks.text(question, "question", checks.QUESTION_CHARACTERS)

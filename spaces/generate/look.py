@@ -78,6 +78,19 @@ def working(progress: Progress) -> str:
     )
 
 
+def stopping() -> str:
+    """Asked to end; the model hears of it with its next piece."""
+    return (
+        f'<div class="stage notice waiting" aria-busy="true">{MARK}'
+        '<strong role="status">Stopping</strong></div>'
+    )
+
+
+def stopped() -> str:
+    """Ended because the visitor asked for it."""
+    return notice("Stopped", "Nothing was kept; start again whenever you like.")
+
+
 def failed(words: str) -> str:
     """Nothing came of it, and there is no earlier picture to show."""
     return (
@@ -137,4 +150,4 @@ def seconds(value: float) -> str:
 
 def plain_note(words: str) -> str:
     """A sentence below pictures."""
-    return f'<p class="note">{html.escape(words)}</p>'
+    return f'<p class="note" role="status">{html.escape(words)}</p>'

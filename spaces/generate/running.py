@@ -10,7 +10,7 @@ import line
 import look
 from checks import Refusal
 from jobs import Desk, Order, Progress, Result, Wish, in_words
-from line import ON_MODEL, PRIVATE
+from line import ON_MODEL, PRIVATE, Stop, Stopped
 from restore import Values, link
 from widgets import Buttons, Results
 
@@ -41,6 +41,7 @@ def on_make(
     visit: gr.State,
 ) -> gr.events.Dependency:
     """Run `wish(*inputs)` when triggered; the stop button ends it."""
+    stop = Stop()
 
     def run(request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         past: Visit = values[-1]
@@ -50,16 +51,15 @@ def on_make(
                 order = desk.order(wish(*values[:-1]), limits.visitor(request))
                 plan = _plan(desk, "", writing=True) if order.job.settings.think else same
                 yield same, same, same, plan, same, same, same, same
-                for update in desk.make(order):
+                for update in stop.heed(request.session_hash, desk.make(order)):
                     yield _shown(desk, order, update, past)
         except Refusal as refusal:
-            words = str(refusal)
-            yield look.failed(words), same, same, same, same, same, look.alert(words), same
+            yield _ended(refusal)
 
     places = [results.rest, results.stage, results.gallery, *buttons[:3]]
     begun = gr.on(
         triggers,
-        entrance(),
+        entrance(stop),
         outputs=[*places, buttons.alert],
         queue=False,
         scroll_to_output=True,
@@ -68,30 +68,46 @@ def on_make(
     )
     told = [results.rest, results.stage, results.gallery, results.plan, results.note]
     told += [results.shown, buttons.alert, visit]
-    begun.failure(lambda: look.alert(line.FULL), outputs=buttons.alert, queue=False, **PRIVATE)
     work = begun.success(run, [*inputs, visit], told, **ON_MODEL)
-    line.follow(buttons.clock, results.stage, look.waiting)
+    line.follow(buttons.clock, work, results.stage, look.waiting)
     begun.success(None, js=FOCUS.replace("WHICH", "stop"), queue=False, **PRIVATE)
-    done = work.then(at_rest, results.shown, places, queue=False, **PRIVATE)
+    stop.listen(buttons.stop, work, _ended(Stopped()), (results.stage, look.stopping()))
+    done = brought_back(begun, work, at_rest, [results.shown], places, buttons.alert)
     done.then(None, js=FOCUS.replace("WHICH", "start"), queue=False, **PRIVATE)
-    stopped = look.notice("Stopped", "Nothing was kept; start again whenever you like.")
-    buttons.stop.click(
-        lambda: (stopped, look.alert("Stopped.")),
-        outputs=[results.rest, buttons.alert],
-        cancels=[work],
-        queue=False,
-        **PRIVATE,
-    )
-    buttons.stop.click(at_rest, results.shown, places, queue=False, **PRIVATE)
     return done
 
 
-def entrance() -> Callable[[], tuple[Any, ...]]:
+def brought_back(
+    begun: gr.events.Dependency,
+    work: gr.events.Dependency,
+    back: Callable[..., tuple[Any, ...]],
+    shown: Sequence[gr.State],
+    places: list[gr.components.Component],
+    alert: gr.HTML,
+) -> gr.events.Dependency:
+    """Bring a tab back to rest after its work, however that ended: nothing else may do that.
+
+    What a second handler tells the page could come when the next work has begun.
+    """
+    begun.failure(lambda: look.alert(line.FULL), outputs=alert, queue=False, **PRIVATE)
+    # Gradio runs no `then` after a failure; a queue can be full though its door was open.
+    work.failure(
+        lambda *pictures: (*back(*pictures), look.alert(line.LOST)),
+        shown,
+        [*places, alert],
+        queue=False,
+        **PRIVATE,
+    )
+    return work.then(back, shown, places, queue=False, **PRIVATE)
+
+
+def entrance(stop: Stop) -> Callable[[gr.Request], tuple[Any, ...]]:
     """What a click does first: the stage in the place of pictures, Stop in that of the start."""
     check = line.door()
 
-    def enter() -> tuple[Any, ...]:
+    def enter(request: gr.Request) -> tuple[Any, ...]:
         check()
+        stop.forget(request.session_hash)
         return HIDDEN, gr.update(value=look.waiting(), visible=True), HIDDEN, *STARTED, ""
 
     return enter
@@ -101,6 +117,13 @@ def at_rest(pictures: object) -> tuple[Any, ...]:
     """Nobody works any more: show the pictures, if there are any."""
     places = (HIDDEN, HIDDEN, SHOWN) if pictures else (SHOWN, HIDDEN, HIDDEN)
     return *places, *ENDED
+
+
+def _ended(refusal: Refusal) -> tuple[Any, ...]:
+    """The last piece of a stream that brings no pictures."""
+    words, same = str(refusal), gr.skip()
+    rest = look.stopped() if isinstance(refusal, Stopped) else look.failed(words)
+    return rest, same, same, same, same, same, look.alert(words), same
 
 
 def _shown(desk: Desk, order: Order, update: Progress | Result, past: Visit) -> tuple[Any, ...]:

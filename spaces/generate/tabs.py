@@ -19,7 +19,7 @@ from jobs import Desk, Wish, in_words
 from judge import Judge
 from judge import shown as verdicts
 from line import ON_MODEL, PRIVATE
-from running import ENDED, STARTED, on_make
+from running import ENDED, HIDDEN, STARTED, brought_back, on_make
 
 EXAMPLES = Path(__file__).with_name("examples")
 SURREAL, FOLLOWING = "Surreal fantasy", "Instruction following"
@@ -47,6 +47,8 @@ COMPOSED = {
     ),
     "Edit one picture": ("Make the object from image 1 blue", ("red-triangle.png",)),
 }
+COPY = "(words) => words"
+"""In the page itself: who starts at once starts with the new words."""
 ANSWER_PLACE = "The answer appears here, word by word."
 QUESTIONS = ("What is in this picture?", "What is odd about this picture?", "How many are there?")
 
@@ -74,7 +76,7 @@ def create(desk: Desk, visit: gr.State) -> Create:
             starters = widgets.starters(TINY_STARTERS if desk.engine.name == "tiny" else STARTERS)
             settings = widgets.settings(next(iter(checks.ASPECTS)))
     for starter in starters:
-        starter.click(lambda words: words, starter, prompt, queue=False, **PRIVATE)
+        starter.click(None, starter, prompt, js=COPY, queue=False, **PRIVATE)
     done = on_make(
         desk,
         [buttons.start.click, prompt.submit],
@@ -162,22 +164,28 @@ def ask(desk: Desk) -> widgets.Buttons:
                 placeholder=ANSWER_PLACE,
             )
 
+            stage = gr.HTML("", padding=False, visible=False, elem_id="ask-stage")
+
+    stop, check, same = line.Stop(), line.door(), gr.skip()
+
     def run(request: gr.Request, image: object, words: object) -> Any:
         try:
             with in_words():
-                for said in desk.ask(image, words, limits.visitor(request)):
-                    # The line of alerts stays: a late piece must not wipe out "Stopped.".
-                    yield said, gr.skip()
+                said = desk.ask(image, words, limits.visitor(request))
+                for answer_ in stop.heed(request.session_hash, said):
+                    yield look.plain_note("Answering"), answer_, same
         except Refusal as refusal:
-            yield gr.skip(), look.alert(str(refusal))
+            yield same, same, look.alert(str(refusal))
 
     for starter in starters:
-        starter.click(lambda words: words, starter, question, queue=False, **PRIVATE)
-    places, check = list(buttons[:3]), line.door()
+        starter.click(None, starter, question, js=COPY, queue=False, **PRIVATE)
+    places = [stage, *buttons[:3]]
 
-    def enter() -> Any:
+    def enter(request: gr.Request) -> Any:
         check()
-        return *STARTED, gr.update(value="", placeholder="Waiting for your turn"), ""
+        stop.forget(request.session_hash)
+        waiting = gr.update(value=look.plain_note("Waiting for your turn"), visible=True)
+        return waiting, *STARTED, "", ""
 
     begun = gr.on(
         [buttons.start.click, question.submit],
@@ -187,47 +195,54 @@ def ask(desk: Desk) -> widgets.Buttons:
         trigger_mode="once",
         **PRIVATE,
     )
-    begun.failure(lambda: look.alert(line.FULL), outputs=buttons.alert, queue=False, **PRIVATE)
-    work = begun.success(run, [picture, question], [answer, buttons.alert], **ON_MODEL)
-    line.follow(buttons.clock, answer, lambda at: gr.update(placeholder=look.in_front(at)))
-    at_rest = (*ENDED, gr.update(placeholder=ANSWER_PLACE))
-    work.then(lambda: at_rest, outputs=[*places, answer], queue=False, **PRIVATE)
-    buttons.stop.click(
-        lambda: (*at_rest, look.alert("Stopped.")),
-        outputs=[*places, answer, buttons.alert],
-        cancels=[work],
-        queue=False,
-        **PRIVATE,
-    )
+    work = begun.success(run, [picture, question], [stage, answer, buttons.alert], **ON_MODEL)
+    line.follow(buttons.clock, work, stage, lambda at: look.plain_note(look.in_front(at)))
+    last = (same, same, look.alert(str(line.Stopped())))
+    stop.listen(buttons.stop, work, last, (stage, look.plain_note("Stopping")))
+    brought_back(begun, work, lambda: (HIDDEN, *ENDED), [], places, buttons.alert)
     return buttons
 
 
 def judging(judge: Judge, visit: gr.State, created: Create) -> None:
     """A button below the pictures of Create that checks the first one against its prompt."""
 
-    def look_at(request: gr.Request, past: list[Any], pictures: list[Any]) -> str:
+    def look_at(request: gr.Request, past: list[Any], pictures: list[Any]) -> tuple[str, str]:
+        path = _first(pictures)
         try:
             with in_words():
-                latest = {path: values["prompt"] for path, _, values in past}
-                path = pictures[0][0] if pictures else ""
-                if path not in latest or not Path(path).is_file():
+                prompts = {path: values["prompt"] for path, _, values in past}
+                if path not in prompts or not Path(path).is_file():
                     raise Refusal("There is no picture to judge yet.")
-                found = judge.look(path, latest[path], limits.visitor(request))
+                found = judge.look(path, prompts[path], limits.visitor(request))
         except Refusal as refusal:
-            return look.alert(str(refusal))
-        return verdicts(found, judge.model)
+            return path, look.alert(str(refusal))
+        return path, verdicts(found, judge.model)
 
     with created.results.below:
         button = gr.Button("Judge it", size="sm", scale=0, min_width=120)
         verdict = gr.HTML("", padding=False)
-    button.click(
+    latest = gr.State(("", ""))
+    judged = button.click(
         look_at,
         [visit, created.results.shown],
-        verdict,
+        latest,
         api_visibility="private",
         concurrency_limit=2,
+        show_progress_on=verdict,
     )
-    created.done.then(lambda: "", outputs=verdict, queue=False, **PRIVATE)
+    # By the time of a verdict there may be other pictures.
+    for changed in (judged, created.done):
+        changed.then(verdict_of, [latest, created.results.shown], verdict, queue=False, **PRIVATE)
+
+
+def verdict_of(told: tuple[str, str], pictures: list[Any]) -> str:
+    """The words of `told`, (path, words), where its picture is still the first one."""
+    path, words = told
+    return words if path == _first(pictures) else ""
+
+
+def _first(pictures: list[Any]) -> str:
+    return pictures[0][0] if pictures else ""
 
 
 def history(visit: gr.State, create: Create) -> gr.Gallery:

@@ -38,6 +38,7 @@ def visit(tmp_path):
             page.on("console", lambda message: complaints.append(message.text))
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.on("request", lambda one: foreign(one.url, address))
+            page.set_default_timeout(90_000)
             page.goto(address)
             return page
 
@@ -134,6 +135,31 @@ def test_questions_are_answered_by_y_and_n(visit, tmp_path):
     )
     (vote,) = Votes.open(run, "ada").votes.values()
     assert vote.marks == (1, 0) + (1,) * (lines - 2)
+
+
+def test_a_late_answer_is_noted_at_the_picture_that_was_voted_on(visit, tmp_path):
+    items = select(KIT.items, 3)
+    pictures = paint_into(tmp_path / "pictures", items)
+    run = write_run(tmp_path / "run", [verdict(item, True) for item in items], pictures)
+    page = visit(run, (1280, 800))
+    page.fill("#name", "ada")
+    page.press("#name", "Enter")
+    page.wait_for_selector("#picture:not(.coming)")
+    held = []
+    page.route("**/vote", lambda route: held.append((route, route.fetch())))
+    page.keyboard.press("y")
+    page.keyboard.press("ArrowRight")
+    while not held:
+        page.wait_for_timeout(20)
+    for route, answer in held:
+        route.fulfill(response=answer)
+    page.wait_for_function(
+        "() => document.getElementById('count').textContent === '1 of 3 judged, picture 2'"
+    )
+    page.wait_for_selector("#picture:not(.coming)")
+    assert page.locator("#answers .chosen").count() == 0
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#answers .chosen").inner_text() == "Right (y)"
 
 
 def test_a_held_key_is_one_vote_and_nobody_votes_on_the_picture_before(visit, tmp_path):

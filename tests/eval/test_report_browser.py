@@ -24,6 +24,7 @@ def test_filters_and_phone_width(tmp_path):
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.set_default_timeout(90_000)
         complaints = []
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from browsing import DESKTOP, find_browser
 from demo import TINY, running
+from demo_page import READY
 from fresh import build_wheel
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +88,8 @@ def visitors(chromium: Any, screenshots: Path, request: Any) -> Iterator[Callabl
         context = chromium.new_context(viewport=viewport)
         opened.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        # Never the subject of a test: a machine can be busy.
+        page.set_default_timeout(90_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on(
             "request",
@@ -106,6 +108,19 @@ def visitors(chromium: Any, screenshots: Path, request: Any) -> Iterator[Callabl
         context.pages[0].screenshot(path=screenshots / f"end-{request.node.name}-{number}.png")
         context.close()
     assert faults == []
+
+
+@pytest.fixture
+def visit(visitors: Callable[..., Any], app: str) -> Callable[..., Any]:
+    """Open the demo, when its model is loaded."""
+
+    def open_page(size: tuple[int, int] = DESKTOP, address: str = "") -> Any:
+        page = visitors(app + address, size)
+        page.get_by_text(READY).wait_for()
+        page.locator("button.start:enabled").first.wait_for()
+        return page
+
+    return open_page
 
 
 @pytest.fixture(scope="session")

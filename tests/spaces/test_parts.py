@@ -240,3 +240,16 @@ def test_a_judge_that_answers_nonsense_is_no_crash(module, reply):
     judge = module("judge")
     with pytest.raises(judge.Refusal):
         judge.read(reply)
+
+
+def test_a_verdict_is_shown_below_its_own_picture_alone(module):
+    tabs = module("tabs")
+    one, other = [("a.png", "one")], [("b.png", "other"), ("a.png", "one")]
+    assert tabs.verdict_of(("a.png", "2 of 2 hold"), one) == "2 of 2 hold"
+    assert tabs.verdict_of(("a.png", "2 of 2 hold"), other) == ""
+    assert tabs.verdict_of(("", "There is no picture"), []) == "There is no picture"
+
+
+def test_nobody_has_a_place_in_a_line_that_does_not_exist_yet(module):
+    page = gr.Blocks().queue()
+    assert module("line").place(page._queue, "visit", 1) is None

@@ -78,6 +78,43 @@ def test_keyboard_walks_through_rows_and_the_way_back_is_the_browsers(visit):
     assert page.url.endswith("?row=plain-00000")
 
 
+def test_two_steps_back_at_once_leave_the_way_forward(visit):
+    page = visit()
+    page.locator(".tile").first.click()
+    page.wait_for_url(re.compile("row=plain-00000$"))
+    page.locator(".row-page").wait_for()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(re.compile("row=plain-00001$"))
+    held = []
+    page.route(
+        "**/queue/join*",
+        lambda route: held.append(route) if held else (held.append(None), route.continue_()),
+    )
+    length = page.evaluate("history.length")
+    page.evaluate("history.back(); setTimeout(() => history.back(), 50)")
+    page.locator(".row-page h2", has_text="A photo of 0 red cubes").wait_for()
+    while len(held) < 2:
+        page.wait_for_timeout(20)
+    held[1].continue_()
+    page.locator(".grid").wait_for()
+    page.unroute("**/queue/join*")
+    assert "row=" not in page.url
+    assert page.evaluate("history.length") == length
+    page.go_forward()
+    page.wait_for_url(re.compile("row=plain-00000$"))
+    page.go_forward()
+    page.wait_for_url(re.compile("row=plain-00001$"))
+    page.locator(".row-page h2", has_text="A photo of 1 red cubes").wait_for()
+
+
+def test_the_address_follows_the_tab_in_front(visit):
+    page = visit("/?subset=multi_reference")
+    page.get_by_role("tab", name="Leaderboard").click()
+    page.wait_for_url(re.compile("tab=leaderboard$"))
+    page.get_by_role("tab", name="Dataset").click()
+    page.wait_for_url(re.compile("subset=multi_reference$"))
+
+
 def test_filters_follow_each_other_and_shuffle_has_a_link(visit):
     page = visit()
     page.get_by_role("combobox", name="Subset").click()
