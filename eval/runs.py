@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from echo4o.errors import Echo4oError
-from echo4o.records import Input, RunRecord, environment, sha256_file, write_atomic
+from echo4o.records import (
+    Input,
+    RunRecord,
+    environment,
+    refuse_foreign,
+    sha256_file,
+    write_atomic,
+)
 
 from .agreement import self_agreement
 from .canary import Canary, compare, open_canary, record
@@ -200,8 +207,10 @@ def refuse_another_run(out: Path, wanted: Mapping[str, str]) -> None:
     """Refuse to write over the results of a run that asked something else.
 
     Raises:
-        Echo4oError: the folder holds a run with another task, protocol, judge, items or pictures.
+        Echo4oError: the folder holds a run with another task, protocol, judge, items or pictures,
+            or what was no evaluation.
     """
+    refuse_foreign(out, "eval")
     if (out / PANEL_FILE).is_file():
         raise Echo4oError(f"{out} holds the runs of several judges; give one judge another --out")
     try:

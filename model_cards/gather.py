@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from echo4o.errors import Echo4oError
-from echo4o.records import JsonValue, RunRecord
+from echo4o.records import JsonValue, RunRecord, refuse_foreign
 
 from .dataset_parts import SHEET, facts_of_dataset
 from .facts import DatasetFacts, ModelFacts, Part, ScoreFact, SpaceFacts
@@ -28,8 +28,9 @@ def dataset_facts(folder: Path, *, repo_id: str | None = None) -> DatasetFacts:
     """Facts of a built dataset: what its builder noted, or else its record and README's configs.
 
     Raises:
-        RecordError: there is no record.
+        RecordError: there is no record, or it is not of a dataset.
     """
+    refuse_foreign(folder, "data")
     record = RunRecord.load(folder)
     counts = _json(folder / "statistics.json")
     if told := _mapping(record.parameters.get("card")):
@@ -67,10 +68,11 @@ def model_facts(
         runs: Evaluation outputs, each with a `run.json`.
 
     Raises:
-        RecordError: there is no record.
+        RecordError: there is no record, or it is not of a model.
         GatherError: a run has no scores.
     """
     home = folder if (folder / "record.json").is_file() else folder.resolve().parent
+    refuse_foreign(home, "train", "model")
     record = RunRecord.load(home)
     bases = [entry for entry in record.inputs if entry.kind == "model"]
     # A base without a Hub id is the random model that the recipe made itself.

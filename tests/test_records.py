@@ -6,7 +6,15 @@ import platform
 
 import pytest
 
-from echo4o.records import Input, RecordError, RunRecord, environment, sha256_file, write_atomic
+from echo4o.records import (
+    Input,
+    RecordError,
+    RunRecord,
+    environment,
+    refuse_foreign,
+    sha256_file,
+    write_atomic,
+)
 
 
 def test_write_atomic_replaces_the_whole_file(tmp_path):
@@ -65,6 +73,14 @@ def test_bad_records_are_told_in_one_sentence(tmp_path, content, said):
         (tmp_path / "record.json").write_text(content)
     with pytest.raises(RecordError, match=said):
         RunRecord.load(tmp_path)
+
+
+def test_a_folder_of_another_noun_is_refused(tmp_path):
+    refuse_foreign(tmp_path, "eval")
+    RunRecord(name="tiny", command="echo4o train run tiny").save(tmp_path)
+    refuse_foreign(tmp_path, "model", "train")
+    with pytest.raises(RecordError, match="holds what `echo4o train run tiny` made; give another"):
+        refuse_foreign(tmp_path, "eval")
 
 
 def test_environment_names_versions_and_no_secrets(monkeypatch):

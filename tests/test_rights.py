@@ -37,6 +37,12 @@ def test_a_missing_answer_is_named(name, value, tmp_path):
         (release_text({**ANSWERS, "may_train_competing_model": "maybe"}), "must be one of"),
         (release_text({**ANSWERS, "more": "x"}), "unknown 'more'"),
         (release_text({**ANSWERS, "account": "x" * 600}), "one line of text"),
+        (
+            release_text({**ANSWERS, "terms": "https://..."}),
+            r"`terms` .* is still 'https://\.\.\.'",
+        ),
+        (release_text({**ANSWERS, "signed_off": "NAME"}), "`signed_off` .* is still 'NAME'"),
+        (release_text(licences={**LICENCES, "outputs": "TODO"}), "`outputs` .* is still 'TODO'"),
         (release_text({**ANSWERS, "account": "a\\u0007b"}), "one line of text"),
         (release_text(licences={**LICENCES, "outputs": None}), "has no `outputs`"),
         (release_text(register='[[rights.references]]\nmatch = "*"\n'), "has no `licence`"),
@@ -47,6 +53,12 @@ def test_a_missing_answer_is_named(name, value, tmp_path):
 def test_a_file_that_is_wrong(text, said, tmp_path):
     with pytest.raises(RightsError, match=said):
         load(tmp_path, text)
+
+
+def test_what_an_editor_of_windows_saves_is_read(tmp_path):
+    path = tmp_path / "RELEASE.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + release_text().replace("\n", "\r\n").encode())
+    assert Rights.load(path).signed_off == "A. Person"
 
 
 def test_no_file(tmp_path):

@@ -14,7 +14,14 @@ from PIL import Image
 from echo4o.errors import Echo4oError
 from echo4o.launch import is_first_rank
 from echo4o.models.pictures import PictureRecord, encode_png
-from echo4o.records import Input, RunRecord, sha256_file, sync_folder, write_atomic
+from echo4o.records import (
+    Input,
+    RunRecord,
+    refuse_foreign,
+    sha256_file,
+    sync_folder,
+    write_atomic,
+)
 
 from .checkpoint import writing
 from .config import TrainConfig, differences
@@ -87,8 +94,9 @@ def is_finished(config: TrainConfig, rows: Rows, out: Path) -> bool:
     """Whether `out` holds the finished result of this very run.
 
     Raises:
-        Echo4oError: it holds the result of another run.
+        Echo4oError: it holds the result of another run, or of something else.
     """
+    refuse_foreign(out, "train")
     if not all((out / name).exists() for name in ("record.json", *config.artefacts)):
         return False
     record = RunRecord.load(out)

@@ -167,6 +167,24 @@ class RunRecord:
         return _from_fields(fields, path)
 
 
+def refuse_foreign(folder: Path, *nouns: str) -> None:
+    """Refuse a folder that holds what other verbs made; writing there would take its record away.
+
+    Args:
+        folder: Where something is about to be written, or taken from.
+        nouns: Whose verbs may have written the record: `data`, `model`, `train`, `eval`.
+
+    Raises:
+        RecordError: a verb of another noun wrote the record in it.
+    """
+    try:
+        command = RunRecord.load(folder).command
+    except RecordError:
+        return  # none, or none of ours
+    if command.startswith("echo4o ") and command.split()[1] not in nouns:
+        raise RecordError(f"{folder} holds what `{command}` made; give another folder")
+
+
 def _record_path(folder_or_file: Path) -> Path:
     return folder_or_file if folder_or_file.suffix == ".json" else folder_or_file / RECORD_NAME
 

@@ -20,6 +20,8 @@ FILE_NAME = "RELEASE.toml"
 _ANSWERS = ("yes", "no", "unclear")
 _LONGEST = 500
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
+_TEMPLATE = re.compile(r"(^|/)(\.\.\.|…)$|\b(TODO|TBD|FIXME)\b|^(NAME|ADDRESS|MODEL of PROVIDER)$")
+"""What stands in an example in place of an answer."""
 _HINT = f"fill it in {FILE_NAME} (table [rights])"
 
 
@@ -86,7 +88,7 @@ class Rights:
             RightsError: there is none, or an answer is missing, empty or nonsense.
         """
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise RightsError(
                 f"there is no {path}, so nobody has signed for the rights; write one with the "
@@ -206,6 +208,8 @@ def _table(given: object, where: str, name: str, cls: type) -> dict[str, Any]:
         is_needed = item.name not in ("references", "declared", *_OPTIONAL.get(cls, ()))
         if is_needed and (value is None or value == ""):
             raise RightsError(f"{where}: {name} has no `{item.name}`; {_HINT}")
+        if isinstance(value, str) and _TEMPLATE.search(value):
+            raise RightsError(f"{where}: `{item.name}` of {name} is still {value!r}; {_HINT}")
         if isinstance(value, str) and (len(value) > _LONGEST or _CONTROL.search(value)):
             raise RightsError(f"{where}: `{item.name}` of {name} must be one line of text")
         if isinstance(value, int | float) and not isinstance(value, bool):

@@ -25,6 +25,7 @@ from echo4o.eval.judging import JudgeConfig, _refuse_silence, judge
 from echo4o.eval.pictures import find_pictures
 from echo4o.eval.runs import judge_run, load_run
 from echo4o.ledger import BudgetExceeded, Ledger
+from echo4o.records import RunRecord
 
 ITEMS = select(KIT.items, 14)
 
@@ -114,16 +115,18 @@ def test_a_run_is_kept_and_the_second_one_asks_nothing(api, tmp_path):
     assert record["metrics"]["scores"] == stored["scores"]
     assert str(tmp_path) not in json.dumps([stored, record])
     others = paint_into(tmp_path / "others", ITEMS)
+    trained = RunRecord(name="tiny", command="echo4o train run tiny").save(tmp_path / "trained")
+    other = "holds a run with other {}.*another --out"
     for changes, complaint in (
-        ({"config": JudgeConfig(model="sandbox-text")}, "other judge"),
-        ({"pictures": others}, "other pictures"),
-        ({"source": replace(KIT, sha256="0")}, "other items"),
+        ({"out": trained.parent}, "holds what `echo4o train run tiny` made"),
+        ({"config": JudgeConfig(model="sandbox-text")}, other.format("judge")),
+        ({"pictures": others}, other.format("pictures")),
+        ({"source": replace(KIT, sha256="0")}, other.format("items")),
     ):
         asked = {"pictures": pictures, "config": JudgeConfig(model="sandbox-judge"), "source": KIT}
-        with pytest.raises(Echo4oError, match=f"holds a run with {complaint}.*another --out"):
-            judge_run(
-                TASK, items=ITEMS, out=tmp_path / "run", protocol="kit", **{**asked, **changes}
-            )
+        asked |= {"out": tmp_path / "run", **changes}
+        with pytest.raises(Echo4oError, match=complaint):
+            judge_run(TASK, items=ITEMS, protocol="kit", **asked)
 
 
 def test_several_pictures_and_repeats_are_judged_each_and_refused_where_the_script_has_none(

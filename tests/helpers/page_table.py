@@ -28,6 +28,11 @@ CHANGES = {
         "train run tiny --data": "train run tiny --set steps=2 --data",
         "--items kit --model run/model": f"{_KIT} --model run/model",
         "spaces/ORG/NAME@COMMIT": '"$(cat COMMIT)" --here',
+        '"MODEL of PROVIDER"': '"sandbox-image of the sandbox"',
+        '"https://..."': '"https://example.org/terms"',
+        '"NAME"': '"A. Person"',
+        '"ADDRESS"': '"removal@example.org"',
+        '"..."': '"MIT"',
         "echo4o sandbox serve": "serve echo4o sandbox serve --openai-port 0 --hub-port 0",
     },
     "training/README.md": {

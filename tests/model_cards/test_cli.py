@@ -74,6 +74,17 @@ def test_dataset_card_keeps_what_the_builder_declared(tmp_path, capsys):
     assert "fine" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["dataset", "model"])
+def test_a_card_of_another_kind_takes_nobodys_place(kind, trained, tmp_path, capsys):
+    folder = trained if kind == "dataset" else tmp_path
+    RunRecord(name="d", command="echo4o data build").save(tmp_path)
+    (folder / "README.md").write_text("its card")
+    with pytest.raises(SystemExit):
+        main(["card", "render", kind, str(folder)])
+    assert "made; give another folder" in capsys.readouterr().err
+    assert (folder / "README.md").read_text() == "its card"
+
+
 def test_nothing_is_invented_without_a_record(tmp_path):
     with pytest.raises(SystemExit) as stop:
         main(["card", "render", "model", str(tmp_path)])

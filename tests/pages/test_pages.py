@@ -12,7 +12,7 @@ from PIL import Image
 from tests_sandbox import image_api
 
 from echo4o.cli import VERBS
-from echo4o.rights import Rights
+from echo4o.rights import Rights, RightsError
 from echo4o.sandbox import world
 
 ALL = [one for page in pages() for one in blocks(page)]
@@ -72,11 +72,14 @@ def test_every_command_of_a_page_has_the_options_that_it_names(page):
             pytest.fail(f"{page}: `{line}`: {error}")
 
 
-def test_the_rights_of_the_readme_are_read(tmp_path):
+def test_the_rights_of_the_readme_are_read_once_they_are_filled_in(tmp_path):
     file = tmp_path / "RELEASE.toml"
     file.write_text(block("README.md", "[rights]").text)
+    with pytest.raises(RightsError, match="is still 'MODEL of PROVIDER'"):
+        Rights.load(file)
+    file.write_text(changed("README.md", block("README.md", "[rights]").text))
     rights = Rights.load(file)
-    assert rights.signed_off == "NAME"
+    assert rights.signed_off == "A. Person"
     rights.check_reference({"source": "human/1.png", "depicts_person": True}, "row 1")
 
 

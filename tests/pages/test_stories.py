@@ -109,7 +109,7 @@ def test_the_authors_dataset_is_imported(here):
 
 @pytest.mark.slow
 def test_a_dataset_is_made_trained_on_and_judged(here):
-    rights = block("README.md", "[rights]").text + OTHER_LICENCE
+    rights = changed("README.md", block("README.md", "[rights]").text) + OTHER_LICENCE
     (here.folder / "RELEASE.toml").write_text(rights)
     page, (make,) = STORIES[2]
     lines = block(page, make)
@@ -130,7 +130,7 @@ def test_a_release_is_signed_published_and_verified(here):
         "echo4o eval run geneval_plus_plus --items kit --limit 7 --steps 1 --model run/model "
         "--judge sandbox-judge --out scores",
     )
-    rights = block("README.md", "[rights]").text + OTHER_LICENCE
+    rights = changed("README.md", block("README.md", "[rights]").text) + OTHER_LICENCE
     (here.folder / "RELEASE.toml").write_text(RELEASE + rights)
     page, (release,) = STORIES[12]
     lines = block(page, release)

@@ -16,6 +16,7 @@ from training_rows import make_row, write_dataset
 from training_runs import Story, tell
 
 from echo4o.errors import Echo4oError
+from echo4o.records import RunRecord
 from echo4o.training.config import TrainConfig
 from echo4o.training.overrides import override
 from echo4o.training.train import train
@@ -135,6 +136,13 @@ def test_other_settings_need_force(config: TrainConfig, run):
         train(longer, run)
     ended = train(override(longer, ["resume_force=true"]), run)
     assert (ended.step, ended.finished) == (16, True)
+
+
+def test_what_no_training_made_is_left_alone(config: TrainConfig, tmp_path):
+    scored = RunRecord(name="geneval_plus_plus", command="echo4o eval").save(tmp_path).read_bytes()
+    with pytest.raises(Echo4oError, match="holds what `echo4o eval` made; give another folder"):
+        train(config, tmp_path)
+    assert (tmp_path / "record.json").read_bytes() == scored
 
 
 def test_other_rows_are_noticed(config: TrainConfig, mixed: Path, run, tmp_path):
