@@ -16,7 +16,8 @@ from echo4o.models.bagel.assembly import load_rest
 from echo4o.models.bagel.checkpoint import locate
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.packing import PackedBatch, pack
-from echo4o.models.bagel.pipeline import Echo4oPipeline, Echo4oPipelineOutput
+from echo4o.models.bagel.pipeline import Echo4oPipeline
+from echo4o.models.calls import Echo4oPipelineOutput
 
 from .adapters import ADAPTER, adapter_parameters, add_adapters, quantization
 from .config import TrainConfig

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import Parameter
 
 from echo4o.launch import is_first_rank
-from echo4o.models.bagel.pipeline import Echo4oPipelineOutput
+from echo4o.models.calls import Echo4oPipelineOutput
 from echo4o.models.parts import MODEL_FOLDER, WEIGHTS, PartsPipeline
 
 from . import draws, sharding

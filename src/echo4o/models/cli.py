@@ -221,7 +221,7 @@ def _paint(
     """Make one picture, save it with its record."""
     import torch
 
-    from .bagel.pipeline import Echo4oPipelineOutput
+    from .calls import Echo4oPipelineOutput
     from .pictures import save_picture
     from .repeat import runtime
 

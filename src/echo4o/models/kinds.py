@@ -102,6 +102,11 @@ def name_classes(folder: Path, pipeline: str, model: type, file: str) -> None:
     write_atomic(folder / kind.main / f"{file}.py", _import(model.__module__, model.__name__))
     write_atomic(folder / "pipeline.py", _import(home, pipeline))
     write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
+    config = folder / kind.main / "config.json"
+    values = json.loads(config.read_bytes())
+    if values.get("_class_name", model.__name__) != model.__name__:
+        # Processes that share a model give its class another name (FSDP).
+        write_atomic(config, json.dumps({**values, "_class_name": model.__name__}, indent=2) + "\n")
 
 
 def _import(module: str, name: str) -> str:

@@ -41,7 +41,8 @@ from echo4o.models.bagel.packing import (
     patchify,
     unpatchify,
 )
-from echo4o.models.bagel.processor import MAX_PIXELS, ResizeRule, to_pixels, to_rgb, to_uint8
+from echo4o.models.bagel.processor import MAX_PIXELS, ResizeRule, to_pixels, to_rgb
+from echo4o.models.calls import to_uint8
 from echo4o.sampler import Guidance, sigma_grid
 
 pytestmark = pytest.mark.shared

@@ -200,6 +200,16 @@ def test_saved_and_loaded_in_both_ways(pipe, tmp_path):
     assert ("unet" in facts["missing"]) == (pipe.unet is None)
 
 
+def test_a_model_that_processes_share_is_saved_under_its_own_name(tmp_path):
+    pipe = make_blip3o(direct=True)
+    pipe.transformer.__class__ = type("FSDPBlip3oTransformer", (Blip3oTransformer,), {})
+    pipe.save_parts(tmp_path / "shared")
+    make_blip3o(direct=True).save_parts(tmp_path / "whole")
+    shared, whole = (tmp_path / name / "transformer/config.json" for name in ("shared", "whole"))
+    assert json.loads(whole.read_text())["_class_name"] == "Blip3oTransformer"
+    assert shared.read_bytes() == whole.read_bytes()
+
+
 def test_the_released_layout(with_unet, released, caplog):
     loaded = Blip3oPipeline.from_pretrained(released)
     assert "could not be checked against the Hub" in caplog.text

@@ -1,19 +1,10 @@
 """Arguments of the pipeline's call: the forms they may have, and what they stand for."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
-
-import torch
-from PIL import Image
-from torch import Tensor
 
 from ...sampler import Guidance, Renorm
+from ..calls import Pictures, as_picture_lists
 from .conditioning import Part
-from .processor import as_picture_lists, to_uint8
-
-OutputType = Literal["pil", "np", "latent"]
-Generators = torch.Generator | Sequence[torch.Generator] | None
-Pictures = Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None
 
 
 def as_requests(
@@ -60,26 +51,3 @@ def guidance_for(
         renorm=default[2] if renorm is None else renorm,
         renorm_min=renorm_min,
     )
-
-
-def as_generators(generator: Generators, total: int) -> list[torch.Generator | None]:
-    """One generator per picture, perhaps the same one.
-
-    Raises:
-        ValueError: the list has another length.
-    """
-    if generator is None or isinstance(generator, torch.Generator):
-        return [generator] * total
-    if len(generator) != total:
-        raise ValueError(f"{total} pictures need {total} generators, got {len(generator)}")
-    return list(generator)
-
-
-def to_output(pictures: Tensor, output_type: OutputType) -> Sequence[Any]:
-    """Decoded pixels (B, 3, height, width), or latents, in the kind that was asked for."""
-    if output_type == "latent":
-        return list(pictures)
-    if output_type == "np":
-        array = (pictures * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        return list(array)
-    return [Image.fromarray(picture) for picture in to_uint8(pictures)]

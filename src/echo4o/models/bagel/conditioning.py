@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from ..devices import channels_last, working_device
 from .cache import Context
 from .configuration import BagelConfig
-from .devices import channels_last, working_device
 from .generation import encode_contexts, prefix
 from .modeling import BagelForUnifiedGeneration
 from .packing import Segment, TextSegment, VaeSegment, VitSegment

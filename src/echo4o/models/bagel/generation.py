@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..devices import working_device
 from .attention import Pass, spans_of
 from .cache import Context, ContextCache
-from .devices import working_device
 from .layout import RowLayout
 from .modeling import BagelForUnifiedGeneration
 from .packing import PackedBatch, Sample, TextSegment, grid_position_ids, pack

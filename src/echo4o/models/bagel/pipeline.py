@@ -5,29 +5,29 @@ Shape letters: B pictures, N latent tokens, P values per token.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
-from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from ...sampler import Renorm, initial_noise, sigma_grid
-from . import assembly
-from .arguments import (
+from ..calls import (
+    Echo4oPipelineOutput,
     Generators,
     OutputType,
     Pictures,
+    after_step,
     as_generators,
-    as_requests,
-    guidance_for,
+    check_output_type,
     to_output,
 )
+from ..devices import channels_last, keep_freed_memory, reuse_memory, working_device
+from . import assembly
+from .arguments import as_requests, guidance_for
 from .checkpoint import LayoutName, locate
 from .conditioning import (
     PLANNING_PROMPT,
@@ -37,7 +37,6 @@ from .conditioning import (
     check_requests,
 )
 from .denoising import GuidedVelocity, denoise
-from .devices import channels_last, keep_freed_memory, reuse_memory, working_device
 from .lora import LoraMixin
 from .modeling import BagelForUnifiedGeneration
 from .offload import OffloadMixin
@@ -49,16 +48,6 @@ from .writing import WritingMixin
 logger = logging.getLogger(__name__)
 
 Callback = Callable[["Echo4oPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
-
-
-@dataclass
-class Echo4oPipelineOutput(BaseOutput):
-    """What a call returns; entries are ordered by prompt, then by picture of the prompt."""
-
-    images: list[Image.Image] | list[np.ndarray[Any, Any]] | list[Tensor]
-    """Pictures; or arrays (height, width, 3) in [0, 1]; or latent tokens (N, P)."""
-    thoughts: list[str] | None = None
-    """With `think=True` the plan of every prompt."""
 
 
 class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
@@ -223,8 +212,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
             raise ValueError(
                 f"`num_images_per_prompt` must be at least 1, got {num_images_per_prompt}"
             )
-        if output_type not in ("pil", "np", "latent"):
-            raise ValueError(f'`output_type` must be "pil", "np" or "latent", got {output_type!r}')
+        check_output_type(output_type)
         self._check_given_size(height, width)
         total = len(requests) * num_images_per_prompt
         generators = as_generators(generator, total)
@@ -260,16 +248,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
                 self.step_cache,
             )
             with self.progress_bar(total=num_inference_steps) as bar:
-
-                def step_end(
-                    step: int, timestep: Tensor, x: Tensor, advance: Callable[[], Any] = bar.update
-                ) -> Tensor:
-                    advance()
-                    if callback_on_step_end is None:
-                        return x
-                    changed = callback_on_step_end(self, step, timestep, {"latents": x})
-                    return (changed or {}).get("latents", x)
-
+                step_end = after_step(self, bar.update, callback_on_step_end)
                 final = denoise(velocity, self.scheduler, noise, step_end)
 
             # 4. Decode.

@@ -3,7 +3,6 @@
 Sizes are (width, height) for PIL pictures, (height, width) for tensors.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,15 +85,6 @@ def to_pixels(image: Image.Image) -> Tensor:
     return (array.float() / 255 - 0.5) / 0.5
 
 
-def to_uint8(pixels_BCHW: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Decoded pixels, about [-1, 1] -> (B, height, width, 3) uint8; fractions are cut off."""
-    scaled = (pixels_BCHW.float() * 0.5 + 0.5).clamp(0, 1) * 255
-    array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = (
-        scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
-    )
-    return array
-
-
 def check_size(height: int, width: int, stride: int, table_side: int) -> None:
     """Refuse picture sizes the model cannot make.
 
@@ -117,22 +107,3 @@ def text_between(text: str, opening: str, closing: str) -> str:
     """What a decoded answer says: cut at the first `closing`, then behind the first `opening`."""
     before = text.split(closing)[0]
     return before.split(opening)[1] if opening in before else before
-
-
-def as_picture_lists(
-    image: Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None,
-    num_prompts: int,
-) -> list[list[Image.Image]]:
-    """One list of reference pictures per prompt; a flat list belongs to every prompt."""
-    if image is None:
-        return [[] for _ in range(num_prompts)]
-    if isinstance(image, Image.Image):
-        return [[image] for _ in range(num_prompts)]
-    if all(isinstance(item, Image.Image) for item in image):
-        return [list(image) for _ in range(num_prompts)]  # type: ignore[arg-type]
-    if any(isinstance(item, Image.Image) for item in image) or len(image) != num_prompts:
-        raise ValueError(
-            "`image` must be a picture, a list of pictures, or one list of pictures per prompt; "
-            f"got {len(image)} entries for {num_prompts} prompts"
-        )
-    return [list(pictures) for pictures in image]  # type: ignore[arg-type]

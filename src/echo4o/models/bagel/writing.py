@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
 from transformers import Qwen2Tokenizer
 
+from ..calls import as_picture_lists
 from .cache import Context
 from .conditioning import (
     REASONING_PROMPT,
@@ -20,7 +21,7 @@ from .conditioning import (
 )
 from .generation import decode_tokens, extend_context
 from .modeling import BagelForUnifiedGeneration
-from .processor import as_picture_lists, text_between
+from .processor import text_between
 
 logger = logging.getLogger(__name__)
 

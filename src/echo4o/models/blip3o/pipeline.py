@@ -17,9 +17,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from ...sampler import initial_noise, sigma_grid
-from ..bagel.arguments import Generators, OutputType, as_generators, to_output
-from ..bagel.devices import working_device
-from ..bagel.pipeline import Echo4oPipelineOutput
+from ..calls import (
+    Echo4oPipelineOutput,
+    Generators,
+    OutputType,
+    as_generators,
+    check_output_type,
+    to_output,
+)
+from ..devices import working_device
 from ..parts import PartsPipeline
 from . import assembly
 from .prompting import NO_TEXT, encode_prompts, prompt_text
@@ -146,8 +152,7 @@ class Blip3oPipeline(PartsPipeline):
                 "give at least one prompt and at least 1 picture per prompt; got "
                 f"{len(prompts)} prompts and `num_images_per_prompt` {num_images_per_prompt}"
             )
-        if output_type not in ("pil", "np", "latent"):
-            raise ValueError(f'`output_type` must be "pil", "np" or "latent", got {output_type!r}')
+        check_output_type(output_type)
         if max_text_tokens < 1:
             raise ValueError(f"`max_text_tokens` must be at least 1, got {max_text_tokens}")
         if decoder_steps is None:

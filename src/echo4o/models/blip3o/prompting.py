@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
-from ..bagel.devices import working_device
 from ..checkpoint import CheckpointError
+from ..devices import working_device
 
 IMAGE_TOKEN = "[IMG]"
 """Begins a picture; with the next two it is what BLIP3-o adds to Qwen2.5's vocabulary."""

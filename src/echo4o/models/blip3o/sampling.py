@@ -16,7 +16,7 @@ from diffusers import (
 from torch import Tensor
 
 from ...sampler import sigma_grid
-from ..bagel.devices import working_device
+from ..devices import working_device
 from .transformer import Blip3oTransformer
 
 Advance = Callable[[], Any]

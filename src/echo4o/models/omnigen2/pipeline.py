@@ -13,10 +13,19 @@ from torch.nn.functional import interpolate
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from ...sampler import initial_noise
-from ..bagel.arguments import Generators, OutputType, Pictures, as_generators, to_output
-from ..bagel.devices import working_device
-from ..bagel.pipeline import Echo4oPipelineOutput
-from ..bagel.processor import as_picture_lists, to_pixels, to_rgb
+from ..bagel.processor import to_pixels, to_rgb
+from ..calls import (
+    Echo4oPipelineOutput,
+    Generators,
+    OutputType,
+    Pictures,
+    after_step,
+    as_generators,
+    as_picture_lists,
+    check_output_type,
+    to_output,
+)
+from ..devices import working_device
 from ..parts import PartsPipeline
 from . import assembly
 from .denoising import Conditions, DoubleGuidance, denoise
@@ -111,8 +120,7 @@ class OmniGen2Pipeline(PartsPipeline):
             )
         if (height is None) != (width is None):
             raise ValueError(f"give both `height` and `width` or none, got {height} and {width}")
-        if output_type not in ("pil", "np", "latent"):
-            raise ValueError(f'`output_type` must be "pil", "np" or "latent", got {output_type!r}')
+        check_output_type(output_type)
         if image_guidance_scale is None:
             image_guidance_scale = 2.0 if most else 1.0
         guidance = DoubleGuidance(
@@ -146,16 +154,7 @@ class OmniGen2Pipeline(PartsPipeline):
             made = reference_size(size[1], size[0], max_pixels, max(size))[::-1]
             noise = self._noise(made, members, generators, latents)
             with self.progress_bar(total=num_inference_steps) as bar:
-
-                def step_end(
-                    step: int, timestep: Tensor, x: Tensor, advance: Callable[[], Any] = bar.update
-                ) -> Tensor:
-                    advance()
-                    if callback_on_step_end is None:
-                        return x
-                    changed = callback_on_step_end(self, step, timestep, {"latents": x})
-                    return (changed or {}).get("latents", x)
-
+                step_end = after_step(self, bar.update, callback_on_step_end)
                 final = denoise(
                     self.transformer,
                     self.scheduler,
