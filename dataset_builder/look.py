@@ -35,7 +35,8 @@ def configs_of(path: str, revision: str | None = None) -> list[str]:
     """
     import datasets
 
-    names = datasets.get_dataset_config_names(path, revision=revision)
+    with _present(path) as present:
+        names = datasets.get_dataset_config_names(path, revision=revision, **present)
     unknown = [name for name in names if name not in CONFIGS]
     if unknown or "all" not in names:
         raise Echo4oError(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import cast
 
 from echo4o.errors import Echo4oError
+from echo4o.hub_errors import patiently
+from echo4o.loading import builder
 from echo4o.records import Input, JsonValue
 
 METADATA_NAME = "metadata.jsonl"
@@ -108,10 +110,10 @@ def of_hub(source: str) -> tuple[Input, Iterator[Candidate]]:
 
 def _of_dataset(repo: str, config: str, commit: str) -> Iterator[Candidate]:
     """Pictures of a repository, streamed; the other columns are their facts."""
-    from datasets import ClassLabel, Image, load_dataset
+    from datasets import ClassLabel, Image
 
-    splits = load_dataset(repo, config or None, revision=commit, streaming=True)
-    for split, rows in splits.items():
+    opened = patiently(f"open {repo}", lambda: builder(repo, config or None, commit))
+    for split, rows in opened.as_streaming_dataset().items():
         columns = rows.features or {}
         pictures = [name for name, kind in columns.items() if isinstance(kind, Image)]
         if len(pictures) != 1:

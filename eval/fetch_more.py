@@ -18,7 +18,9 @@ from typing import Any
 from tqdm import tqdm
 
 from echo4o.errors import Echo4oError
+from echo4o.hub_errors import patiently
 from echo4o.hub_reading import resolve
+from echo4o.loading import builder
 from echo4o.pictures import picture_facts
 from echo4o.records import write_atomic
 
@@ -145,9 +147,10 @@ def fetch_context_items(repo: str = CONTEXT_DATASET) -> tuple[Path, int]:
 
 
 def _context_rows(repo: str, commit: str, folder: Path) -> Iterator[dict[str, Any]]:
-    from datasets import Image, List, load_dataset
+    from datasets import Image, List
 
-    data = load_dataset(repo, split="train", revision=commit, streaming=True)
+    opened = patiently(f"open {repo}", lambda: builder(repo, None, commit))
+    data = opened.as_streaming_dataset(split="train")
     columns = list(data.features or {})
     needed = ("key", "task_type", "instruction", "instruction_language", "input_images")
     missing = [name for name in needed if name not in columns]

@@ -71,7 +71,8 @@ ONLINE = """
 import os, sys, time
 from huggingface_hub import HfApi
 from echo4o import load_dataset
-from echo4o.hub_errors import HubError
+from echo4o.dataset_builder.look import configs_of
+from echo4o.hub_errors import HubError, patiently
 
 root, server = sys.argv[1], int(sys.argv[2])
 api, name, commits = HfApi(), "rehearsal/two-states", {}
@@ -89,6 +90,12 @@ except HubError as error:
 else:
     raise AssertionError(f"{len(found)} rows of another revision")
 assert len(load_dataset(path=name, split="train")) == 2  # as `datasets` does, which warns
+try:
+    found = patiently("look", lambda: configs_of(name, commits[4]))
+except HubError:
+    pass
+else:
+    raise AssertionError(f"{found} of another revision")
 print(commits[3], commits[4])
 """
 OFFLINE = """

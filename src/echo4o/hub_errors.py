@@ -71,7 +71,9 @@ def patiently(what: str, action: Callable[[], T]) -> T:
                 raise
             where = _where(reason)
             attempt, failing = (attempt if where == failing else 0) + 1, where
-            unreachable = isinstance(reason, httpx.ConnectError | LocalEntryNotFoundError)
+            unreachable = isinstance(
+                reason, httpx.ConnectError | LocalEntryNotFoundError | ConnectionError
+            )
             most = ATTEMPTS_TO_CONNECT if unreachable else ATTEMPTS
             wait = _wait(reason, attempt)
             if wait is None or attempt == most or total == MOST_ATTEMPTS:
@@ -89,7 +91,10 @@ def _trouble(error: Exception) -> Exception | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
-    known = (HfHubHTTPError, LocalEntryNotFoundError, httpx.TransportError, json.JSONDecodeError)
+    known = (
+        *(HfHubHTTPError, LocalEntryNotFoundError, httpx.TransportError, json.JSONDecodeError),
+        ConnectionError,  # what `datasets` raises
+    )
     # The LFS upload wraps the reason; a download of the wrong length is a bare OSError.
     reason = error.__cause__ if isinstance(error, RuntimeError) else error
     if isinstance(reason, known):

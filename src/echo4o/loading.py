@@ -56,7 +56,7 @@ def cache_folder(folder: Path) -> str:
 
 
 def builder(
-    path: str, config: str, revision: str | None = None, **options: Any
+    path: str, config: str | None, revision: str | None = None, **options: Any
 ) -> "DatasetBuilder":
     """What `datasets.load_dataset_builder` opens, but no other revision than the one named.
 
@@ -64,7 +64,7 @@ def builder(
 
     Args:
         path: A folder or a Hub id.
-        config: Name of a config.
+        config: Name of a config; None takes the default one.
         revision: Commit, branch or tag of a Hub id.
         options: As `datasets.load_dataset_builder` takes them.
 
