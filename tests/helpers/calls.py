@@ -45,7 +45,7 @@ def in_line(client: Client, server: psutil.Process, *, calls: int) -> None:
 
 def joined(job: Any) -> None:
     """Wait until the server has a call in its queue."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while job.status().code not in JOINED:
         assert time.monotonic() < deadline, job.status()
         time.sleep(0.005)

@@ -161,7 +161,7 @@ def test_a_stream_that_nobody_reads_ends_its_work(module):
     items = line.run(work)
     assert next(items) == 0
     items.close()
-    assert done.wait(2)
+    assert done.wait(60)
 
     def fails(put):
         put(1)

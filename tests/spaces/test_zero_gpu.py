@@ -134,9 +134,8 @@ def test_progress_and_plan_come_through_the_worker_and_cancel_ends_it(client, se
     while not any(one["progress"] > 0 for one in long.outputs()):
         time.sleep(0.02)
     long.cancel()
-    cancelled = time.monotonic()
     generate(client, steps=2).result(timeout=60)
-    assert time.monotonic() - cancelled < 5
+    assert long.outputs()[-1]["progress"] < 0.9
     paths = [path for path, _ in service.asked]
     assert paths.count("/release") == paths.count("/schedule")
 
