@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -128,6 +128,9 @@ def told_facts(folder: Path) -> Told:
     try:
         if not isinstance(limits, list) or not isinstance(parts, list):
             raise TypeError("`limits` and `parts` are lists")
+        _refuse_unknown(given, Told)
+        for one in parts:
+            _refuse_unknown(_mapping(one), Part)
         made = tuple(Part(**cast(dict[str, str], one)) for one in parts)
         told = Told(
             parts=made, limits=tuple(cast(list[str], limits)), **cast(dict[str, str], given)
@@ -139,6 +142,12 @@ def told_facts(folder: Path) -> Told:
     if not all(isinstance(one, str | None) for one in texts):
         raise GatherError(f"{TOLD}: everything in it is a text")
     return told
+
+
+def _refuse_unknown(given: Mapping[str, object], kind: type[Told] | type[Part]) -> None:
+    known = [one.name for one in fields(kind)]
+    if strange := sorted(set(given) - set(known)):
+        raise TypeError(f"unknown `{strange[0]}`; known are {', '.join(known)}")
 
 
 def scores_of(run: Path) -> list[ScoreFact]:

@@ -3,7 +3,12 @@
 import subprocess
 import sys
 
+import pytest
 from huggingface_hub import hf_hub_download
+
+from echo4o.errors import Echo4oError
+from echo4o.release.plan import Plan
+from echo4o.release.publish import Publication
 
 ADDRESS = f"https://hub.example/w/echo4o-0.1.0-py3-none-any.whl#sha256={'a' * 64}"
 PLAN = """
@@ -88,3 +93,31 @@ def test_a_release_that_failed_half_way_is_mended_and_goes_on(sandbox, tmp_path)
         )
         with open(file) as stream:
             assert stream.read().splitlines()[-1] == f"echo4o[space] @ {ADDRESS}"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ((), "is no checkpoint"),
+        (("adapter_config.json",), "holds an adapter and no whole model"),
+        (("adapter/adapter_config.json",), "`echo4o model merge`"),
+    ],
+)
+def test_a_folder_without_a_whole_model_is_refused_before_anything_is_sent(tmp_path, files, words):
+    for name in ("run", *files):
+        path = tmp_path / "run" / name if name != "run" else tmp_path / "run/record.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    plan = tmp_path / "RELEASE.toml"
+    plan.write_text(
+        '[release]\nname = "n"\nversion = "v1"\n[[items]]\ntask = "imagine_bench"\nrepo = "a/i"\n'
+        '[model]\nfolder = "run"\nrepo = "a/m"\n'
+    )
+    said = []
+    made = Publication(
+        plan=Plan.load(plan), work=tmp_path / "work", key=None, dry_run=False, say=said.append
+    )
+    with pytest.raises(Echo4oError, match=words):
+        made.run()
+    assert not said
+    assert not (tmp_path / "work").exists()

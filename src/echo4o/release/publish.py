@@ -22,6 +22,7 @@ from ..hub import NotOnHubError, RepoType, TagTakenError, resolve
 from ..hub_collections import Listed, publish_collection
 from ..hub_reading import download_file
 from ..manifest import MANIFEST, Manifest, Pinned, Release, address, installed_packages, signer
+from ..models.inspection import inspect
 from ..owner import sole_owner
 from ..records import RECORD_NAME, sha256_file, write_atomic
 from ..rights import Rights
@@ -72,10 +73,7 @@ class Publication:
 
     def run(self) -> None:
         """Publish what is left; raises Echo4oError and says what is done when something fails."""
-        if self.plan.dataset is not None:
-            Rights.load(self.plan.file)  # before anything is sent
-        if self.key is not None:
-            signer(self.key)
+        self._check()
         with self._place() as self._staged:
             self._begin()
             release = Release(**self._state["release"], after=tuple(self._done()))
@@ -88,6 +86,27 @@ class Publication:
                 with _named("collection", done):
                     slug = self._collect(release)
                 self._finish(release, slug)
+
+    def _check(self) -> None:
+        """Find out before anything is sent what would stop the line half-way."""
+        if self.plan.dataset is not None:
+            Rights.load(self.plan.file)
+        if self.key is not None:
+            signer(self.key)
+        if self.plan.model is not None:
+            folder = self.plan.weights
+            if (folder / "adapter").is_dir() or (folder / "adapter_config.json").is_file():
+                raise PublishError(
+                    f"{folder} holds an adapter and no whole model; make one with `echo4o model "
+                    "merge`, or publish the adapter alone with `echo4o train run --push`"
+                )
+            inspect(folder)
+        has_wheel = self.plan.metrics is not None or self.plan.release.wheel
+        if (self.plan.model or self.plan.spaces) and not has_wheel:
+            self.say(
+                f"Spaces and endpoints will install echo4o {__version__} from PyPI; [metrics], or "
+                "`wheel` in [release], give them a wheel in its place"
+            )
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[Path]:
