@@ -7,7 +7,7 @@ Every random number is keyed by (seed, row, visit, purpose).
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
@@ -52,6 +52,12 @@ class EncodedFamily(ABC, Generic[V]):
         device: Where batches go.
     """
 
+    beside: ClassVar[tuple[str, ...]] = (
+        *("norm1.linear.", "norm_out.linear_1.", "timestep_embedder."),
+        "latent_queries",
+    )
+    """Parts of the names of weights that a token does not pass, but its sample once, or others."""
+
     def __init__(
         self,
         pipeline: PartsPipeline,
@@ -71,10 +77,12 @@ class EncodedFamily(ABC, Generic[V]):
             memory=config.latent_cache_mb * 2**20,
             shelf=open_store(config, name),
         )
-        named = self._transformer.named_parameters()
-        parameters = [parameter for name, parameter in named if ".lora_" not in name]
-        self.weights = sum(p.numel() for p in parameters)
-        """Of the transformer, without adapters."""
+        self.weights = sum(
+            parameter.numel()
+            for name, parameter in self._transformer.named_parameters()
+            if not any(part in name for part in (".lora_", *self.beside))
+        )
+        """Of the transformer that every token passes, without adapters."""
 
     @property
     def subsets(self) -> tuple[str, ...]:

@@ -126,6 +126,9 @@ class OmniGen2Batch:
 class OmniGen2Family(EncodedFamily[Moments]):
     """OmniGen2 with the rows it is trained on; see `family.Family`."""
 
+    # A token passes one of three refiners of one size.
+    beside = (*EncodedFamily.beside, "noise_refiner.", "ref_image_refiner.")
+
     def __init__(
         self,
         pipeline: OmniGen2Pipeline,

@@ -1,6 +1,7 @@
 """Families whose pictures a frozen network encodes, as tests run them: milliseconds a step."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,10 @@ from echo4o.models.blip3o import Blip3oPipeline
 from echo4o.models.omnigen2 import OmniGen2Pipeline
 from echo4o.models.parts import PartsPipeline
 from echo4o.training.config import TrainConfig
+from echo4o.training.data import load_rows
+from echo4o.training.encoded_family import EncodedFamily
+from echo4o.training.families import open_family
+from echo4o.training.order import Visit
 from echo4o.training.recipes import tiny_blip3o, tiny_omnigen2
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -53,6 +58,22 @@ TRIED = {
         {},
     ),
 }
+
+
+def family_of(config: TrainConfig, base: Path, out: Path) -> Any:
+    """The family on a copy of a base model, with its pictures encoded."""
+    shutil.copytree(base, out / "base", dirs_exist_ok=True)
+    family = open_family(config, load_rows(config), out, device=torch.device("cpu"))
+    assert isinstance(family, EncodedFamily)
+    family.prepare()
+    return family
+
+
+def batch_of(family: Any, *rows: int, visit: int = 0) -> Any:
+    """Those rows at one visit."""
+    batch = family.collate([family.load(Visit(row, visit)) for row in rows])
+    assert batch is not None
+    return batch
 
 
 def losses(run: Path) -> list[float]:

@@ -9,26 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from encoded_runs import TRIED, losses
+from encoded_runs import batch_of, family_of, losses
 from training_rows import make_question, make_row, write_dataset
-from training_runs import tell
 
 from echo4o.errors import Echo4oError
 from echo4o.models.blip3o import Blip3oPipeline
 from echo4o.models.blip3o.tower import EvaTower
-from echo4o.training.blip3o import Blip3oBatch, Blip3oFamily
 from echo4o.training.blip3o_rows import Tower
 from echo4o.training.caching import fill_store
 from echo4o.training.config import TrainConfig
 from echo4o.training.data import decode_picture, load_rows
 from echo4o.training.encoded import Key
-from echo4o.training.families import open_family
-from echo4o.training.order import Visit
 from echo4o.training.overrides import SettingError, override
 from echo4o.training.parts import Blip3oSettings
 from echo4o.training.recipes import RECIPES, blip3o_dit, tiny_blip3o
 from echo4o.training.store import DiskShelf
-from echo4o.training.tiny import make_base
 from echo4o.training.train import _trained, train
 
 CPU = torch.device("cpu")
@@ -44,28 +39,10 @@ def run(run_of: Callable[[str], Path]) -> Path:
     return run_of("blip3o")
 
 
-def family_of(config: TrainConfig, out: Path, base: Path | None = None) -> Blip3oFamily:
-    rows = load_rows(config)
-    if base is None:
-        make_base(config, rows, out / "base")
-    else:
-        shutil.copytree(base, out / "base", dirs_exist_ok=True)
-    family = open_family(config, rows, out, device=CPU)
-    assert isinstance(family, Blip3oFamily)
-    family.prepare()
-    return family
-
-
-def batch_of(family: Blip3oFamily, *rows: int, visit: int = 0) -> Blip3oBatch:
-    batch = family.collate([family.load(Visit(row, visit)) for row in rows])
-    assert batch is not None
-    return batch
-
-
 def test_the_loss_is_the_velocity_error_of_the_towers_features(
     config: TrainConfig, run: Path, tmp_path: Path
 ):
-    family = family_of(override(config, ["drop_text=0.5"]), tmp_path, run / "base")
+    family = family_of(override(config, ["drop_text=0.5"]), run / "base", tmp_path)
     batch = batch_of(family, 0, 1, 2, 3)
     pipe = Blip3oPipeline.from_pretrained(run / "base")
     tower = EvaTower.open(str(run / "base/vision_tower"))
@@ -96,23 +73,9 @@ def test_the_loss_is_the_velocity_error_of_the_towers_features(
     first, second = (1000 * batch.sigmas).round().view(4, 2).T
     assert set((first - second).abs().tolist()) <= {499.0, 500.0, 501.0}
     assert not torch.equal(batch.sigmas, batch_of(family, 0, 1, 2, 3, visit=1).sigmas)
-    shifted = family_of(override(config, ["timestep_shift=3"]), tmp_path, run / "base")
+    shifted = family_of(override(config, ["timestep_shift=3"]), run / "base", tmp_path)
     wanted = 3 * batch.sigmas / (1 + 2 * batch.sigmas)
     assert torch.allclose(batch_of(shifted, 0, 1, 2, 3).sigmas, wanted, atol=4e-3)
-
-
-def test_recomputed_activations_give_the_same_gradients(
-    config: TrainConfig, run: Path, tmp_path: Path
-):
-    found = []
-    for word in ("gradient_checkpointing=false", "gradient_checkpointing=true"):
-        family = family_of(override(config, [word]), tmp_path, run / "base")
-        mse = batch_of(family, 0, 1).losses().mse
-        assert mse is not None
-        mse.backward()
-        found.append([p.grad for p in family.model.parameters()])
-    for plain, again in zip(*found, strict=True):
-        assert torch.allclose(plain, again, atol=1e-6)
 
 
 def test_frozen_queries_spare_the_way_back_through_the_text_model(
@@ -120,7 +83,7 @@ def test_frozen_queries_spare_the_way_back_through_the_text_model(
 ):
     for word, wanted in (("freeze=queries", False), ("freeze=heads", True)):
         changed = override(config, [word])
-        family = family_of(changed, tmp_path, run / "base")
+        family = family_of(changed, run / "base", tmp_path)
         trained = _trained(family, changed)
         assert ("latent_queries" in trained) == wanted
         assert batch_of(family, 0).condition().requires_grad == wanted
@@ -177,7 +140,7 @@ def test_features_in_bfloat16_are_kept_as_they_are(run: Path, tmp_path: Path):
 def test_rows_it_cannot_learn_are_counted(config: TrainConfig, run: Path, tmp_path: Path):
     rows = [make_row(0), make_question(1, pictures=0), make_row(2, references=2)]
     data = write_dataset(tmp_path / "data", rows)
-    family = family_of(override(config, [f"data={data}"]), tmp_path, run / "base")
+    family = family_of(override(config, [f"data={data}"]), run / "base", tmp_path)
     assert family.prepare() == [0]
     assert sorted(family._rows.skipped) == [
         "it has no picture to draw, which is all that BLIP3-o learns",
@@ -204,14 +167,3 @@ def test_the_released_recipe_keeps_its_numbers():
     recipe = blip3o_dit()
     assert (recipe.learning_rate, recipe.steps, recipe.weight_decay) == (1e-4, 10_000, 0.0)
     assert (recipe.drop_text, recipe.samples_per_pack, recipe.schedule) == (0.1, 16, "cosine")
-
-
-@pytest.mark.slow
-def test_processes_that_share_the_transformer_do_what_one_does(config: TrainConfig, tmp_path: Path):
-    words = [*TRIED["blip3o"].words, f"autoencoder={config.autoencoder}", f"data={config.data}"]
-    jobs = {"one": {}, "two": {"world": 2}, "shared": {"world": 2, "also": ["shard=full"]}}
-    found = tell(tmp_path, ["recipe=tiny_blip3o", *words, "packs_per_step=2"], jobs)
-    for story in found.values():
-        assert set(story.statuses) == {0}, story.printed
-    one, *others = (losses(story.out) for story in found.values())
-    assert others == [pytest.approx(one, rel=1e-4)] * 2

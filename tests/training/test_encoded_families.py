@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoded_runs import TRIED, WEIGHTS, Tried, losses, pixels, same_run
+import torch
+from encoded_runs import TRIED, WEIGHTS, Tried, batch_of, family_of, losses, pixels, same_run
 from safetensors.torch import load_file
-from training_runs import take_over
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from training_runs import take_over, tell
 
 from echo4o.errors import Echo4oError
 from echo4o.models.blip3o import EvaTower
@@ -64,6 +67,14 @@ def test_training_moves_all_of_the_transformer_and_nothing_else(run: Path):
         assert all(tensor.equal(frozen[1][name]) for name, tensor in frozen[0].items())
 
 
+def test_models_say_nothing_of_the_machine_they_were_made_on(run: Path, finished: Path):
+    """Ours as well: diffusers notes in each part where it was loaded from."""
+    for home in (run, finished):
+        files = [one for one in (home / "model").rglob("*") if one.suffix in (".json", ".py")]
+        assert {one.name for one in files} >= {"config.json", "model_index.json", "pipeline.py"}
+        assert not [one for one in files if str(home.parent) in one.read_text("utf-8")]
+
+
 def test_a_resumed_run_ends_with_the_same_bits(resumable: Path, run: Path, config: TrainConfig):
     assert train(config, resumable).finished
     assert same_run(resumable, run)
@@ -111,6 +122,43 @@ def test_an_adapter_reloads_and_equals_the_merged_model(
     assert np.abs(unmerged - plain).max() > 1e-3
 
 
+def test_recomputed_activations_give_the_same_gradients(
+    run: Path, config: TrainConfig, tmp_path: Path
+):
+    gradients = []
+    for word, times in (("false", 1), ("true", 2)):
+        trained = family_of(
+            override(config, [f"gradient_checkpointing={word}"]), run / "base", tmp_path
+        )
+        layers = [trained.model.layers[0]]
+        if "latent_queries" in trained.groups().get("queries", ()):  # the text model reads them
+            layers.append(trained._pipeline.mllm.model.language_model.layers[0].self_attn)
+        calls: list[nn.Module] = []
+        for layer in layers:
+            layer.register_forward_pre_hook(lambda module, _, calls=calls: calls.append(module))
+        batch_of(trained, 0, 1).losses().mse.backward()
+        assert [calls.count(layer) for layer in layers] == [times] * len(layers)
+        gradients.append([p.grad for p in trained.model.parameters() if p.grad is not None])
+        assert not any(p.requires_grad for p in trained._pipeline.mllm.parameters())
+        assert not any(p.requires_grad for p in trained._pipeline.vae.parameters())
+    for plain, again in zip(*gradients, strict=True):
+        assert torch.allclose(plain, again, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_adapter", [False, True], ids=["whole", "adapter"])
+def test_the_work_of_a_step_is_that_of_its_matrices(
+    family: str, is_adapter: bool, run: Path, config: TrainConfig, tmp_path: Path
+):
+    if is_adapter:
+        words = [f"base_model={run / 'model'}", "lora.rank=1", "autoencoder=none"]
+        tower = [f"blip3o.tower={run / 'base/vision_tower'}"] if family == "blip3o" else []
+        config = override(config, [*words, *tower])
+    batch = batch_of(family_of(config, run / "base", tmp_path), 0, 1)
+    with FlopCounterMode(display=False) as counter:
+        batch.losses().mse.backward()
+    assert batch.flops == pytest.approx(counter.get_total_flops(), rel=0.15)
+
+
 _LOAD = """
 import sys
 from echo4o.models import {family}
@@ -142,3 +190,19 @@ def test_a_pushed_run_loads_by_its_id(
         for folder in (run / "model", tmp_path / "there")
     )
     assert np.abs(there - here).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_transformer_do_what_one_does(
+    tried: Tried, config: TrainConfig, tmp_path: Path
+):
+    words = [f"recipe={config.recipe}", *tried.words, "packs_per_step=2"]
+    words += [f"autoencoder={config.autoencoder}", f"data={config.data}"]
+    jobs = {"one": {}, "two": {"world": 2}, "shared": {"world": 2, "also": ["shard=full"]}}
+    stories = tell(tmp_path, words, jobs).values()
+    for story in stories:
+        assert set(story.statuses) == {0}, story.printed
+    one, *others = (losses(story.out) for story in stories)
+    assert others == [pytest.approx(one, rel=1e-4)] * 2
+    files = [story.out / "model/transformer/config.json" for story in stories]
+    assert len({file.read_bytes() for file in files}) == 1

@@ -5,20 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoded_runs import pixels
+from encoded_runs import batch_of, family_of, pixels
 from PIL import Image
 from torch.nn import functional as F
 from training_rows import make_question, make_row, write_dataset
 
 from echo4o.models.omnigen2 import OmniGen2Pipeline
 from echo4o.training.config import TrainConfig
-from echo4o.training.data import load_rows
-from echo4o.training.families import open_family
-from echo4o.training.omnigen2 import OmniGen2Batch, OmniGen2Family
-from echo4o.training.order import Visit
 from echo4o.training.overrides import SettingError, override
 from echo4o.training.recipes import RECIPES, omnigen2, tiny_omnigen2
-from echo4o.training.tiny import make_base
 
 CPU = torch.device("cpu")
 
@@ -33,23 +28,10 @@ def run(run_of: Callable[[str], Path]) -> Path:
     return run_of("omnigen2")
 
 
-def family_of(config: TrainConfig, out: Path) -> OmniGen2Family:
-    rows = load_rows(config)
-    make_base(config, rows, out / "base")
-    family = open_family(config, rows, out, device=CPU)
-    assert isinstance(family, OmniGen2Family)
-    family.prepare()
-    return family
-
-
-def batch_of(family: OmniGen2Family, *rows: int, visit: int = 0) -> OmniGen2Batch:
-    batch = family.collate([family.load(Visit(row, visit)) for row in rows])
-    assert batch is not None
-    return batch
-
-
-def test_the_loss_is_the_velocity_error_over_latent_values(config: TrainConfig, tmp_path: Path):
-    family = family_of(override(config, ["drop_text=0"]), tmp_path)
+def test_the_loss_is_the_velocity_error_over_latent_values(
+    config: TrainConfig, run: Path, tmp_path: Path
+):
+    family = family_of(override(config, ["drop_text=0"]), run / "base", tmp_path)
     # None, one and two references: what has as many goes through the model together.
     batch = batch_of(family, 0, 12, 1, 13)
     assert [len(own) for own in batch.references] == [0, 1, 0, 2]
@@ -80,8 +62,10 @@ def test_the_loss_is_the_velocity_error_over_latent_values(config: TrainConfig, 
     )
 
 
-def test_a_dropped_text_may_take_its_references_along(config: TrainConfig, tmp_path: Path):
-    family = family_of(override(config, ["drop_text=1"]), tmp_path)
+def test_a_dropped_text_may_take_its_references_along(
+    config: TrainConfig, run: Path, tmp_path: Path
+):
+    family = family_of(override(config, ["drop_text=1"]), run / "base", tmp_path)
     empty = family._pipeline.encode_text([""])[0]
     seen = [batch_of(family, 13, visit=visit) for visit in range(12)]
     assert all(len(one.texts[0]) == len(empty) for one in seen)
@@ -99,10 +83,10 @@ def test_a_trained_model_draws_in_every_mode(run: Path, references: int):
     assert drawn.std() > 0.01
 
 
-def test_rows_it_cannot_learn_are_counted(config: TrainConfig, tmp_path: Path):
+def test_rows_it_cannot_learn_are_counted(config: TrainConfig, run: Path, tmp_path: Path):
     rows = [make_row(0), make_question(1), make_row(2, references=6)]
     data = write_dataset(tmp_path / "data", rows)
-    family = family_of(override(config, [f"data={data}"]), tmp_path)
+    family = family_of(override(config, [f"data={data}"]), run / "base", tmp_path)
     assert family.prepare() == [0]
     assert sorted(family._rows.skipped) == [
         "it has more than 5 references",

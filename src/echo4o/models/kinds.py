@@ -83,8 +83,8 @@ def open_pipeline(
     return pipeline_type(name).from_pretrained(source, revision=revision, dtype=dtype)
 
 
-def name_classes(folder: Path, pipeline: str, model: type, file: str) -> None:
-    """Make a folder that diffusers has written loadable by diffusers with trust.
+def finish_folder(folder: Path, pipeline: str, model: type, file: str) -> None:
+    """Make a folder that diffusers has written loadable by diffusers with trust, on any machine.
 
     From the Hub diffusers takes a class only from a library it knows or from a file in the
     repository, so pipeline and main part get one of a single line each.
@@ -102,11 +102,14 @@ def name_classes(folder: Path, pipeline: str, model: type, file: str) -> None:
     write_atomic(folder / kind.main / f"{file}.py", _import(model.__module__, model.__name__))
     write_atomic(folder / "pipeline.py", _import(home, pipeline))
     write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
-    config = folder / kind.main / "config.json"
-    values = json.loads(config.read_bytes())
-    if values.get("_class_name", model.__name__) != model.__name__:
-        # Processes that share a model give its class another name (FSDP).
-        write_atomic(config, json.dumps({**values, "_class_name": model.__name__}, indent=2) + "\n")
+    for config in folder.glob("*/config.json"):
+        values = json.loads(config.read_bytes())
+        # Where a part was loaded from: nobody else has that folder, and it may name its owner.
+        kept = {name: value for name, value in values.items() if name != "_name_or_path"}
+        if config.parent.name == kind.main and "_class_name" in kept:
+            kept["_class_name"] = model.__name__  # it is another while processes share it (FSDP)
+        if kept != values:
+            write_atomic(config, json.dumps(kept, indent=2) + "\n")
 
 
 def _import(module: str, name: str) -> str:

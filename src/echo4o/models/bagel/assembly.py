@@ -15,7 +15,7 @@ from transformers import Qwen2Tokenizer
 
 from ...errors import Echo4oError
 from ..checkpoint import CheckpointError, TensorFacts, read_headers, read_json
-from ..kinds import OURS, name_classes
+from ..kinds import OURS, finish_folder
 from . import weights
 from .checkpoint import Located
 from .configuration import BagelConfig
@@ -166,4 +166,4 @@ def save_bagel_files(folder: Path, parts: Components) -> None:
 
 def finish_echo4o(folder: Path) -> None:
     """Make a folder that diffusers has written loadable by diffusers with trust."""
-    name_classes(folder, OURS, BagelForUnifiedGeneration, "modeling_echo4o_bagel")
+    finish_folder(folder, OURS, BagelForUnifiedGeneration, "modeling_echo4o_bagel")

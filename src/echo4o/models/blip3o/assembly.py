@@ -12,7 +12,7 @@ from diffusers import (
 
 from .. import parts
 from ..checkpoint import CheckpointError, TensorFacts, read_headers, read_json
-from ..kinds import INDEX, name_classes
+from ..kinds import INDEX, finish_folder
 from ..parts import MODEL_FOLDER, WEIGHTS, Located
 from . import weights
 from .transformer import Blip3oTransformer
@@ -78,4 +78,4 @@ def read_parts(located: Located) -> dict[str, dict[str, TensorFacts]]:
 
 def finish(folder: Path) -> None:
     """Make a folder that diffusers has written loadable by diffusers with trust."""
-    name_classes(folder, "Blip3oPipeline", Blip3oTransformer, "transformer_blip3o")
+    finish_folder(folder, "Blip3oPipeline", Blip3oTransformer, "transformer_blip3o")

@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from .. import parts
 from ..checkpoint import TensorFacts
-from ..kinds import name_classes
+from ..kinds import finish_folder
 from ..parts import Located
 from .transformer import OmniGen2Transformer2DModel
 
@@ -47,4 +47,4 @@ def read_parts(located: Located) -> dict[str, dict[str, TensorFacts]]:
 
 def finish(folder: Path) -> None:
     """Make a folder that diffusers has written loadable by diffusers with trust."""
-    name_classes(folder, "OmniGen2Pipeline", OmniGen2Transformer2DModel, "transformer_omnigen2")
+    finish_folder(folder, "OmniGen2Pipeline", OmniGen2Transformer2DModel, "transformer_omnigen2")
