@@ -13,6 +13,7 @@ from echo4o.errors import Echo4oError
 from echo4o.hub_reading import resolve
 
 from .item_repo import PREFIX
+from .tasks import get_task
 
 SCRIPT = Path(__file__).parent / "templates" / "hf_job.py"
 USD_PER_HOUR = {"cpu-basic": 0.01, "a100-large": 2.5, "h200": 5.0, "h200x8": 40.0}
@@ -87,6 +88,17 @@ def pinned(job_model: str, revision: str | None) -> str:
         NotOnHubError: there is no such model or revision.
     """
     return resolve(job_model, "model", revision)
+
+
+def check_asked(job: Job) -> None:
+    """Find out before a machine is paid for whether the task and its items exist.
+
+    Raises:
+        Echo4oError: one of them does not.
+    """
+    get_task(job.task)
+    repo, _, revision = job.items.removeprefix(PREFIX).partition("@")
+    resolve(repo, "dataset", revision or None)
 
 
 def shown(job: Job) -> dict[str, Any]:

@@ -22,9 +22,10 @@ def job_arguments(parser: argparse.ArgumentParser) -> None:
 
 def job(args: argparse.Namespace) -> None:
     """Start an evaluation on HF Jobs, or show the call that would."""
-    from .job import pinned, shown, start
+    from .job import check_asked, pinned, shown, start
 
     wanted = _job(args, pinned(args.model, args.revision))
+    check_asked(wanted)
     print("huggingface_hub.run_uv_job(" + json.dumps(shown(wanted), indent=1) + ")")
     print(wanted.cost())
     if not args.dry_run:
@@ -45,13 +46,13 @@ def watch_arguments(parser: argparse.ArgumentParser) -> None:
 
 def watch(args: argparse.Namespace) -> None:
     """Wait for webhooks, and start a job for every new revision of the model."""
-    from .job import shown, start
+    from .job import check_asked, shown, start
     from .watch import SECRET, Watcher, make_server
 
     secret = os.environ.get(SECRET, "")
     if len(secret) < 8:
         raise Echo4oError(f"set {SECRET} to the secret of your webhook (8 characters or more)")
-    _job(args, "0" * 40)  # what is wrong with the options is told now
+    check_asked(_job(args, "0" * 40))  # what is wrong with the options is told now
 
     def begin(commit: str) -> str:
         wanted = _job(args, commit)

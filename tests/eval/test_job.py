@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from echo4o.errors import Echo4oError
-from echo4o.eval.job import SCRIPT, Job, shown, start
+from echo4o.eval.job import SCRIPT, Job, check_asked, shown, start
 from echo4o.wheel import build_wheel
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,17 @@ def test_a_job_without_a_key_is_not_started(monkeypatch):
 def test_what_cannot_run_there_is_refused(wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be"):
         Job(**GOOD | wrong)
+
+
+def test_a_task_or_items_that_do_not_exist_are_told_before_a_machine_is_paid_for(sandbox, tmp_path):
+    with pytest.raises(Echo4oError, match="there is no task 'nope'"):
+        check_asked(Job(**GOOD | {"task": "nope"}))
+    code = f"from echo4o.eval.job import Job, check_asked; check_asked(Job(**{GOOD!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=sandbox.environment(tmp_path), capture_output=True, text=True,
+    )  # fmt: skip
+    assert "cannot find dataset org/items at v1: there is no such repo" in done.stderr
 
 
 def environment_of_a_job(folder, requirement):
