@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import socket
 import sqlite3
 import struct
@@ -42,7 +43,9 @@ TABLE = [
     (FULL, "the disk is full (rows.arrow); free some space"),
     (OSError(errno.EADDRINUSE, "Address already in use"), "the port is in use; choose another"),
     (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), "no such file or folder (a.txt)"),
-    (PermissionError(errno.EACCES, "Permission denied", "/a"), "Permission denied (/a)"),
+    (PermissionError(errno.EACCES, "Permission denied", "/a"), "denied (/a); choose another"),
+    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "needed (a/b); give another"),
+    (OSError(errno.EIO, "Input/output error", "/a"), "Input/output error (/a)"),
     (ModuleNotFoundError("No module named 'torch'"), 'pip install "echo4o[all]"'),
     (caused(FULL), "the disk is full (rows.arrow)"),
     (caused(pa.ArrowInvalid("Parquet magic bytes not found")), "a data file is damaged or cut"),
@@ -142,15 +145,40 @@ def test_debug_shows_the_traceback_and_nothing_else_does(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["dada"], "unknown command 'dada'; choose one of: data, model"),
-        (["data", "made"], "unknown verb 'made'; `echo4o data` has: plan, generate"),
+        (["dada"], "unknown command 'dada' (did you mean data?); there are: data, model"),
+        (["xyz"], "unknown command 'xyz'; there are: data, model"),
+        (["data", "pln"], "'pln' (did you mean plan?); `echo4o data` has: plan, generate"),
+        (["eval", "push", "items", "a"], "required: repo; `echo4o eval push items --help` shows"),
+        (["train", "plan", "tiny", "--sets", "a"], "--sets a (did you mean --set?); `echo4o"),
     ],
 )
 def test_unknown_words_name_the_known_ones(capsys, words, said):
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == 2
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_a_reader_that_goes_is_no_error():
+    """As `echo4o ... | head -1` does, before the first line here."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "echo4o.cli", "data"]
+    with os.fdopen(writer, "wb") as gone:
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True, timeout=90)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize("words", [[], ["eval"], ["data", "--help"]])
+def test_help_fits_the_terminal(capsys, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "60")
+    main(words)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith("  ")]
+    assert max(map(len, rows)) <= 60
+    assert all("  " in row[2:] for row in rows)  # a name, a gap, its text
 
 
 def test_ctrl_c_has_its_own_status(monkeypatch, capsys):

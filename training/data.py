@@ -172,10 +172,14 @@ def load_rows(config: TrainConfig) -> Rows:
     """
     path, revision = loading.source(config.data), config.revision
     if Path(path).is_dir():
+        if (Path(path) / "plan.jsonl").is_file():
+            raise Echo4oError(f"{path} is a plan and no dataset yet; run `echo4o data build` first")
         source = Input(kind="dataset", id=Path(path).resolve().name)
     else:
-        if path.startswith((".", "/", "~")):
-            raise Echo4oError(f"there is no folder {path}; give a dataset folder or a Hub id")
+        if path.startswith((".", "/", "~")) or path.count("/") != 1:
+            raise Echo4oError(
+                f"there is no folder {path}; give a dataset folder or a Hub id (ORG/NAME)"
+            )
         if not constants.HF_HUB_OFFLINE:
             # The commit, so that the record says what was read even if a branch moves meanwhile.
             revision = hub.resolve(path, "dataset", revision)

@@ -4,13 +4,18 @@ For a verb function `plan` in the named module there is also `plan_arguments(par
 """
 
 import argparse
+import difflib
 import errno
 import importlib
 import logging
 import os
+import select
+import shutil
+import signal
 import sqlite3
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from .errors import Echo4oError, shown_address
@@ -127,6 +132,18 @@ _LIBRARY_ERRORS = {
     "UnicodeDecodeError": "a file is not UTF-8 text",
     "UnidentifiedImageError": "a file is no picture",
 }
+# What the system says, and what to do about it.
+_OS_ERRORS = {
+    errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
+    errno.EADDRINUSE: ("the port is in use", "choose another one, or 0 for any free port"),
+    errno.ENOENT: ("no such file or folder", "check the name, and the folder you are in"),
+    errno.EACCES: ("Permission denied", "choose another place, or change its permissions"),
+    errno.EPERM: ("Operation not permitted", "choose another place, or change its permissions"),
+    errno.EROFS: ("the disk is read-only", "choose another place"),
+    errno.ENOTDIR: ("a file stands where a folder is needed", "give another folder"),
+    errno.EEXIST: ("there is something of this name", "give another name"),
+    errno.EISDIR: ("this is a folder", "give the file"),
+}
 _DISK_FULL = "the disk is full; free some space and run the same command again"
 # What SQLite says about the disk and the file; everything else it says is our own fault.
 _SQLITE_ERRORS = {
@@ -141,7 +158,10 @@ _SQLITE_ERRORS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of the `echo4o` command; exits with 0, 1 (failed), 2 (misuse) or 130 (Ctrl-C)."""
+    """Entry point of the `echo4o` command; exits with 0, 1 (failed), 2 (misuse) or 130 (Ctrl-C).
+
+    With 141 where nobody reads any more what it prints, as any other program.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     # Commands that start several processes hand it on through the environment.
     debug_asked = "--debug" in words
@@ -157,7 +177,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.getLogger(talking).propagate = False
     logging.getLogger("huggingface_hub.utils._http").addFilter(_unsigned)
     try:
-        _dispatch(words)
+        try:
+            _dispatch(words)
+        finally:
+            sys.stdout.flush()  # here, where it can be told that nobody reads it
+    except BrokenPipeError as error:
+        if not _reader_is_gone():
+            _fail(f"the server cut the connection: {_first_line(error)}", 1)
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on", 130)
     except Exception as error:
@@ -170,6 +197,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         if debug_asked:
             os.environ.pop("ECHO4O_DEBUG", None)
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody takes our output any more, as after `| head`; then the rest goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), select.POLLERR | select.POLLHUP)
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _unsigned(record: logging.LogRecord) -> bool:
@@ -218,12 +255,9 @@ def _explain_sqlite(error: sqlite3.Error) -> str | None:
 
 def _explain_os(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full{where}; free some space and run the same command again"
-    if error.errno == errno.EADDRINUSE:
-        return f"the port is in use{where}; choose another one, or 0 for any free port"
-    if error.errno == errno.ENOENT:
-        return f"no such file or folder{where}"
+    if error.errno in _OS_ERRORS:
+        fact, remedy = _OS_ERRORS[error.errno]
+        return f"{fact}{where}; {remedy}"
     return f"{error.strerror or error}{where}"
 
 
@@ -248,14 +282,15 @@ def _dispatch(words: list[str]) -> None:
         return
     noun, rest = words[0], words[1:]
     if noun not in VERBS:
-        _fail(f"unknown command {noun!r}; choose one of: {', '.join(VERBS)}", 2)
+        _fail(f"unknown command {noun!r}{_nearest(noun, VERBS)}; there are: {', '.join(VERBS)}", 2)
     verbs = VERBS[noun]
     verb = "" if "" in verbs else (rest[0] if rest else "--help")
     if verb in ("-h", "--help"):
         print(_noun_help(noun))
         return
     if verb not in verbs:
-        _fail(f"unknown verb {verb!r}; `echo4o {noun}` has: {', '.join(verbs)}", 2)
+        told = f"unknown verb {verb!r}{_nearest(verb, verbs)}"
+        _fail(f"{told}; `echo4o {noun}` has: {', '.join(verbs)}", 2)
     run_verb(noun, verb, rest if verb == "" else rest[1:])
 
 
@@ -264,7 +299,7 @@ def run_verb(noun: str, verb: str, words: list[str]) -> None:
     target, summary = VERBS[noun][verb]
     module_name, function = target.split(":")
     module = importlib.import_module(module_name)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"echo4o {noun} {verb}".rstrip(),
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog="--debug shows the traceback of an error.",
@@ -274,6 +309,21 @@ def run_verb(noun: str, verb: str, words: list[str]) -> None:
     args = parser.parse_args(words)
     args.words = words  # as they were typed, for a verb that starts itself several times
     getattr(module, function)(args)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Misuse is one sentence, as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        words = message.split()
+        strange = words[2] if words[:2] == ["unrecognized", "arguments:"] else ""
+        near = _nearest(strange.partition("=")[0], self._option_string_actions) if strange else ""
+        _fail(f"{message}{near}; `{self.prog} --help` shows what it takes", 2)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -288,13 +338,34 @@ def _overview() -> str:
     lines = ["usage: echo4o <noun> <verb> [options]", ""]
     for noun, summary in NOUNS.items():
         verbs = ", ".join(verb for verb in VERBS[noun] if verb)
-        lines.append(f"  {noun:<9}{summary}{f' ({verbs})' if verbs else ''}")
-    return "\n".join([*lines, "", "echo4o <noun> --help lists its verbs; --version; --debug."])
+        lines += _rows(noun, 9, f"{summary}{f' ({verbs})' if verbs else ''}")
+    return "\n".join([*lines, "", *_MORE])
+
+
+_MORE = (
+    "echo4o <noun> --help lists its verbs, echo4o <noun> <verb> --help the options of one.",
+    "--version; --debug shows the traceback behind an error.",
+    "All of it at work, without an account: echo4o release rehearse --quick",
+)
+
+
+def _rows(name: str, width: int, text: str) -> list[str]:
+    """A name and its explanation, side by side in the width of the terminal."""
+    room = max(40, shutil.get_terminal_size().columns)
+    return textwrap.wrap(
+        text,
+        room,
+        initial_indent=f"  {name:<{width}}",
+        subsequent_indent=" " * (width + 2),
+        break_on_hyphens=False,
+    )
 
 
 def _noun_help(noun: str) -> str:
     lines = [f"usage: echo4o {noun} <verb> [options]", "", f"{NOUNS[noun]}:"]
-    lines += [f"  {verb:<10}{summary}" for verb, (_, summary) in VERBS[noun].items()]
+    width = max(map(len, VERBS[noun])) + 2
+    for verb, (_, summary) in VERBS[noun].items():
+        lines += _rows(verb, width, summary)
     return "\n".join([*lines, "", f"echo4o {noun} <verb> --help shows a verb's options."])
 
 

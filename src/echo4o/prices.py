@@ -17,6 +17,8 @@ from .errors import Echo4oError
 ENVIRONMENT_VARIABLE = "ECHO4O_PRICES"
 BUILT_IN = Path(__file__).with_name("prices.json")
 _PER = 1_000_000
+_TOLD = 8
+"""So many models an error names."""
 _NEEDED = ("input_text", "input_image", "output")
 
 
@@ -135,9 +137,10 @@ class PriceTable:
             if self.source == BUILT_IN
             else f"add it to {self.source}"
         )
+        known = ", ".join(sorted(self.models)[:_TOLD])
         raise PriceError(
-            f"there is no price for model {model!r}, so no budget could be kept; {where} "
-            "(prices of 0 for a model that costs nothing)"
+            f"there is no price for model {model!r}, so no budget could be kept (there are prices "
+            f"for {known}); {where} (prices of 0 for a model that costs nothing)"
         )
 
 

@@ -280,6 +280,7 @@ def test_info_and_convert_go_both_ways(ours, tmp_path, capsys):
     ("words", "said"),
     [
         (("generate", "nowhere/at/all", "x"), "there is no folder nowhere/at/all"),
+        (("generate", "nowhere", "x"), "there is no folder nowhere; give a model folder"),
         (("generate", "MODEL", "x", "--height", "33", "--width", "32"), "multiple of 16, got 33"),
         (("generate", "MODEL", "x", "--steps", "0"), "at least 1, got 0"),
         (("generate", "MODEL", "x", "--num", "0"), "--num must be at least 1"),

@@ -51,6 +51,7 @@ def test_a_run_from_the_command_line(settings, mixed, tmp_path, capfd):
         (("run", "tiny", "--set", "step=1"), "the nearest one is 'steps'"),
         (("plan", "tiny", "--set", "packs_per_step=0"), "`packs_per_step` must be at least 1"),
         (("run", "tiny", "--data", "./nowhere"), "there is no folder ./nowhere"),
+        (("run", "tiny", "--data", "nowhere"), "there is no folder nowhere; give a dataset folder"),
         (("run", "tiny", "--processes", "3"), "--processes must divide packs_per_step, 2; got 3"),
         (("run", "tiny", "--processes", "0"), "--processes must divide packs_per_step, 2; got 0"),
         (("run", "tiny", "--set", "trackers=nonsense"), "'nonsense'; accelerate knows all, aim,"),

@@ -49,8 +49,10 @@ def find_folder(
     if Path(name).is_dir():
         return Path(name), None
     name = str(name)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise CheckpointError(f"there is no folder {name}; give a model folder or a Hub id")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise CheckpointError(
+            f"there is no folder {name}; give a model folder or a Hub id (ORG/NAME)"
+        )
 
     def fetch() -> str:
         return str(

@@ -160,7 +160,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         "options",
         nargs=argparse.REMAINDER,
         metavar="-- OPTIONS",
-        help="what else `echo4o eval run` takes, for every run",
+        help="what else `echo4o eval run` takes, for every run: at least -- --judge JUDGE",
     )
 
 
@@ -169,5 +169,7 @@ def compare(args: argparse.Namespace) -> None:
     from .compare import compare as compare_models
 
     words = args.options[1:] if args.options[:1] == ["--"] else args.options
+    if not any(word.partition("=")[0] in ("--judge", "--judges") for word in words):
+        raise Echo4oError("nobody is named who judges; write it at the end: -- --judge JUDGE")
     found = compare_models(args.before, args.after, args.tasks, args.out, words, _say)
     print(f"comparison  {found}")

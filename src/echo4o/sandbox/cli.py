@@ -22,6 +22,8 @@ def serve(args: argparse.Namespace) -> None:
     from .faults import Faults
     from .hub.store import ORGANISATION, USER
     from .keys import API_KEY, GIVEN_KEY, GIVEN_TOKEN, HUB_TOKEN, told
+    from .openai.chat import CHAT_MODELS
+    from .openai.images import IMAGE_MODELS
     from .serve import serve_sandbox
 
     def announce(line: str) -> None:
@@ -30,7 +32,9 @@ def serve(args: argparse.Namespace) -> None:
         print(line, flush=True)
         if name == "openai":
             key = told(API_KEY, GIVEN_KEY)
-            print(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY={key}", flush=True)
+            print(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY={key}")
+            judge, writer = CHAT_MODELS
+            print(f"  {IMAGE_MODELS[0]} paints, {judge} judges, {writer} words", flush=True)
         else:
             token = told(HUB_TOKEN, GIVEN_TOKEN)
             print(f"  export HF_ENDPOINT={url} HF_TOKEN={token} HF_HUB_DISABLE_XET=1")

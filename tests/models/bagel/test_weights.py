@@ -129,7 +129,7 @@ def test_a_checkpoint_in_an_inner_folder_is_found(authors, tmp_path):
     shutil.copytree(authors, tmp_path / "outer" / "Echo-4o")
     assert locate(tmp_path / "outer").folder == tmp_path / "outer" / "Echo-4o"
     shutil.copytree(authors, tmp_path / "outer" / "second")
-    with pytest.raises(CheckpointError, match="2 inner folders"):
+    with pytest.raises(CheckpointError, match="each of its folders Echo-4o, second;"):
         locate(tmp_path / "outer")
 
 

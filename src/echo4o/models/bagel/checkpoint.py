@@ -7,6 +7,8 @@ from typing import Literal
 from ..checkpoint import CheckpointError, find_folder
 
 LayoutName = Literal["echo4o", "bagel"]
+_TOLD = 4
+"""So many folders an error names."""
 MARKERS: dict[LayoutName, str] = {"echo4o": "model_index.json", "bagel": "llm_config.json"}
 
 
@@ -39,7 +41,8 @@ def locate(
     ]
     if len(inner) == 1:
         return inner[0]
-    found = f"{len(inner)} inner folders with one" if inner else "neither"
+    names = ", ".join(sorted({str(one.folder.relative_to(folder)) for one in inner})[:_TOLD])
+    found = f"one in each of its folders {names}" if inner else "neither"
     raise CheckpointError(
         f"{name} is no checkpoint: it should hold {MARKERS['echo4o']} (our layout) or "
         f"{MARKERS['bagel']} (the authors' layout), found {found}; give the folder that has it"
