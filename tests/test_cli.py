@@ -161,6 +161,33 @@ def test_unknown_words_name_the_known_ones(capsys, words, said):
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [("pass", 0), ("sys.exit(3)", 3), ("sys.exit('told')", 1), ("sys.exit()", 0), ("1 / 0", 1)],
+)
+def test_a_program_ends_with_its_status_whatever_the_interpreter_does_then(last, status):
+    """An object that aborts when the interpreter takes it apart stands for pyarrow's threads."""
+    program = (
+        "import atexit, os, sys, threading, time\n"
+        "from echo4o.ending import ending\n"
+        "class Trap:\n"
+        "    def __del__(self, abort=os.abort): abort()\n"
+        "trap = Trap()\n"
+        "with ending():\n"
+        "    atexit.register(print, 'exit function')\n"
+        "    late = lambda: (time.sleep(0.2), print('thread'))\n"
+        "    threading.Thread(target=late).start()\n"
+        f"    {last}\n"
+    )
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (status, "thread\nexit function\n")
+    assert ("told" in done.stderr, "ZeroDivisionError" in done.stderr) == (
+        "told" in last,
+        "/" in last,
+    )
+
+
 def test_a_reader_that_goes_is_no_error():
     """As `echo4o ... | head -1` does, before the first line here."""
     reader, writer = os.pipe()

@@ -9,7 +9,6 @@ import errno
 import importlib
 import logging
 import os
-import select
 import shutil
 import signal
 import sqlite3
@@ -18,6 +17,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
+from .ending import ending, reader_is_gone
 from .errors import Echo4oError, shown_address
 
 NOUNS = {
@@ -162,7 +162,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     With 141 where nobody reads any more what it prints, as any other program.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is not None:
+        _run(list(argv))
+        return
+    with ending():
+        _run(sys.argv[1:])
+
+
+def _run(words: list[str]) -> None:
     # Commands that start several processes hand it on through the environment.
     debug_asked = "--debug" in words
     debug = debug_asked or bool(os.environ.get("ECHO4O_DEBUG"))
@@ -182,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         finally:
             sys.stdout.flush()  # here, where it can be told that nobody reads it
     except BrokenPipeError as error:
-        if not _reader_is_gone():
+        if not reader_is_gone():
             _fail(f"the server cut the connection: {_first_line(error)}", 1)
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
@@ -197,16 +204,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         if debug_asked:
             os.environ.pop("ECHO4O_DEBUG", None)
-
-
-def _reader_is_gone() -> bool:
-    """Whether nobody takes our output any more, as after `| head`; then the rest goes nowhere."""
-    output = select.poll()
-    output.register(sys.stdout.fileno(), select.POLLERR | select.POLLHUP)
-    if not output.poll(0):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
 
 
 def _unsigned(record: logging.LogRecord) -> bool:
