@@ -64,7 +64,12 @@ def _stamp(folder: Path, record: RunRecord, rights: Rights, repo: str | None) ->
     if told is None:
         raise Echo4oError(f"{folder} was built by an older echo4o; build it again, then push")
     card = CardFacts(**cast(dict[str, object], told))  # type: ignore[arg-type]
-    signed = replace(card, rights=tuple(rights.lines()), repo=repo or card.repo)
+    signed = replace(
+        card,
+        rights=tuple(rights.lines()),
+        repo=repo or card.repo,
+        license=rights.license_id or card.license,
+    )
     readme, text = folder / "README.md", _render(folder, record, signed)
     is_told = readme.is_file() and readme.read_text(encoding="utf-8") == text
     is_noted = record.parameters.get("rights") == rights.to_dict()

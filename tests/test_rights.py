@@ -20,6 +20,21 @@ def test_answers_come_back_and_stand_on_the_card(tmp_path):
         assert word in card
 
 
+@pytest.mark.parametrize(
+    ("outputs", "identifier"),
+    [
+        ("MIT", "mit"),
+        ("CC BY-NC 4.0", "cc-by-nc-4.0"),
+        ("Apache-2.0", "apache-2.0"),
+        ("MIT, but for faces", None),
+        ("the terms of the provider", None),
+    ],
+)
+def test_a_licence_that_the_hub_knows_becomes_metadata(tmp_path, outputs, identifier):
+    rights = load(tmp_path, release_text(licences=LICENCES | {"outputs": outputs}))
+    assert rights.license_id == identifier
+
+
 @pytest.mark.parametrize("name", list(ANSWERS))
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_missing_answer_is_named(name, value, tmp_path):

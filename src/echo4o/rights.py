@@ -22,6 +22,11 @@ _LONGEST = 500
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _TEMPLATE = re.compile(r"(^|/)(\.\.\.|…)$|\b(TODO|TBD|FIXME)\b|^(NAME|ADDRESS|MODEL of PROVIDER)$")
 """What stands in an example in place of an answer."""
+_ON_THE_HUB = re.compile(
+    r"apache-2\.0|mit|unlicense|bsd-[23]-clause|cc0-1\.0|cc-by(-nc)?(-nd|-sa)?-(2\.0|2\.5|3\.0|4\.0)"
+    r"|cdla-(sharing-1|permissive-[12])\.0|odc-by|odbl|pddl|openrail"
+)
+"""Licences for data that the Hub has an identifier for."""
 _HINT = f"fill it in {FILE_NAME} (table [rights])"
 
 
@@ -140,6 +145,12 @@ class Rights:
                 for one in self.references
             ],
         }
+
+    @property
+    def license_id(self) -> str | None:
+        """The Hub's identifier of the pictures' licence; None when they are under none it knows."""
+        name = re.sub(r"[\s_]+", "-", self.licences.outputs.strip().lower())
+        return name if _ON_THE_HUB.fullmatch(name) else None
 
     def lines(self) -> Iterator[str]:
         """What the card says, in Markdown."""

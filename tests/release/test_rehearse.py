@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from release_lab import COMMAND, change_one, copy_repo, files_of, rehearse, target_of, write
 
+from echo4o.cli import main
 from echo4o.release.rehearse import Scale
 from echo4o.release.table import Table
 from echo4o.release.verify import check_repo
@@ -71,6 +72,19 @@ def test_the_release_is_published_and_one_changed_byte_of_it_is_found(rehearsed,
         write(copy / name, change_one(path.read_bytes(), draw))
         check_repo(copy, target, public, table)
         assert any(name in row.check + row.found for row in table.bad_rows), (kind, name)
+
+
+def test_every_published_card_has_the_metadata_of_its_kind(rehearsed, capsys):
+    kinds = {"datasets--echo4o-sandbox--echo-4o-image": "dataset", "spaces--": "space"}
+    checked = []
+    for folder in sorted((rehearsed / "verified/repos").iterdir()):
+        named = [kind for start, kind in kinds.items() if folder.name.startswith(start)]
+        kind = "model" if (folder / "model_index.json").is_file() else "".join(named)
+        if kind and folder.is_dir():
+            main(["card", "check", str(folder), "--kind", kind])
+            checked.append(kind)
+    assert sorted(checked) == ["dataset", "model", "space"]
+    assert capsys.readouterr().out.count(": fine") == 3
 
 
 def test_no_call_was_paid_twice_and_a_second_run_pays_nothing(rehearsed):
