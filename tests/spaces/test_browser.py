@@ -123,6 +123,7 @@ def test_answer_and_plan_are_streamed(visit, tmp_path, screenshots):
         while len(lengths) < 3 and time.monotonic() < deadline:
             lengths.add(len(answer.input_value()))
         assert len(lengths) >= 3
+        page.screenshot(path=screenshots / "answering.png", full_page=True)
         stop(page)
         page.get_by_role("alert").get_by_text("Stopped.").wait_for()
         page.get_by_role("button", name="Ask").locator("visible=true").wait_for()
