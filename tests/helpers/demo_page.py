@@ -72,4 +72,4 @@ def is_stopped(page, tab="create"):
     page.locator(f"#{tab}-rest").get_by_text("Stopped").wait_for()
     page.get_by_role("alert").get_by_text("Stopped.").locator("visible=true").wait_for()
     page.get_by_role("button", name=tab.capitalize()).locator("visible=true").wait_for()
-    assert page.locator(f"#{tab}-stage").is_hidden()
+    page.locator(f"#{tab}-stage").wait_for(state="hidden")

@@ -62,7 +62,7 @@ def test_a_start_right_after_a_stop_is_not_undone_by_late_answers(visit):
     is_stopped(page)
 
 
-def test_what_waits_leaves_the_line_and_each_tab_knows_its_own_place(visit, line_of_three):
+def test_what_waits_leaves_the_line_and_each_tab_knows_its_own_place(visit, long_line):
     page = visit()
     page.locator("#create-prompt textarea").fill(PROMPT)
     start(page)
@@ -81,15 +81,15 @@ def test_what_waits_leaves_the_line_and_each_tab_knows_its_own_place(visit, line
     page.locator("#create-stage").get_by_text("before you").wait_for()
     stop(page)
     is_stopped(page)
-    assert not line_of_three[-1].done()
+    assert not long_line[-1].done()
 
 
 @pytest.fixture
-def line_of_three(app):
-    """Three long works of another visitor, the first of them begun."""
-    calls = Client(app, verbose=False, max_workers=4, download_files=False)
+def long_line(app):
+    """Six long works of another visitor, the first of them begun."""
+    calls = Client(app, verbose=False, max_workers=6, download_files=False)
     long = {"prompt": "a ring", "count": 4, "steps": 100, "quality": "Quality"}
-    jobs = [calls.submit(api_name="/generate", **long) for _ in range(3)]
+    jobs = [calls.submit(api_name="/generate", **long) for _ in range(6)]
     for job in jobs:
         joined(job)
     yield jobs
@@ -111,36 +111,36 @@ def test_a_request_that_is_lost_brings_the_page_back(visit):
     start(page)
     page.get_by_role("alert").get_by_text("This request was lost").wait_for()
     page.locator("button.start:enabled").locator("visible=true").wait_for()
-    assert page.locator("#create-stage").is_hidden()
+    page.locator("#create-stage").wait_for(state="hidden")
     page.unroute("**/queue/join*")
     start(page)
     pictures(page).first.wait_for()
 
 
-def test_who_waits_sees_how_many_are_before(visit, screenshots):
-    one, other = visit(), visit()
-    long_work(one)
-    other.locator("#create-prompt textarea").fill(PROMPT)
-    start(other)
-    other.locator("#create-stage").get_by_text("1 before you").wait_for()
-    other.screenshot(path=screenshots / "waiting.png")
-    stop(one)
-    pictures(other).first.wait_for()
+def test_who_waits_sees_how_many_are_before(visit, screenshots, long_line):
+    page = visit()
+    page.locator("#create-prompt textarea").fill(PROMPT)
+    start(page)
+    page.locator("#create-stage").get_by_text(re.compile(r"[1-6] before you")).wait_for()
+    page.screenshot(path=screenshots / "waiting.png")
+    for job in long_line:
+        job.cancel()
+    pictures(page).first.wait_for()
 
 
-def test_a_full_queue_is_told_and_leaves_the_page_as_it_was(visit, app, line_of_three):
+def test_a_full_queue_is_told_and_leaves_the_page_as_it_was(visit, app, long_line):
     page = visit()
     page.locator("#create-prompt textarea").fill(PROMPT)
     calls = Client(app, verbose=False, max_workers=80, download_files=False)
     name = {"prompt": "a ring", "api_name": "/generate"}
-    jobs = [calls.submit(steps=1, **name) for _ in range(62)]  # and two of the three
+    jobs = [calls.submit(steps=1, **name) for _ in range(59)]  # and five of the six
     for job in jobs:
         joined(job)
     start(page)
     page.get_by_text("Too many people wait here").wait_for()
     assert page.locator("button.start:enabled").first.is_visible()
     visit()  # who comes now finds a page that is alive
-    for job in line_of_three:
+    for job in long_line:
         job.cancel()
     for job in jobs:
         job.result(timeout=90)

@@ -91,7 +91,10 @@ def test_two_steps_back_at_once_leave_the_way_forward(visit):
         lambda route: held.append(route) if held else (held.append(None), route.continue_()),
     )
     length = page.evaluate("history.length")
-    page.evaluate("history.back(); setTimeout(() => history.back(), 50)")
+    page.evaluate("""() => {
+        addEventListener("popstate", () => history.back(), {once: true});
+        history.back();
+    }""")
     page.locator(".row-page h2", has_text="A photo of 0 red cubes").wait_for()
     while len(held) < 2:
         page.wait_for_timeout(20)
