@@ -169,9 +169,9 @@ def test_a_forgery_in_other_words_is_found_and_named(model, old, new):
 def test_a_hostile_row_takes_no_time():
     row = "| a | " + " | ".join(["0.5"] * 60) + " |"
     record = {"a": dict.fromkeys(map(str, range(59)), 0.5)}
-    began = time.monotonic()
+    began = time.process_time()  # of this process alone: others may have the machine
     assert compare_card(f"---\n---\n{row}\n", "---\n---\n", [record])
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_a_manifest_without_a_maker_is_read_and_compared_by_facts(model):
