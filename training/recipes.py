@@ -122,7 +122,7 @@ def tiny_omnigen2() -> TrainConfig:
         omnigen2=OmniGen2Settings(
             max_pixels=64 * 64, reference_pixels=(64 * 64,), max_side=64, time_rule="constant"
         ),
-        steps=1100,
+        steps=1050,
         timestep_shift=1.0,
         noise_draws=1,
         samples_per_pack=32,
