@@ -214,8 +214,9 @@ class Catalogue:
             logger.info("%s: indexed in %.1f s", self.name, time.monotonic() - started)
         except Exception as error:
             # Foreign data may fail in any way; only our own sentences are for visitors.
-            logger.exception("cannot read the dataset %s", self.name)
             is_ours = isinstance(error, Echo4oError)
+            told = "cannot read the dataset %s: %s"
+            logger.error(told, self.name, error, exc_info=not is_ours)
             self._set("failed", str(error) if is_ours else "it cannot be read; the log says why")
 
     def _open(self) -> None:

@@ -176,9 +176,9 @@ class Results:
             self.state = "ready"
         except Exception as error:
             # Foreign data may fail in any way; only our own sentences are for visitors.
-            logger.exception("cannot read the results %s", self.name)
+            is_ours = isinstance(error, Echo4oError)
+            logger.error("cannot read the results %s: %s", self.name, error, exc_info=not is_ours)
             if self.state != "ready":
-                is_ours = isinstance(error, Echo4oError)
                 self.fault = str(error) if is_ours else "they cannot be read; the log says why"
                 self.state = "failed"
         self._done.set()

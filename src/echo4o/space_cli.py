@@ -41,6 +41,7 @@ WHEEL = re.compile(r"https?://[^\s#]+/echo4o-[^\s/#]+\.whl(#sha256=[0-9a-f]{64})
 """Address of a wheel of echo4o, perhaps with its hash."""
 PAINTS_WITH = {"generate": OURS}
 """Space -> the only kind of model that it shows."""
+_NAMES = "the Space: generate (the demo) or explore (rows and scores)"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
@@ -74,7 +75,7 @@ def space_folder(name: str) -> Path:
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `echo4o space run`."""
-    parser.add_argument("name", help="the Space, for example generate, or the folder of one")
+    parser.add_argument("name", help=f"{_NAMES}, or the folder of one")
     for name in _setting_names():
         parser.add_argument(
             f"--{name}", help=f"folder or Hub id (ORG/NAME[@REVISION]) of its {name}"
@@ -95,6 +96,7 @@ def run(args: argparse.Namespace) -> None:
         command = [sys.executable, str(folder / "app.py")]
         child = subprocess.Popen(command, env=environment, cwd=scratch, preexec_fn=DIE_WITH_PARENT)
         with _stopping(child):
+            logger.info("starting %s, which may take a minute", args.name)
             _wait_until_up(child, url)
             print(f"{args.name} is at {url} (Ctrl-C stops it)", flush=True)
             if args.ready_file:
@@ -107,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
 def push_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `echo4o space push`."""
-    parser.add_argument("name", help="the Space, for example generate")
+    parser.add_argument("name", help=_NAMES)
     parser.add_argument("repo", help="ORG/NAME on the Hub")
     for name in _setting_names():
         parser.add_argument(f"--{name}", help=f"Hub id (ORG/NAME[@REVISION]) of its {name}")
@@ -311,6 +313,8 @@ def _wait_until_up(child: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if (status := child.poll()) is not None:
+            if status == -signal.SIGTERM:  # told to stop before it was up
+                raise KeyboardInterrupt
             raise SpaceError(f"the Space ended with status {status} while starting; see its log")
         try:
             with opener.open(f"{url}/gradio_api/info", timeout=5):

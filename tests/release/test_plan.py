@@ -26,6 +26,7 @@ FLUX = OTHER.replace("omnigen2", "flux")
         ("= 1", "cannot be read"),
         ("[[items]]\ntask = 't'\nrepo = 'a/b'", "no table [release]"),
         (TOML, "nothing to publish"),
+        ("\ufeff" + TOML, "nothing to publish"),  # an editor of Windows writes that first
         (TOML + "[dataset]\nfolder = 'gone'\nrepo = 'a/b'", "not there"),
         (TOML + "[dataset]\nfolder = '.'\nrepo = 'a/b'", "unsigned"),
         (TOML + "[dataset]\nfolder = '.'\nrepo = 'ab'\n[rights]", "ORG/NAME"),

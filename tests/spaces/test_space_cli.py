@@ -87,6 +87,15 @@ def test_opens_without_a_model_and_ends_with_its_command(tmp_path, number):
         assert not listens(address)
 
 
+def test_stopped_while_it_starts():
+    command = [sys.executable, "-m", "echo4o.cli", "space", "run", "generate", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr.readline().startswith("starting generate")
+        started.send_signal(signal.SIGINT)
+        assert "error: interrupted; run the same command again" in started.stderr.read()
+    assert started.returncode == 130
+
+
 def test_broken_model_is_said_without_its_path(tmp_path, monkeypatch):
     """The page must not stay at "loading", and visitors see a name, not a path."""
     monkeypatch.syspath_prepend(str(ROOT / "spaces" / "generate"))

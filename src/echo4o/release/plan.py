@@ -146,7 +146,7 @@ class Plan:
             PlanError: there is none, or it has unknown, missing or wrong entries.
         """
         try:
-            table = tomllib.loads(file.read_text(encoding="utf-8"))
+            table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise PlanError(
                 f"there is no {file}; releases/echo4o.toml shows what it holds"

@@ -125,7 +125,7 @@ def test_a_column_of_another_type_and_two_rows_of_one_id(module, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["empty", "missing", "other"])
-def test_what_is_no_dataset_is_a_sentence_without_a_path(module, tmp_path, name):
+def test_what_is_no_dataset_is_a_sentence_without_a_path(module, tmp_path, name, caplog):
     folder = tmp_path / name
     if name != "missing":
         folder.mkdir()
@@ -135,6 +135,8 @@ def test_what_is_no_dataset_is_a_sentence_without_a_path(module, tmp_path, name)
     assert catalogue.state == "failed"
     assert name in catalogue.fault
     assert str(tmp_path) not in catalogue.fault
+    assert "cannot read the dataset" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_results_are_read_from_run_folders_and_from_a_dataset_alike(module, runs, results):
