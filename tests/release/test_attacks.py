@@ -142,10 +142,12 @@ from echo4o.release.verify import Target, Verification
 root, public, private = map(Path, sys.argv[1:4])
 api, out = HfApi(), root / "out"
 
-def publish(release, repo, text, after=()):
+def publish(release, repo, text, after=(), **files):
     folder = root / f"{repo.replace('/', '-')}-{release}"
     folder.mkdir()
     (folder / "README.md").write_text(text)
+    for name, content in files.items():
+        (folder / name.replace("_", ".")).write_text(content)
     made = Release(name="n", version=release, packages={}, after=tuple(after),
                    key=str(private), kept=str(root / "kept"))
     seal(folder, repo, "dataset", made)
@@ -180,6 +182,16 @@ of_second, of_first = f"datasets/{second}", f"datasets/{first}"
 assert loose(pinned) == loose(named, key=public) == []
 assert loose(named) == [of_first, of_second]
 assert loose(named, Target("dataset", first, one.revision)) == [of_second]
+
+# A repo whose own files are nonsense, signed as they are: rows of the table, and the others go on.
+broken = publish("v1", "rehearsal/broken", "# 4", statistics_json="[", train_csv="a\n1\n")
+made = Verification(targets=[Target("dataset", "rehearsal/broken", broken.revision), pinned],
+                    out=out, key=public, full=False, collection=None, say=lambda line: None)
+found = made.run()
+assert [(row.check, row.expected) for row in found.bad_rows] == [
+    ("card", "a card that its records give"), ("use", "something that can be used"),
+], found.lines()
+assert any(row.where == of_second for row in found.rows)
 
 # A file where the client keeps its notes, which no client would send: the Hub's list has it.
 content = {"content": base64.b64encode(b"x").decode(), "encoding": "base64"}

@@ -55,7 +55,7 @@ def check_space(
     for kind in ("model", "dataset", "results"):
         file = folder / f"{kind}.txt"
         if file.is_file():
-            found = file.read_text(encoding="utf-8").strip()
+            found = file.read_text("utf-8", "replace").strip()
             expected = found if found in known else "a repo of this release at its commit"
             if table.add(name, file.name, found, expected):
                 loaded[kind] = known[found]
@@ -81,7 +81,9 @@ def named_wheel(
         Echo4oError: it cannot be installed.
     """
     requirements = folder / "requirements.txt"
-    found = _NAMED_WHEEL.search(requirements.read_text()) if requirements.is_file() else None
+    found = None
+    if requirements.is_file():
+        found = _NAMED_WHEEL.search(requirements.read_text("utf-8", "replace"))
     if found is None:
         return None
     address, _, sha256 = found[1].partition("#sha256=")

@@ -4,6 +4,7 @@ Trust begins with what the caller gives: commit ids, the list that `publish` wro
 From the last repo the manifests lead to all others, by commit and hash.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence, Sized
@@ -202,13 +203,18 @@ class Verification:
             if one.target.type == "dataset":
                 self.say(f"[read] {one.name}")
                 made_by = one.manifest.made_by
-                if (one.folder / "runs").is_dir():
-                    runs += uses.check_results(one.folder, one.name, self.table, made_by=made_by)
-                    results = one.folder
-                elif (one.folder / "items.jsonl").is_file():
-                    uses.check_items(one.folder, one.name, self.table)
-                elif (one.folder / "statistics.json").is_file():
-                    uses.check_dataset(one.folder, one.name, self.table, rows=rows, made_by=made_by)
+                with self._guarded(one.name):
+                    if (one.folder / "runs").is_dir():
+                        results = one.folder
+                        runs += uses.check_results(
+                            one.folder, one.name, self.table, made_by=made_by
+                        )
+                    elif (one.folder / "items.jsonl").is_file():
+                        uses.check_items(one.folder, one.name, self.table)
+                    elif (one.folder / "statistics.json").is_file():
+                        uses.check_dataset(
+                            one.folder, one.name, self.table, rows=rows, made_by=made_by
+                        )
         self._check_models([one for one in fetched if one.target.type == "model"], results, runs)
         spaces = [one for one in fetched if one.target.type == "space"]
         for one in spaces:
@@ -219,12 +225,14 @@ class Verification:
                 f"{other.target.id}@{_commit_of(one.manifest, other)}": other.folder
                 for other in fetched
             }
-            check_space(one.folder, one.name, known, self.out, self.table)
+            with self._guarded(one.name):
+                check_space(one.folder, one.name, known, self.out, self.table)
         if self.full and results is not None:
             from .rejudge import check_judge
 
             self.say("[judge] a sample again")
-            check_judge(results, f"judge of {DATASET_NAME}", self.out, self.table)
+            with self._guarded("judge"):
+                check_judge(results, f"judge of {DATASET_NAME}", self.out, self.table)
         metrics = [
             Metric(one.name, f"{one.target.id}@{one.commit}", one.folder)
             for one in spaces
@@ -232,7 +240,16 @@ class Verification:
         ]
         if metrics:
             self.say(f"[metrics] {len(metrics)}")
-            check_metrics(metrics, results, self.out, self.table, judged=self.full)
+            with self._guarded("metrics"):
+                check_metrics(metrics, results, self.out, self.table, judged=self.full)
+
+    @contextlib.contextmanager
+    def _guarded(self, name: str) -> Iterator[None]:
+        """What a repo makes a check stumble over is a row of the table, not the end of it."""
+        try:
+            yield
+        except Exception as error:
+            self.table.bad(name, "use", uses.sentence(error), "something that can be used")
 
     def _check_models(
         self, models: Sequence[Fetched], results: Path | None, runs: Sequence[dict[str, Any]]
@@ -242,16 +259,17 @@ class Verification:
         pipe = None
         for one in sorted(models, key=_is_twin):
             self.say(f"[load] {one.name}")
-            made_by = one.manifest.made_by
-            uses.check_model_card(one.folder, one.name, one.target.id, self.table, made_by=made_by)
-            if _is_twin(one) and pipe is not None:
-                check_twin(one.folder, one.name, pipe, self.table)
-                continue
-            pipe = check_model(one.folder, one.name, self.table)
-            scored = uses.check_scores(one.folder, one.name, runs, self.table, made_by=made_by)
-            if pipe is not None and results is not None and scored:
-                self.say(f"[paint] {one.name}")
-                check_pictures(pipe, results, scored, one.name, self.table, most=most)
+            made_by, table = one.manifest.made_by, self.table
+            with self._guarded(one.name):
+                uses.check_model_card(one.folder, one.name, one.target.id, table, made_by=made_by)
+                if _is_twin(one) and pipe is not None:
+                    check_twin(one.folder, one.name, pipe, table)
+                    continue
+                pipe = check_model(one.folder, one.name, table)
+                scored = uses.check_scores(one.folder, one.name, runs, table, made_by=made_by)
+                if pipe is not None and results is not None and scored:
+                    self.say(f"[paint] {one.name}")
+                    check_pictures(pipe, results, scored, one.name, table, most=most)
 
     def _check_collection(self, fetched: Sequence[Fetched]) -> None:
         assert self.collection is not None
