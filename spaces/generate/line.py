@@ -75,7 +75,7 @@ class Stop:
         """
         page, (output, words) = _page(), stage
 
-        async def ask(request: gr.Request) -> object:
+        async def end(request: gr.Request) -> object:
             # A coroutine, so that nothing else takes from the queue meanwhile.
             queue, mine = page._queue, (request.session_hash, work["id"])
             waiting = _waiting(queue)
@@ -91,7 +91,7 @@ class Stop:
                 return words
             return gr.skip()
 
-        button.click(ask, outputs=output, queue=False, trigger_mode="multiple", **PRIVATE)
+        button.click(end, outputs=output, queue=False, trigger_mode="multiple", **PRIVATE)
 
 
 def place(queue: Queue, session: str | None, work: int) -> Place | None:
