@@ -1,10 +1,11 @@
 """`echo4o release publish`: a release that fails half-way is mended, goes on, stays as it is."""
 
+import json
 import subprocess
 import sys
 
 import pytest
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 
 from echo4o.errors import Echo4oError
 from echo4o.release.plan import Plan
@@ -121,3 +122,29 @@ def test_a_folder_without_a_whole_model_is_refused_before_anything_is_sent(tmp_p
         made.run()
     assert not said
     assert not (tmp_path / "work").exists()
+
+
+def test_what_was_begun_keeps_the_packages_of_its_first_start(tmp_path, monkeypatch):
+    """A kill between a push and its note must not make other bytes of the same version."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    plan = tmp_path / "RELEASE.toml"
+    state = tmp_path / "work/state.json"
+
+    def packages(version):
+        plan.write_text(
+            f'[release]\nname = "n"\nversion = "{version}"\n'
+            '[[items]]\ntask = "imagine_bench"\nrepo = "a/i"\n'
+        )
+        made = Publication(
+            plan=Plan.load(plan), work=state.parent, key=None, dry_run=False, say=lambda line: None
+        )
+        with pytest.raises(Echo4oError, match="in offline mode.*Done: nothing"):
+            made.run()
+        return json.loads(state.read_text())["release"]["packages"]
+
+    assert "torch" in packages("v1")
+    value = json.loads(state.read_text())
+    value["release"]["packages"] = {"x": "1"}
+    state.write_text(json.dumps(value))
+    assert packages("v1") == {"x": "1"}
+    assert "torch" in packages("v2")

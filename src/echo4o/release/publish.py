@@ -277,11 +277,13 @@ class Publication:
                 raise PublishError(
                     f"{self.work / _STATE} is damaged; delete {self.work} and run again"
                 ) from None
+        begun = self._state.get("release", {})
+        is_same = all(begun.get(name) == value for name, value in release.items())
         if not self._state.get("done"):
-            # The packages of the first start: a repeated publication has the same bytes.
-            packages = installed_packages()
+            # The packages of the first start: what a kill kept from being noted has the same bytes.
+            packages = begun["packages"] if is_same else installed_packages()
             self._note(asked={}, release={**release, "packages": packages}, done=[])
-        elif any(self._state["release"].get(name) != value for name, value in release.items()):
+        elif not is_same:
             raise PublishError(
                 f"{self.work} holds another release, or this one begun with another key; give the "
                 "same name, version and key again, or another --work"
