@@ -87,9 +87,10 @@ def plan(args: argparse.Namespace) -> None:
         progress=True,
     )
     verb = "would plan" if args.dry_run else "planned"
+    against = f"; {done.dropped} different rows or pictures were dropped as benchmark items"
     print(
-        f"{verb} {done.rows} rows and {done.references} references in {args.out}; "
-        f"{done.dropped} different rows or pictures were dropped as benchmark items"
+        f"{verb} {done.rows} rows and {done.references} references in {args.out}"
+        f"{against if args.against else ''}"
     )
     if done.words:
         print(f"language and vision models: {json.dumps(done.words)}")

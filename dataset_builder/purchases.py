@@ -94,10 +94,11 @@ class Settings:
                 plan_sha256=merged.plan_sha256,
             )
             if joined != merged or earlier.rewriter not in (None, merged.rewriter):
+                writer = f", --rewrite {earlier.rewriter}" if earlier.rewriter else ""
                 raise SettingsError(
                     f"{folder} was begun with {earlier.model} at {earlier.size}, quality "
-                    f"{earlier.quality}, {earlier.output_format}, rewriter {earlier.rewriter}; "
-                    "use the same again, or plan in a new folder"
+                    f"{earlier.quality}, {earlier.output_format}{writer}; use the same again, or "
+                    "plan in a new folder"
                 )
         write_atomic(path, json.dumps(asdict(merged), indent=2, sort_keys=True) + "\n")
         return merged

@@ -260,7 +260,8 @@ class Publication:
         last = release.after[-1]
         count = f"{len(release.after)} repo{'s' * (len(release.after) != 1)}"
         self.say(f"{release.name} {release.version}: {count}, listed in {path}")
-        self.say(f"anybody checks it with: echo4o release verify {last.name}@{last.revision}")
+        key = " --key YOUR_PUBLIC_KEY" if self.key else ""
+        self.say(f"anybody checks it with: echo4o release verify {last.name}@{last.revision}{key}")
 
     def _begin(self) -> None:
         """Note what is published, or go on with what was begun in this folder."""
