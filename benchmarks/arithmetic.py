@@ -144,6 +144,7 @@ def performed(run: Callable[[], Any]) -> int:
     mapping = {
         attention: _attention_flops,
         backward: _attention_backward_flops,
+        torch.ops.echo4o.attend: _attention_flops,
         torch.ops.mkldnn._linear_pointwise: _linear_flops,
     }
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:

@@ -4,11 +4,15 @@ The size is `random_pipeline.SMALL`: 256 x 256 px, 19 steps, guidance 4. Every m
 the arithmetic it cannot avoid and the rate at which this machine multiplies matrices. Where other
 processes share the machine, process time says more than wall time; both are kept, best and median.
 
-Run: python benchmarks/bench_inference.py [--threads 1 2] [--repeats 5] [--profile MODE]
+With a C++ compiler every mode is timed a second time with `attn_implementation="native"`.
+
+Run: python benchmarks/bench_inference.py [--threads 1 2] [--repeats 5] [--modes MODE ...]
+     [--attention sdpa native] [--profile MODE]
 Writes: benchmarks/results/inference.json
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -36,6 +40,7 @@ from PIL import Image
 from random_pipeline import SMALL, load, make_pipeline
 
 from echo4o import Echo4oPipeline
+from echo4o.models.bagel import native_attention
 from echo4o.models.bagel.conditioning import Conditioner
 from echo4o.models.bagel.generation import decode_tokens
 from echo4o.sampler import Guidance, shift_times, sigma_grid
@@ -237,8 +242,10 @@ def peak_memory(folder: str, precision: str) -> dict[str, float]:
 CHILDREN = {"cold_start": first_picture, "peak_memory": peak_memory}
 
 
-def measure_all(threads: Sequence[int], repeats: int) -> dict[str, Any]:
-    """All figures."""
+def measure_all(
+    threads: Sequence[int], repeats: int, attentions: Sequence[str], wanted: Sequence[str]
+) -> dict[str, Any]:
+    """All figures, or those of some modes."""
     pipe = make_pipeline()
     results: dict[str, Any] = {"machine": describe(), "size": SMALL, "steps": STEPS}
     results["about_the_times"] = (
@@ -247,10 +254,18 @@ def measure_all(threads: Sequence[int], repeats: int) -> dict[str, Any]:
     )
     for count in threads:
         torch.set_num_threads(count)
-        for name, mode in make_modes(pipe).items():
-            key = f"{name}, {count} thread{'s' * (count > 1)}"
+        modes = {
+            name: mode for name, mode in make_modes(pipe).items() if name in wanted or not wanted
+        }
+        for attention, (name, mode) in itertools.product(attentions, modes.items()):
+            pipe.model.set_attn_implementation(attention)
+            native = f", {attention} attention" * (attention != "sdpa")
+            key = f"{name}{native}, {count} thread{'s' * (count > 1)}"
             results[key] = measure(mode, count, repeats)
             print(key, json.dumps(results[key]), flush=True)
+    if wanted:
+        return results
+    pipe.model.set_attn_implementation("sdpa")
     torch.set_num_threads(1)
     for name, given in (("text_to_image", None), ("two_references", pictures(2))):
         results[f"{name}, step cache"] = measure_cache(pipe, given, repeats)
@@ -269,6 +284,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--modes", nargs="+", default=[], help="only these; nothing is written")
+    both = ["sdpa", native_attention.NAME] if native_attention.missing() is None else ["sdpa"]
+    parser.add_argument("--attention", nargs="+", default=both)
     parser.add_argument("--profile", metavar="MODE")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -278,13 +296,17 @@ def main() -> None:
         return
     if args.profile:
         torch.set_num_threads(args.threads[0])
-        mode = make_modes(make_pipeline())[args.profile]
+        pipe = make_pipeline()
+        pipe.model.set_attn_implementation(args.attention[0])
+        mode = make_modes(pipe)[args.profile]
         mode.run()
         with torch.profiler.profile() as profile:
             mode.run()
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
         return
-    results = measure_all(args.threads, args.repeats)
+    results = measure_all(args.threads, args.repeats, args.attention, args.modes)
+    if args.modes:
+        return
     text = json.dumps(results, indent=1)
     print(text)
     RESULTS.write_text(text + "\n")

@@ -41,9 +41,10 @@ class Linear(nn.Linear):
         ):
             return super().forward(x)
         if x.dim() == 2 and 1 < len(x) <= FEW:
+            x_t = x.contiguous().t()  # the result of another such product is not
             if self.bias is None:
-                return (weight @ x.t()).t()
-            return torch.addmm(self.bias[:, None], weight, x.t()).t()
+                return (weight @ x_t).t()
+            return torch.addmm(self.bias[:, None], weight, x_t).t()
         if x.numel() < ONEDNN_VALUES or not _has_onednn():
             return super().forward(x)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "none", [], "")
