@@ -15,11 +15,13 @@ from training_rows import make_question, make_row, write_dataset
 from echo4o.errors import Echo4oError
 from echo4o.models.blip3o import Blip3oPipeline
 from echo4o.models.blip3o.tower import EvaTower
-from echo4o.training.blip3o_rows import Tower
+from echo4o.training import draws
+from echo4o.training.blip3o_rows import Blip3oCodec, Tower
 from echo4o.training.caching import fill_store
 from echo4o.training.config import TrainConfig
 from echo4o.training.data import decode_picture, load_rows
 from echo4o.training.encoded import Key
+from echo4o.training.order import Visit
 from echo4o.training.overrides import SettingError, override
 from echo4o.training.parts import Blip3oSettings
 from echo4o.training.recipes import RECIPES, blip3o_dit, tiny_blip3o
@@ -72,6 +74,8 @@ def test_the_loss_is_the_velocity_error_of_the_towers_features(
     # Copies of one row lie half the scale apart, on the thousand levels of the released recipe.
     first, second = (1000 * batch.sigmas).round().view(4, 2).T
     assert set((first - second).abs().tolist()) <= {499.0, 500.0, 501.0}
+    places = [draws.uniform(*family.key(Visit(row, 0), "time")) for row in range(4)]
+    assert first.tolist() == [int(1000 * place) + 1 for place in places]
     assert not torch.equal(batch.sigmas, batch_of(family, 0, 1, 2, 3, visit=1).sigmas)
     shifted = family_of(override(config, ["timestep_shift=3"]), run / "base", tmp_path)
     wanted = 3 * batch.sigmas / (1 + 2 * batch.sigmas)
@@ -87,6 +91,7 @@ def test_frozen_queries_spare_the_way_back_through_the_text_model(
         trained = _trained(family, changed)
         assert ("latent_queries" in trained) == wanted
         assert batch_of(family, 0).condition().requires_grad == wanted
+        assert any(name.startswith("dit.norm_out.") for name in trained) != wanted
 
 
 def test_rows_with_references_are_counted_in_the_record(run: Path):
@@ -125,13 +130,13 @@ def test_features_in_bfloat16_are_kept_as_they_are(run: Path, tmp_path: Path):
     assert towers[0].name != towers[1].name
     (found,) = towers[1].features([np.full((32, 32, 3), 200, np.uint8)])
     assert found.dtype == torch.bfloat16
-    shelf, key = DiskShelf(tmp_path), Key("0" * 64, (32, 32))
-    shelf.put_features(key, found)
+    shelf, key, codec = DiskShelf(tmp_path), Key("0" * 64, (32, 32)), Blip3oCodec(towers[1])
+    codec.keep(shelf, key, found)
     shelf.flush()
-    again = DiskShelf(tmp_path).features(key, torch.bfloat16)
+    again = codec.find(DiskShelf(tmp_path), key)
     assert again is not None
     assert torch.equal(again, found)
-    assert shelf.features(Key("1" * 64, (32, 32)), torch.bfloat16) is None
+    assert codec.find(shelf, Key("1" * 64, (32, 32))) is None
     wrong = Tower(Blip3oSettings(), run / "base", dtype=torch.float32, device=CPU)
     with pytest.raises(Echo4oError, match=r"sees pictures of 32 pixels, and .* is 448"):
         wrong.features([np.zeros((448, 448, 3), np.uint8)])
@@ -139,14 +144,40 @@ def test_features_in_bfloat16_are_kept_as_they_are(run: Path, tmp_path: Path):
 
 def test_rows_it_cannot_learn_are_counted(config: TrainConfig, run: Path, tmp_path: Path):
     rows = [make_row(0), make_question(1, pictures=0), make_row(2, references=2)]
+    rows += [make_row(3) | {"output_image": {"bytes": b"no picture", "path": "x.png"}}]
     data = write_dataset(tmp_path / "data", rows)
     family = family_of(override(config, [f"data={data}"]), run / "base", tmp_path)
     assert family.prepare() == [0]
+    assert [family.length(row) for row in (1, 2, 3)] == [None] * 3
     assert sorted(family._rows.skipped) == [
+        "a picture does not decode",
         "it has no picture to draw, which is all that BLIP3-o learns",
         "it has references, and BLIP3-o draws from text alone",
     ]
     assert family.length(0) == batch_of(family, 0).tokens
+
+
+@pytest.mark.parametrize("most", [4, 512])
+def test_tokens_are_those_that_the_text_model_reads(
+    config: TrainConfig, run: Path, tmp_path: Path, most: int
+):
+    family = family_of(override(config, [f"blip3o.max_text_tokens={most}"]), run / "base", tmp_path)
+    read = []
+    family._pipeline.mllm.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["inputs_embeds"].shape[1]),
+        with_kwargs=True,
+    )
+    batch = batch_of(family, 0)
+    batch.condition()
+    assert batch.text_tokens == read[0]
+    assert (batch.text_tokens == 4 + 1 + 6) == (most == 4)  # the image token and six queries
+
+
+def test_the_tower_gives_its_memory_back(config: TrainConfig, run: Path, tmp_path: Path):
+    for words, is_open in (([], False), (["latent_cache_mb=0"], True)):
+        family = family_of(override(config, words), run / "base", tmp_path)
+        batch_of(family, 0)
+        assert (family._tower._tower is not None) == is_open
 
 
 def test_the_subset_with_references_is_refused():

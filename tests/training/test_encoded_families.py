@@ -145,14 +145,35 @@ def test_recomputed_activations_give_the_same_gradients(
         assert torch.allclose(plain, again, atol=1e-6)
 
 
+def as_adapter(family: str, config: TrainConfig, run: Path, *words: str) -> TrainConfig:
+    """The same, on the finished model."""
+    words = (*words, f"base_model={run / 'model'}", "lora.rank=1", "autoencoder=none")
+    tower = [f"blip3o.tower={run / 'base/vision_tower'}"] if family == "blip3o" else []
+    return override(config, [*words, *tower])
+
+
+def test_an_adapter_begins_alike_everywhere_in_float32_on_what_computes_in_bfloat16(
+    family: str, run: Path, config: TrainConfig, tmp_path: Path
+):
+    config = as_adapter(family, config, run, "precision=bf16", "latent_cache_mb=0")
+    begun = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        trained = family_of(config, run / "base", tmp_path)
+        named = dict(trained.model.named_parameters())
+        begun.append({name: named.pop(name) for name in [*named] if ".lora_" in name})
+        assert {p.dtype for p in begun[-1].values()} == {torch.float32}
+        rest = [*named.values(), *trained._pipeline.mllm.parameters()]
+        assert {p.dtype for p in rest} == {torch.bfloat16}
+    assert all(p.equal(begun[1][name]) for name, p in begun[0].items())
+
+
 @pytest.mark.parametrize("is_adapter", [False, True], ids=["whole", "adapter"])
 def test_the_work_of_a_step_is_that_of_its_matrices(
     family: str, is_adapter: bool, run: Path, config: TrainConfig, tmp_path: Path
 ):
     if is_adapter:
-        words = [f"base_model={run / 'model'}", "lora.rank=1", "autoencoder=none"]
-        tower = [f"blip3o.tower={run / 'base/vision_tower'}"] if family == "blip3o" else []
-        config = override(config, [*words, *tower])
+        config = as_adapter(family, config, run)
     batch = batch_of(family_of(config, run / "base", tmp_path), 0, 1)
     with FlopCounterMode(display=False) as counter:
         batch.losses().mse.backward()
@@ -160,11 +181,16 @@ def test_the_work_of_a_step_is_that_of_its_matrices(
 
 
 _LOAD = """
-import sys
+import sys, torch
 from echo4o.models import {family}
-pipe = {family}.{pipeline}.from_pretrained(sys.argv[1])
-assert pipe.source_revision is not None
-pipe.save_pretrained(sys.argv[2])
+from echo4o.training.blip3o_rows import Tower
+from echo4o.training.parts import Blip3oSettings
+repo, there = sys.argv[1:]
+pipe = {family}.{pipeline}.from_pretrained(repo)
+pipe.save_pretrained(there)
+# Features of a tower on the Hub are those of one commit, whatever its branch becomes.
+settings, device = Blip3oSettings(tower=repo), torch.device("cpu")
+assert pipe.source_revision in Tower(settings, "none", dtype=torch.float32, device=device).name
 """
 
 
