@@ -4,8 +4,10 @@ Everything is made in a hidden folder beside it, and the two are swapped at the 
 killed run, never sees half a dataset. What a kill between the two renames put aside comes back.
 """
 
+import fcntl
 import json
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -102,11 +104,34 @@ def aside(out: Path, purpose: str) -> Path:
     return real.parent / f".{real.name}.{purpose}"
 
 
+def _hold(staging: Path, out: Path) -> int:
+    """Lock an unfinished dataset for this process; returns the descriptor that holds it.
+
+    Raises:
+        Echo4oError: another process writes it.
+    """
+    descriptor = os.open(staging, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Echo4oError(
+            f"{out} is being written by another process; wait for it or stop it"
+        ) from None
+    except OSError as error:  # some network file systems lock no folder
+        logger.debug("%s is not locked: %s", staging, error)
+    return descriptor
+
+
 class FolderWriter:
     """Takes rows one at a time; `finish` makes them visible together, an error leaves no trace."""
 
     def __init__(self, out: Path, *, preview: frozenset[str]) -> None:
-        """`preview` names the rows that also go into the preview config."""
+        """`preview` names the rows that also go into the preview config.
+
+        Raises:
+            Echo4oError: `out` holds something else, or another process is writing it.
+        """
         check_target(out)
         self.out = out
         self.tally = Tally()
@@ -116,8 +141,11 @@ class FolderWriter:
         self._writers: dict[tuple[str, str], ShardWriter] = {}
         self._sheet: dict[str, list[bytes]] = {}
         self._gallery = Gallery()
+        if self._staging.is_dir():
+            os.close(_hold(self._staging, out))
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir(parents=True)
+        self._held = _hold(self._staging, out)
 
     @property
     def staging(self) -> Path:
@@ -137,6 +165,7 @@ class FolderWriter:
         self._disk.__exit__(kind, error, trace)
         if kind is not None:
             self.abort()
+        os.close(self._held)
 
     def add(self, row: Row) -> None:
         """Append one row.

@@ -13,6 +13,7 @@ from datasets import load_dataset
 
 from echo4o.cli import main
 from echo4o.dataset_builder import import_release
+from echo4o.dataset_builder.folder import FolderWriter
 from echo4o.errors import Echo4oError
 from echo4o.records import RunRecord
 
@@ -112,6 +113,19 @@ def test_a_foreign_folder_with_our_staging_name_is_refused(place):
     with pytest.raises(Echo4oError, match="holds other files"):
         import_release(str(place / "release-3"), place / "theirs")
     assert names(place / "theirs") == [".partial", "thesis.txt"]
+
+
+def test_two_at_once_are_told_apart(place):
+    out = place / "home/echo-4o-image"
+    with (
+        pytest.raises(Echo4oError, match="is being written by another process; wait for it"),
+        FolderWriter(out, preview=frozenset()),
+    ):
+        import_release(str(place / "release-5"), out)
+    assert rows_of(out) == 3
+    import_release(str(place / "release-5"), out)  # nobody holds it any more
+    assert rows_of(out) == 5
+    assert names(out.parent) == ["echo-4o-image"]
 
 
 def test_a_link_stays_a_link(place):
