@@ -225,13 +225,16 @@ def build(
                 started=started.isoformat(timespec="seconds"),
                 seconds=round(time.monotonic() - clock, 3),
             )
-            card = _card(harvest, license_id, harvest.checked(ready))
+            cost = round(ledger.spent_usd, 4)
+            card = _card(harvest, license_id, harvest.checked(ready), cost)
             result = writer.finish(record, card, harvest.left_out)
         harvest.purchases.tell_lost()
         return result
 
 
-def _card(harvest: Harvest, license_id: str | None, checked: dict[str, JsonValue]) -> CardFacts:
+def _card(
+    harvest: Harvest, license_id: str | None, checked: dict[str, JsonValue], cost_usd: float
+) -> CardFacts:
     return CardFacts(
         origin=(
             f"Made by recipe `{harvest.plan.recipe}` (seed {harvest.plan.seed}) with "
@@ -239,5 +242,6 @@ def _card(harvest: Harvest, license_id: str | None, checked: dict[str, JsonValue
         ),
         license=license_id,
         tags=("synthetic", "echo4o"),
+        cost_usd=cost_usd,
         checks=check_lines(checked),
     )

@@ -22,6 +22,8 @@ class CardFacts:
     """Licence identifier of the Hub, or None when nobody declared one."""
     tags: Sequence[str] = ("synthetic",)
     """Hub tags."""
+    cost_usd: float | None = None
+    """What all answered image calls cost, also those whose pictures are not in it."""
     checks: Sequence[str] = ()
     """What was checked and found, in sentences."""
     rights: Sequence[str] = ()

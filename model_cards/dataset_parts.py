@@ -30,7 +30,7 @@ def facts_of_dataset(
 
     Args:
         told: What the builder's card says that the rows do not: origin, title, license, tags,
-            checks, rights, versions, repo.
+            cost_usd, checks, rights, versions, repo.
         shards: Parquet files, `data/CONFIG/SPLIT-...` -> SHA-256.
         statistics: `statistics.json`.
         repo_id: Hub id; that of the last push if absent.
@@ -40,7 +40,7 @@ def facts_of_dataset(
     subsets = _counts(statistics.get("by_subset"))
     categories = cast(Mapping[str, JsonValue], statistics.get("by_category") or {})
     tags = tuple(str(one) for one in _list(told.get("tags")))
-    license = told.get("license")
+    license, cost = told.get("license"), told.get("cost_usd")
     return DatasetFacts(
         name=title,
         repo_id=repo_id or _text(told.get("repo")) or f"ORG/{title}",
@@ -56,6 +56,7 @@ def facts_of_dataset(
         row_format=FORMAT_VERSION,
         configs=tuple(cast(Sequence[Mapping[str, JsonValue]], front_matter_configs(shards))),
         generators=_counts(statistics.get("by_generator")),
+        cost_usd=float(cost) if isinstance(cost, int | float) else None,
         checks=_lines(told.get("checks")),
         signed=_lines(told.get("rights")),
         versions=_lines(told.get("versions")),

@@ -123,6 +123,9 @@ def test_what_is_dropped_and_what_the_card_says(checked):
     assert f"known trademark {counts['safety']['known trademark']}" in card
     assert "such rows are dropped" in card
     assert f"Moderation service: {MODERATION}" in card
+    with Ledger(root / "work" / LEDGER_NAME, read_only=True) as ledger:
+        assert ledger.spent_usd > 0
+        assert f"The pictures cost {ledger.spent_usd:.2f} USD." in card
 
 
 def test_again_costs_nothing_and_changes_nothing(checked):
