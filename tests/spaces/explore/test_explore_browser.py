@@ -107,7 +107,7 @@ def test_two_steps_back_at_once_leave_the_way_forward(visit):
     page.wait_for_url(re.compile("row=plain-00000$"))
     page.go_forward()
     page.wait_for_url(re.compile("row=plain-00001$"))
-    page.locator(".row-page h2", has_text="A photo of 1 red cubes").wait_for()
+    page.locator(".row-page h2", has_text="A photo of 1 green cubes").wait_for()
 
 
 def test_the_address_follows_the_tab_in_front(visit):
