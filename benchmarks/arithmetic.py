@@ -80,7 +80,9 @@ class Counter:
     def step(self, latents: int, contexts: Sequence[int]) -> int:
         """One denoising step behind contexts of these lengths."""
         embedding = latents * self.config.latent_dim * self.width + (256 + self.width) * self.width
-        return embedding + sum(self._branch(latents, context) for context in contexts)
+        # Up to the first attention the latents are the same in every branch.
+        shared = (len(contexts) - 1) * latents * (self.width**2 + self._kv)
+        return embedding + sum(self._branch(latents, context) for context in contexts) - shared
 
     def _branch(self, latents: int, context: int) -> int:
         keys = context + latents + 2

@@ -32,6 +32,7 @@ def counted(pipe):
         "velocity": model.llm2vae,
         "final norm of texts": model.language_model.model.norm,
         "final norm of pictures": model.language_model.model.norm_moe_gen,
+        "first queries": model.language_model.model.layers[0].self_attn.q_proj_moe_gen,
         "time": model.time_embedder,
         "positions": model.latent_pos_embed,
         "vision": model.vit_model,
@@ -75,7 +76,7 @@ def test_references_are_encoded_once_for_all_branches_and_pictures(pipe):
     assert calls["encode"] == 2
     assert calls["vision"] == 1
     assert rows["velocity"] == STEPS * TOKENS * 2 * 3, "three branches of two pictures"
-    assert rows["latents"] == 2 * 16 + STEPS * TOKENS * 2
+    assert rows["latents"] == rows["first queries"] == 2 * 16 + STEPS * TOKENS * 2
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ class Pass:
     """The final states that somebody reads; the last layer finishes no others."""
     gen_read: Rows = True
     """The same for the generation expert."""
+    gen_repeats: int = 1
+    """So many times the first tokens of the generation expert come again, until they are mixed."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Pass":
         """The same on another device; accelerate calls this when layers are spread out."""
@@ -127,7 +129,7 @@ class JointAttention(nn.Module):
         layout = shared.layout
         with shared.und_gradients():
             und = self._und_heads(und_UC)
-        gen = self._gen_heads(gen_GC) if shared.runs(gen_GC) else (gen_GC,) * 3
+        gen = self._gen_heads(gen_GC, shared) if shared.runs(gen_GC) else (gen_GC,) * 3
         query, key, value = (
             layout.to_rows(u, g).view(layout.rows, layout.length, -1, self.head_dim)
             for u, g in zip(und, gen, strict=True)
@@ -179,11 +181,17 @@ class JointAttention(nn.Module):
         query = self._per_head(self.q_norm, self.q_proj(tokens_UC))
         return query, self._per_head(self.k_norm, self.k_proj(tokens_UC)), self.v_proj(tokens_UC)
 
-    def _gen_heads(self, tokens_GC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _gen_heads(self, tokens_GC: Tensor, shared: Pass) -> tuple[Tensor, Tensor, Tensor]:
         """The same for the generation expert."""
+        repeats = shared.gen_repeats if self.layer_idx == 0 else 1
+        if repeats > 1:
+            tokens_GC = tokens_GC[: len(tokens_GC) // repeats]
         query = self._per_head(self.q_norm_moe_gen, self.q_proj_moe_gen(tokens_GC))
         key = self._per_head(self.k_norm_moe_gen, self.k_proj_moe_gen(tokens_GC))
-        return query, key, self.v_proj_moe_gen(tokens_GC)
+        value = self.v_proj_moe_gen(tokens_GC)
+        if repeats == 1:
+            return query, key, value
+        return query.repeat(repeats, 1), key.repeat(repeats, 1), value.repeat(repeats, 1)
 
     def _per_head(self, norm: nn.Module, tokens_TC: Tensor) -> Tensor:
         normed: Tensor = norm(

@@ -114,13 +114,15 @@ def predict_velocity(
     hidden = hidden + (
         model.time_embedder(times).to(hidden.device) + target.places.to(hidden.device)
     )
-    gen = hidden.repeat(target.layout.rows // len(latents_BNP), 1, 1).flatten(0, 1)
+    branches = target.layout.rows // len(latents_BNP)
+    gen = hidden.repeat(branches, 1, 1).flatten(0, 1)
     shared = Pass(
         layout=target.layout,
         rotary=target.rotary,
         spans=spans_of(target.layout, gen.dtype, contexts=target.cache.lengths()),
         cache=target.cache,
         und_read=False,
+        gen_repeats=branches,
     )
     _, gen = model.language_model.model(target.markers, gen, shared)
     velocity: Tensor = model.llm2vae(gen).float()
