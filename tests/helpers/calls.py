@@ -31,7 +31,7 @@ def in_line(client: Client, server: psutil.Process, *, calls: int) -> None:
     assert not all(job.done() for job in first), "the calls did not all wait at the same time"
     for job in first:
         job.cancel()
-    replies = [job.result(timeout=120) for job in jobs]
+    replies = [job.result(timeout=300) for job in jobs]
     made = [Path(reply["pictures"][0]["image"]) for reply in replies]
     records = [read_record(path) for path in made]
     assert [(one.prompt, one.seed) for one in records] == [(f"ring {n}", n) for n in range(calls)]
