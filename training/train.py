@@ -3,8 +3,8 @@
 It knows no model (family.py says what a batch and a loss are) and decides no order (order.py).
 """
 
-import contextlib
 import logging
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from torch.nn import Parameter
 
 from echo4o.errors import Echo4oError
+from echo4o.launch import is_first_rank
+from echo4o.owner import sole_owner
 from echo4o.records import RECORD_NAME
 
 from .config import TrainConfig
@@ -39,6 +41,9 @@ from .watching import Watch
 
 logger = logging.getLogger(__name__)
 
+PATIENCE_S = 10.0
+"""For the workers of a killed run, which hold its folder until they notice."""
+
 
 class Result(NamedTuple):
     """How a call of `train` ended."""
@@ -54,8 +59,15 @@ def train(config: TrainConfig, out: Path) -> Result:
 
     Raises:
         Echo4oError: no usable rows, other settings than those of the checkpoints, a loss that is
-            not a number, processes that cannot share a step equally.
+            not a number, processes that cannot share a step equally, another run in `out`.
     """
+    busy = f"another run trains into {out}; wait for it, or choose another --out"
+    alone = sole_owner(out, busy, patience_s=PATIENCE_S) if is_first_rank() else nullcontext()
+    with alone:
+        return _train(config, out)
+
+
+def _train(config: TrainConfig, out: Path) -> Result:
     # ---- 1. processes, data, model -----------------------------------------------------------
     accelerator = make_accelerator(config, out)
     main = accelerator.is_main_process
@@ -88,7 +100,7 @@ def train(config: TrainConfig, out: Path) -> Result:
 
     # ---- 3. the loop -------------------------------------------------------------------------
     family.model.train()
-    with StopSignal() as stop, contextlib.closing(watch):
+    with StopSignal() as stop, closing(watch):
         while state.step < config.steps:
             facts, ids = _forward_backward(state, config, accelerator, stop=stop.received)
             watch.check(state.step + 1, facts, ids, state.saved_step)

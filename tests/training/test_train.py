@@ -17,6 +17,7 @@ from training_rows import make_row, png, write_dataset
 
 from echo4o import Echo4oPipeline
 from echo4o.errors import Echo4oError
+from echo4o.owner import sole_owner
 from echo4o.records import RunRecord, sha256_file
 from echo4o.training import draws
 from echo4o.training.bagel import open_family
@@ -53,6 +54,16 @@ def test_references_are_learned(settings, tmp_path):
     train(config, tmp_path / "run")
     losses = [line["loss"] for line in trace(tmp_path / "run")]
     assert sum(losses[-15:]) < 0.6 * sum(losses[:15])
+
+
+def test_two_runs_do_not_share_a_folder(config: TrainConfig, tmp_path, monkeypatch):
+    monkeypatch.setattr("echo4o.training.train.PATIENCE_S", 0)
+    with (
+        sole_owner(tmp_path / "run", "busy"),
+        pytest.raises(Echo4oError, match="another run trains into .*--out"),
+    ):
+        train(config, tmp_path / "run")
+    train(override(config, ["steps=1"]), tmp_path / "run")
 
 
 def test_what_a_run_leaves(config: TrainConfig, tmp_path):
@@ -107,7 +118,7 @@ def test_pictures_encoded_at_every_use_give_the_same_losses(config: TrainConfig,
 
 
 def test_a_connection_that_is_cut_is_tried_again(config: TrainConfig, monkeypatch):
-    real, tried = datasets.load_dataset, []
+    real, tried = datasets.load_dataset_builder, []
 
     def flaky(*words, **options):
         tried.append(words)
@@ -115,7 +126,7 @@ def test_a_connection_that_is_cut_is_tried_again(config: TrainConfig, monkeypatc
             raise httpx.ReadError("[Errno 104] Connection reset by peer")
         return real(*words, **options)
 
-    monkeypatch.setattr(datasets, "load_dataset", flaky)
+    monkeypatch.setattr(datasets, "load_dataset_builder", flaky)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     assert len(load_rows(config)) > 0
     assert len(tried) == 2
