@@ -83,7 +83,7 @@ def test_refused_prompts_are_reworded_and_tried_again(tmp_path, use, capsys):
         assert "0 calls now" in capsys.readouterr().out
         with pytest.raises(SystemExit):
             generate(work, "--rewrite", "sandbox-judge")
-        assert "rewriter sandbox-text; use the same again" in capsys.readouterr().err
+        assert "--rewrite sandbox-text; use the same again" in capsys.readouterr().err
         main(
             [
                 "data",

@@ -100,7 +100,9 @@ def test_what_a_kill_cut_off_spoils_no_other_line(tmp_path):
 
 def test_a_batch_that_cannot_go_on_fails(tmp_path):
     with image_api(tmp_path) as sandbox:
-        batch = submit(connect(sandbox), [line(f"n{number}", "a ring") for number in range(300)])
+        # Large pictures, so that not all of them are finished when the server ends.
+        lines = [line(f"n{number}", "a ring", size="1024x1024") for number in range(300)]
+        batch = submit(connect(sandbox), lines)
     (tmp_path / f"openai/files/{batch.input_file_id}.json").unlink()
     with image_api(tmp_path) as sandbox:
         api = connect(sandbox)
