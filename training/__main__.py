@@ -3,5 +3,7 @@
 import sys
 
 from echo4o.cli import main
+from echo4o.ending import ending
 
-main(["train", *sys.argv[1:]])
+with ending():
+    main(["train", *sys.argv[1:]])
