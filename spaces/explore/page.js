@@ -10,12 +10,24 @@ let shown = null;
 const go = (link) => trigger("select", { link });
 const isVisible = () => element.offsetParent !== null;
 
+// The server takes what comes last for the newest; the address knows better.
+function askAgain(wanted) {
+  const now = element.querySelector(".stage")?.dataset.link;
+  if (!isVisible() || window.echo4oBackTo !== wanted || now === undefined) return;
+  if (canon(now) !== wanted) go(`?${wanted}`);
+}
+
 function follow() {
   const stage = element.querySelector(".stage");
   if (stage?.dataset.link === undefined || !isVisible()) return;
   const link = canon(stage.dataset.link);
-  // Two steps back: what the first one asked for may come when the address is further on.
-  if (link !== (window.echo4oBackTo ?? link)) return;
+  // Two steps at once: what the first one asked for may come when the address is further on.
+  const wanted = window.echo4oBackTo ?? link;
+  if (link !== wanted) {
+    clearTimeout(window.echo4oAgain);
+    window.echo4oAgain = setTimeout(() => askAgain(wanted), 1000);
+    return;
+  }
   const isHere = link === canon(location.search);
   if (link === shown && isHere) return;
   const isOld = shown === null || link === shown;
