@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PACKAGES := src/echo4o dataset_builder training eval model_cards
-# Looked for under its usual names; what needs it runs after the rest: it measures times.
+# Looked for under its usual names; what needs it runs after the rest: it wants the cores.
 CHROMIUM := $(shell for one in chromium chromium-browser google-chrome; do command -v $$one && break; done)
+ON_PAGES = $(BIN)/python -m pytest -n 2 --dist loadfile -q -rs -m browser $(wildcard tests/*/test_*browser.py tests/*/*/test_*browser.py)
 # Each Space is a program of its own that imports the installed package.
 SPACE_TYPES := --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache/spaces --allow-subclassing-any --no-warn-return-any --follow-imports=silent
 
@@ -28,7 +29,8 @@ ifeq ($(ARGS),)
 endif
 
 browser: $(READY)  ## both Spaces and the report in a real Chromium; screenshots go to screenshots/
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -rs -m browser $(wildcard tests/*/test_*browser.py tests/*/*/test_*browser.py) $(ARGS)
+	$(ON_PAGES) $(ARGS) || { echo "once more, what failed: what fails twice is broken"; \
+	  $(ON_PAGES) --last-failed --last-failed-no-failures none $(ARGS); }
 
 prove: $(READY)  ## the long counts; figures go to benchmarks/results
 	$(BIN)/python -m pytest -q -rs -m slow $(ARGS)
