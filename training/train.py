@@ -61,17 +61,17 @@ def train(config: TrainConfig, out: Path) -> Result:
         Echo4oError: no usable rows, other settings than those of the checkpoints, a loss that is
             not a number, processes that cannot share a step equally, another run in `out`.
     """
+    # ---- 1. processes, data, model -----------------------------------------------------------
+    accelerator = make_accelerator(config, out)
+    config, rows = pinned(config), load_rows(config)
     busy = f"another run trains into {out}; wait for it, or choose another --out"
     alone = sole_owner(out, busy, patience_s=PATIENCE_S) if is_first_rank() else nullcontext()
     with alone:
-        return _train(config, out)
+        return _train(config, rows, accelerator, out)
 
 
-def _train(config: TrainConfig, out: Path) -> Result:
-    # ---- 1. processes, data, model -----------------------------------------------------------
-    accelerator = make_accelerator(config, out)
+def _train(config: TrainConfig, rows: Rows, accelerator: Accelerator, out: Path) -> Result:
     main = accelerator.is_main_process
-    config, rows = pinned(config), load_rows(config)
     if is_finished(config, rows, out):
         logger.info("%s is finished; choose another --out to train again", out)
         Pusher(config, out).finish()
