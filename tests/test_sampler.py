@@ -29,6 +29,14 @@ def test_the_interval_is_open_below_and_closed_above(time, branches):
     assert Guidance(text_scale=4, image_scale=2, interval=(0.4, 1.0)).branches(time) == branches
 
 
+def test_a_bound_is_a_time_however_it_is_stored():
+    times = torch.linspace(1, 0, 11)[:-1].tolist()  # 1.0, 0.9, ... in 32 bits
+    below = Guidance(text_scale=4, interval=(0.0, 0.4))
+    above = Guidance(text_scale=4, interval=(0.4, 1.0))
+    assert [below.branches(time)[0] for time in times] == [False] * 6 + [True] * 4
+    assert [above.branches(time)[0] for time in times] == [True] * 6 + [False] * 4
+
+
 def test_without_text_guidance_the_image_branch_is_not_run():
     assert Guidance(text_scale=1, image_scale=2).branches(0.9) == (False, False)
     assert Guidance(text_scale=2, image_scale=1).branches(0.9) == (True, False)

@@ -52,7 +52,8 @@ class Guidance:
 
         Without text guidance the picture guidance has no effect either (specification, section 6).
         """
-        low, high = self.interval
+        # In the type that times have: 0.4 is not above 0.4 for being stored in 32 bits.
+        low, high, time = torch.tensor([*self.interval, time], dtype=torch.float32).tolist()
         text = self.text_scale > 1 and low < time <= high
         return text, text and self.image_scale > 1
 
