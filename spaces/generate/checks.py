@@ -143,7 +143,7 @@ def captioned(prompt: str, captions: Sequence[object]) -> str:
         for place, caption in enumerate(captions, 1)
         if caption not in (None, "")
     ]
-    whole_ = f"{', '.join(named).capitalize()}. {prompt}" if named else prompt
+    whole_ = f"I{', '.join(named)[1:]}. {prompt}" if named else prompt
     return text(whole_, "prompt with its captions", PROMPT_CHARACTERS)
 
 

@@ -250,6 +250,11 @@ def test_a_verdict_is_shown_below_its_own_picture_alone(module):
     assert tabs.verdict_of(("", "There is no picture"), []) == "There is no picture"
 
 
+def test_captions_keep_their_capitals(module):
+    prompt = module("checks").captioned("Put both on the rug", ["Ada's BMW", "", "a Bear"])
+    assert prompt == "Image 1 is Ada's BMW, image 3 is a Bear. Put both on the rug"
+
+
 def test_nobody_has_a_place_in_a_line_that_does_not_exist_yet(module):
     page = gr.Blocks().queue()
     assert module("line").place(page._queue, "visit", 1) is None
