@@ -11,6 +11,7 @@ from tiny_omnigen2 import make_omnigen2
 
 from echo4o.errors import Echo4oError
 from echo4o.models.endpoint import write_handler
+from echo4o.models.pictures import is_marked_machine_made, read_record
 
 
 def served(model, home):
@@ -27,9 +28,9 @@ def handler(ours, tmp_path_factory):
     return served(ours, tmp_path_factory.mktemp("endpoint"))
 
 
-def encoded(side=32):
+def encoded(image=None):
     stream = io.BytesIO()
-    Image.new("RGB", (side, side), "red").save(stream, format="PNG")
+    (image or Image.new("RGB", (32, 32), "red")).save(stream, format="PNG")
     return base64.b64encode(stream.getvalue()).decode()
 
 
@@ -44,6 +45,26 @@ def test_it_paints_composes_and_answers(handler):
     assert composed.keys() == {"image"}
     answered = handler({"question": "what is this?", "images": [encoded()]})
     assert isinstance(answered["answer"], str)
+
+
+def test_its_pictures_say_that_they_are_machine_made(handler, tmp_path):
+    options = {"num_inference_steps": 1, "height": 32, "width": 32, "seed": 3}
+    made = handler({"inputs": "a red ring", "parameters": options})["image"]
+    (tmp_path / "made.png").write_bytes(base64.b64decode(made))
+    assert is_marked_machine_made(tmp_path / "made.png")
+    record = read_record(tmp_path / "made.png")
+    assert (record.prompt, record.model, record.seed) == ("a red ring", "ours", 3)
+
+
+def test_a_transparent_reference_means_what_it_means_to_the_pipeline(handler):
+    """White where nothing is to be seen; what lies hidden there must not show."""
+    see_through = Image.new("RGBA", (32, 32), (0, 0, 255, 0))
+    options = {"num_inference_steps": 1, "seed": 3}
+    replies = [
+        handler({"inputs": "on the rug", "images": [encoded(image)], "parameters": options})
+        for image in (see_through, Image.new("RGB", (32, 32), "white"))
+    ]
+    assert replies[0] == replies[1]
 
 
 def size(reply):

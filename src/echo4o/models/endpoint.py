@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Echo4oError
 from ..pictures import PictureError, picture_facts
 from .kinds import KINDS, OURS, pipeline_class
+from .pictures import PictureRecord, encode_png
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,7 +57,7 @@ class EndpointHandler:
 
         from .opening import open_on
 
-        self.kind = pipeline_class(path)
+        self.kind, self.name = pipeline_class(path), Path(path).resolve().name
         is_gpu = torch.cuda.is_available()
         self.pipe: Any = open_on(self.kind, path, dtype=torch.bfloat16 if is_gpu else None)
         self.pipe.set_progress_bar_config(disable=True)
@@ -70,7 +71,7 @@ class EndpointHandler:
                 of `inputs` the pictures are asked about.
 
         Returns:
-            `image` (PNG in base64), or `answer`, or `error` with one sentence.
+            `image` (a marked PNG in base64), or `answer`, or `error` with one sentence.
         """
         try:
             return self._answer(data)
@@ -94,9 +95,8 @@ class EndpointHandler:
             generator = torch.Generator("cpu").manual_seed(seed)
         references = {"image": pictures} if pictures else {}
         made = self.pipe(prompt, generator=generator, **references, **options)
-        stream = io.BytesIO()
-        made.images[0].save(stream, format="PNG")
-        return {"image": base64.b64encode(stream.getvalue()).decode()}
+        record = PictureRecord(prompt=prompt, model=self.name, seed=seed, parameters=options)
+        return {"image": base64.b64encode(encode_png(made.images[0], record)).decode()}
 
 
 def write_handler(folder: Path, requirement: str) -> None:
@@ -136,7 +136,7 @@ def _picture(value: object) -> "Image.Image":
         image.load()
     except (binascii.Error, PictureError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"a picture in `images` cannot be read: {error}") from error
-    return image.convert("RGB")
+    return image
 
 
 def _parameters(value: object, settings: Sequence[str]) -> dict[str, Any]:
