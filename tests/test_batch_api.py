@@ -229,6 +229,8 @@ NONSENSE = (
     b"[]",
     b"null",
     b'{"custom_id": "stranger", "response": {"status_code": 200}}',
+    b'{"custom_id": "KEY", "response": {"status_code": 200, "body": {"data": [{"b64_json": "'
+    b'\xc3\xa9"}]}}}',
     b"\xff\n\n{",
 )
 

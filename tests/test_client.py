@@ -1,6 +1,7 @@
 """The client against the sandbox: nothing is bought twice, whatever the network does."""
 
 import asyncio
+import base64
 import io
 import json
 import multiprocessing
@@ -21,6 +22,7 @@ from echo4o.errors import Echo4oError
 from echo4o.ledger import BudgetExceeded, Ledger
 from echo4o.pictures import PictureError, picture_facts
 from echo4o.prices import PriceError
+from echo4o.transport import Transient, read_answer
 
 
 def scene(number, **options):
@@ -300,6 +302,20 @@ def test_cut_pictures_are_noticed(kind):
     for part in (data[: len(data) // 2], data[:-5], data[:20], b""):
         with pytest.raises(PictureError):
             picture_facts(part)
+
+
+def test_replies_are_foreign_text():
+    """A picture that is no ASCII can be asked for again; half of a character is not kept."""
+    with pytest.raises(Transient) as failure:
+        read_answer("image", "m", {"data": [{"b64_json": "\u00e9\u00e9\u00e9\u00e9"}]}, {})
+    assert failure.value.may_be_billed
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    picture = {"data": [{"b64_json": base64.b64encode(buffer.getvalue()).decode()}]}
+    moderation = {"results": [{"flagged": False, "categories": {}}]}
+    for kind, body in (("image", picture), ("moderation", moderation)):
+        answer = read_answer(kind, "m", {**body, "model": "half \ud800"}, {})
+        assert answer.model == "half \ufffd"
 
 
 def test_import_is_light():

@@ -25,7 +25,7 @@ from .pictures import PictureError
 from .prices import PriceError
 from .progress import Progress
 from .settling import Order, Settler
-from .transport import Rejected, Transient, clean, read_answer, read_problem
+from .transport import Rejected, Transient, clean, read_answer, read_problem, whole
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -284,7 +284,7 @@ class BatchRunner:
         try:
             if not response:
                 raise Transient(_message(result.get("error")), may_be_billed=False)
-            headers = {"x-request-id": str(response.get("request_id") or "")}
+            headers = {"x-request-id": whole(response.get("request_id") or "")}
             if status == 200:
                 answer = read_answer(entry.kind, entry.model, body, headers)
             else:

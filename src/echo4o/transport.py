@@ -1,7 +1,6 @@
 """One HTTP call through the openai SDK, its answer or failure put in our words; keeps nothing."""
 
 import base64
-import binascii
 import contextlib
 import dataclasses
 import json
@@ -138,7 +137,7 @@ def _read_image(document: Mapping[str, Any], headers: Mapping[str, str], model: 
     try:
         image = base64.b64decode(document["data"][0]["b64_json"], validate=True)
         picture_facts(image)
-    except (KeyError, IndexError, TypeError, binascii.Error, PictureError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, PictureError) as error:
         raise Transient(
             f"the reply holds no whole picture ({type(error).__name__}: {error})",
             may_be_billed=True,
@@ -156,7 +155,7 @@ def _read_image(document: Mapping[str, Any], headers: Mapping[str, str], model: 
         }
     return Answer(
         outcome="done",
-        model=str(document.get("model") or model),
+        model=whole(document.get("model") or model),
         created=_moment(document),
         headers=headers,
         request_id=headers.get("x-request-id"),
@@ -178,15 +177,15 @@ def _read_chat(document: Mapping[str, Any], headers: Mapping[str, str], model: s
         sent, output = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
         tokens = {"text": sent, "images": 0, "output": output}
     filtered = choice.get("finish_reason") == "content_filter"
-    reason = _whole(refusal) if refusal else ("content_filter" if filtered else None)
+    reason = whole(refusal) if refusal else ("content_filter" if filtered else None)
     return Answer(
         outcome="done" if reason is None else "refused",
-        model=_whole(document.get("model") or model),
+        model=whole(document.get("model") or model),
         created=_moment(document),
         headers=headers,
         request_id=headers.get("x-request-id"),
         reason=reason,
-        text=None if text is None else _whole(text),
+        text=None if text is None else whole(text),
         usage=tokens,
     )
 
@@ -198,7 +197,7 @@ def _read_moderation(document: Mapping[str, Any], headers: Mapping[str, str], mo
         raise Transient(f"the reply is no moderation ({error})", may_be_billed=True) from error
     return Answer(
         outcome="done",
-        model=str(document.get("model") or model),
+        model=whole(document.get("model") or model),
         created="",
         headers=headers,
         request_id=headers.get("x-request-id"),
@@ -311,7 +310,8 @@ def _json_object(content: bytes) -> dict[str, Any]:
     return document
 
 
-def _whole(text: object) -> str:
+def whole(text: object) -> str:
+    """A text of the service as it can be kept."""
     return _HALF_A_CHARACTER.sub("\ufffd", str(text))
 
 
@@ -329,7 +329,7 @@ def _count(value: object) -> int:
 
 def clean(message: str, api_key: str) -> str:
     """A message fit for a file: one line, not too long, without the key."""
-    line = " ".join(_whole(message).split())
+    line = " ".join(whole(message).split())
     if api_key:
         line = line.replace(api_key, "(key)")
     return line[:_LONGEST_REASON]
