@@ -12,7 +12,7 @@ from typing import Literal, cast
 from echo4o.client import ChatRequest
 from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue
-from echo4o.schema import REGIONS
+from echo4o.schema import REGIONS, included
 
 from .language import plural
 from .objects import words
@@ -52,9 +52,9 @@ class Asked:
     """Whether nothing else may be in the picture, as in instruction-following rows."""
 
     @property
-    def groups(self) -> list[Mapping[str, JsonValue]]:
+    def groups(self) -> list[dict[str, JsonValue]]:
         """The groups of objects that must be there."""
-        return cast(list[Mapping[str, JsonValue]], self.constraints.get("include") or [])
+        return included(self.constraints)
 
     def values(self, name: str) -> list[str]:
         """What is asked of all groups as `name` (color, region, size), in order."""

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable
 from itertools import combinations
-from typing import cast
 
 from echo4o.records import JsonValue
+from echo4o.schema import included
 
 from .plan import Entry
 
@@ -34,7 +34,7 @@ class Coverage:
         self.rows += 1
         self._tags[str(row.constraints.get("tag", "none"))] += 1
         self._categories[f"{row.subset}/{row.category}"] += 1
-        groups = cast(list[dict[str, JsonValue]], row.constraints.get("include", []))
+        groups = included(row.constraints)
         if row.references:
             self._count_fact("references", len(row.references))
         else:

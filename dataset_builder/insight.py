@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 
 from echo4o.hub_errors import patiently
 from echo4o.ledger import Ledger
 from echo4o.records import JsonValue
-from echo4o.schema import Row
+from echo4o.schema import Row, included
 
 from .captions import Combinations, read_captions
 from .generate import LEDGER_NAME
@@ -45,8 +45,7 @@ class Quality:
         """Count one row as loaded."""
         subset = str(record["subset"])
         if subset == "instruction_following" and record["constraints"] is not None:
-            facts = _object(record["constraints"])
-            self.combinations.add(cast(list[Mapping[str, object]], facts.get("include") or []))
+            self.combinations.add(included(_object(record["constraints"])))
         provenance = _object(record["provenance"])
         found, signed = provenance.get("check"), provenance.get("content_credentials")
         if isinstance(signed, dict) and signed.get("present"):

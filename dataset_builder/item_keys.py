@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from echo4o.records import JsonValue
-from echo4o.schema import constraint_key
+from echo4o.schema import constraint_key, included
 
 _FACING = {"left of": ("left", "right"), "right of": ("right", "left")}
 _FACING |= {"above": ("above", "below"), "below": ("below", "above")}
@@ -15,7 +15,7 @@ def _placed(constraints: Mapping[str, JsonValue]) -> list[dict[str, JsonValue]]:
 
     GenEval writes a relation into the later group, as `position: ["left of", 0]`.
     """
-    facts = [dict(one) for one in cast(list[dict[str, JsonValue]], constraints.get("include", []))]
+    facts = [dict(one) for one in included(constraints)]
     related = [
         (str(one["relation"]), cast(int, one["subject"]), cast(int, one["object"]))
         for one in cast(list[dict[str, JsonValue]], constraints.get("relations", []))

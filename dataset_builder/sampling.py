@@ -1,6 +1,6 @@
 """Reads a few rows with their pictures from anywhere in a dataset, without reading the rest."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,7 +53,7 @@ def sample(dataset: str, config: str, count: int, revision: str | None = None) -
                 for group, places in picked:
                     rows = table.read_row_group(group.number)
                     for place in places:
-                        yield _row(dataset, rows.slice(place, 1).to_pylist()[0])
+                        yield Row.from_dict(rows.slice(place, 1).to_pylist()[0])
 
 
 def dataset_files(
@@ -75,16 +75,6 @@ def dataset_files(
             f"{dataset} has no files data/{subsets[0]}/*.parquet; give a built dataset"
         )
     return system, found
-
-
-def _row(dataset: str, values: Mapping[str, object]) -> Row:
-    try:
-        return Row.from_dict(values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Echo4oError(
-            f"{dataset} holds rows of another form ({type(error).__name__}: {error}); give a "
-            "dataset built by `echo4o data`"
-        ) from None
 
 
 def _files(dataset: str, revision: str | None) -> "tuple[AbstractFileSystem, str]":

@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 from echo4o.records import JsonValue
-from echo4o.schema import Row, json_list, json_object
+from echo4o.schema import Row, included, json_list, json_object
 
 _COUNTED = (
     *("split", "subset", "category", "width", "height", "generator"),
@@ -53,7 +52,7 @@ class Tally:
         length = len(str(record["instruction"]))
         self.instruction_characters += length
         self.longest_instruction = max(self.longest_instruction, length)
-        for entry in cast(list[Mapping[str, object]], constraints.get("include", [])):
+        for entry in included(constraints):
             for name in _FACTS:
                 if entry.get(name) is not None:
                     self.facts.setdefault(name, Counter())[str(entry[name])] += 1

@@ -71,9 +71,35 @@ def test_a_json_column_that_is_none_names_row_and_column(column, text):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"constraints": ...},
+        {"color": "red"},
+        {"input_images": None},
+        {"input_images": [b"x"]},
+        {"output_image": {"path": "o.png"}},
+        {"instruction": None},
+        {"width": None},
+    ],
+)
+def test_rows_of_another_form_are_a_sentence(changes):
+    record = {key: one for key, one in (make().to_dict() | changes).items() if one is not ...}
+    with pytest.raises(RowError, match="row 'a-1' is of another form .*; give a dataset built by"):
+        Row.from_dict(record)
+
+
+def test_a_picture_that_is_only_named_is_refused():
+    """A stranger's Parquet may point to a file of this machine; it is not looked for."""
+    named = {"bytes": None, "path": "/etc/hostname"}
+    with pytest.raises(RowError, match="`picture`"):
+        check_row(Row.from_dict(make().to_dict() | {"output_image": named}))
+
+
+@pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"id": "../x"}, "`id`"),
+        ({"id": ".."}, "`id`"),
         ({"subset": "dogs"}, "`subset`"),
         ({"category": "easy"}, "`category`"),
         ({"input_images": ()}, "`input_images`"),

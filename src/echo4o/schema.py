@@ -130,16 +130,29 @@ class Row:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, object]) -> "Row":
-        """Read a row loaded with `Image(decode=False)`; undoes `to_dict`."""
+        """Read a row loaded with `Image(decode=False)`; undoes `to_dict`.
+
+        Raises:
+            RowError: it has other columns, or values of other types.
+        """
         values = dict(record)
-        references = cast(list[Mapping[str, object]], values["input_images"])
-        values["input_images"] = tuple(_picture(cell) for cell in references)
-        values["output_image"] = _picture(cast(Mapping[str, object], values["output_image"]))
-        if values["constraints"] is not None:
-            values["constraints"] = json_object(record, "constraints")
-        values["references"] = tuple(json_list(record, "references"))
-        values["provenance"] = json_object(record, "provenance")
-        return cls(**values)  # type: ignore[arg-type]
+        try:
+            references = cast(list[Mapping[str, object]], values["input_images"])
+            values["input_images"] = tuple(_picture(cell) for cell in references)
+            values["output_image"] = _picture(cast(Mapping[str, object], values["output_image"]))
+            if values["constraints"] is not None:
+                values["constraints"] = json_object(record, "constraints")
+            values["references"] = tuple(json_list(record, "references"))
+            values["provenance"] = json_object(record, "provenance")
+            for name, kind in _NEEDED.items():
+                if not isinstance(values[name], kind):
+                    raise TypeError(f"{name} is {values[name]!r:.40}")
+            return cls(**values)  # type: ignore[arg-type]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RowError(
+                f"row {str(values.get('id'))[:80]!r} is of another form ({type(error).__name__}: "
+                f"{error}); give a dataset built by `echo4o data`"
+            ) from None
 
 
 def json_object(record: Mapping[str, object], column: str) -> dict[str, JsonValue]:
@@ -181,7 +194,7 @@ def _no_json(record: Mapping[str, object], column: str, wanted: str) -> RowError
 
 
 def _picture(cell: Mapping[str, object]) -> Picture:
-    return Picture(data=cast(bytes, cell["bytes"]), name=cast(str | None, cell["path"]) or "")
+    return Picture(data=cast(bytes | None, cell["bytes"]) or b"", name=str(cell["path"] or ""))
 
 
 def dump_json(value: JsonValue) -> str:
@@ -242,7 +255,7 @@ def check_row(row: Row) -> None:
 
 def check_id(row_id: str) -> None:
     """Refuse an id that is empty or could lead somewhere as a part of a path."""
-    if not row_id or not set(row_id) <= _ID_CHARACTERS:
+    if not row_id.strip(".") or not set(row_id) <= _ID_CHARACTERS:
         raise RowError(f"row {row_id[:80]!r}: `id` must be made of letters, digits, - _ and .")
 
 
@@ -289,14 +302,20 @@ def _check_entry(entry: JsonValue, side: str, row_id: str) -> None:
         raise RowError(f"row {row_id}: constraints size {size!r} is not one of {SIZES}")
 
 
+def included(constraints: Mapping[str, JsonValue]) -> list[dict[str, JsonValue]]:
+    """The groups of objects that must be there; what is no group (foreign facts) is left out."""
+    groups = constraints.get("include")
+    found = groups if isinstance(groups, list | tuple) else ()
+    return [one for one in found if isinstance(one, dict)]
+
+
 def constraint_key(constraints: Mapping[str, JsonValue]) -> str:
     """One string per set of asked facts: the multiset of (class, count, colour, region, size).
 
     Two instructions with the same key ask for the same picture, however they are worded; larger
     and smaller count as large and small.
     """
-    entries = cast(list[dict[str, JsonValue]], constraints.get("include", []))
-    return ";".join(sorted(_entry_key(entry) for entry in entries))
+    return ";".join(sorted(_entry_key(entry) for entry in included(constraints)))
 
 
 def _entry_key(entry: Mapping[str, JsonValue]) -> str:
@@ -311,6 +330,15 @@ def _folded(value: JsonValue) -> JsonValue:
     return {"larger": "large", "smaller": "small", "": None}.get(text, text)
 
 
+_NEEDED = {
+    "id": str,
+    "task_type": str,
+    "subset": str,
+    "instruction": str,
+    "width": int,
+    "height": int,
+    "split": str,
+}
 _KEYED = ("class", "color", "region", "size")
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 

@@ -3,8 +3,11 @@
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 from rights_file import write_release
@@ -155,6 +158,23 @@ def test_page_and_terminal_show_foreign_text_as_text(dataset, tmp_path, capsys):
     assert "\u202e" not in told  # which would turn the line around
     main(["data", "stats", str(dataset), "--pictures", "0"])
     assert json.loads(capsys.readouterr().out)["rows"] == 11
+
+
+def test_facts_that_are_no_facts_are_not_counted(dataset, tmp_path, capsys):
+    """A dataset of the Hub may say anything in its JSON columns."""
+    foreign = shutil.copytree(dataset, tmp_path / "foreign")
+    told = ({"include": 1}, {"include": [1, None, "x"]}, {"include": {"class": "x"}}, {})
+    for shard in (foreign / "data" / "instruction_following").glob("train-*.parquet"):
+        table = pq.read_table(shard)
+        column = [json.dumps(told[number % len(told)]) for number in range(table.num_rows)]
+        place = table.column_names.index("constraints")
+        pq.write_table(table.set_column(place, "constraints", pa.array(column)), shard)
+    found = stats(str(foreign), "instruction_following")
+    assert (found["rows"], found["facts"]) == (8, {})
+    marks = tmp_path / "marks.jsonl"
+    main(["data", "show", str(foreign), "--rows", "8", "--marks", str(marks)])
+    assert "instruction_following-000007" in capsys.readouterr().out
+    assert marks.is_file()
 
 
 def test_combinations_against_captions(tmp_path):
