@@ -186,10 +186,15 @@ def test_raw_requests_of_any_form_are_answered(explorer, data):
                 assert "root:" not in reply
 
 
-def test_fifty_at_once_are_all_answered_alike(client):
+def test_fifty_at_once_are_all_answered_alike(explorer):
+    def some(first):
+        # Its own client: one that many threads share loses, in gradio_client 2.7.2, a call that
+        # joins its stream in the moment in which the server closes it after the last one.
+        client = Client(explorer, verbose=False)
+        return {n: asked(client, "rows", size=5, page=1 + n % 5) for n in range(first, 50, 16)}
+
     with ThreadPoolExecutor(16) as pool:
-        found = list(
-            pool.map(lambda n: ids(asked(client, "rows", size=5, page=1 + n % 5)), range(50))
-        )
+        found = {n: ids(page) for part in pool.map(some, range(16)) for n, page in part.items()}
+    assert len(found) == 50
     assert all(found[n] == found[n % 5] for n in range(50))
-    assert len({tuple(one) for one in found}) == 5
+    assert len({tuple(one) for one in found.values()}) == 5
