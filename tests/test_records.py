@@ -1,6 +1,7 @@
 """Atomic writes and run records."""
 
 import errno
+import json
 import os
 import platform
 
@@ -66,12 +67,36 @@ def test_record_round_trips(tmp_path):
         ("{", "not JSON"),
         ("{}", "not a run record"),
         ("[]", "not a run record"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_bad_records_are_told_in_one_sentence(tmp_path, content, said):
     if content is not None:
         (tmp_path / "record.json").write_text(content)
     with pytest.raises(RecordError, match=said):
+        RunRecord.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("files", []),
+        ("files", {"../outside.parquet": "0" * 64}),
+        ("files", {"data/../../outside.parquet": "0" * 64}),
+        ("files", {"/etc/hostname": "0" * 64}),
+        ("files", {"a.parquet": None}),
+        ("inputs", [1]),
+        ("inputs", [{"kind": "plan"}]),
+        ("inputs", None),
+        ("parameters", [1]),
+        ("command", 1),
+    ],
+)
+def test_a_strangers_record_is_checked(tmp_path, field, value):
+    """It may be downloaded with a dataset; `data remove` links the files that it names."""
+    path = RunRecord(name="thing", command="echo4o data build").save(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(RecordError, match=f"not a run record: `{field}`"):
         RunRecord.load(tmp_path)
 
 

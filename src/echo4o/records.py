@@ -11,10 +11,9 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from .errors import Echo4oError
 
@@ -162,7 +161,7 @@ class RunRecord:
             fields = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise RecordError(f"no record at {path}; run the command that makes it first") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordError(f"{path} is not JSON ({error}); make the artefact again") from None
         return _from_fields(fields, path)
 
@@ -194,6 +193,22 @@ def _from_fields(fields: object, path: Path) -> RunRecord:
     if not isinstance(fields, dict) or set(fields) != names:
         found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
         raise RecordError(f"{path} is not a run record: its fields are {found}")
-    values = cast(Mapping[str, list[dict[str, str | None]]], fields)
-    inputs = tuple(Input(**entry) for entry in values["inputs"])  # type: ignore[arg-type]
+    for name, kind in _KINDS.items():
+        if not isinstance(fields[name], kind):
+            raise RecordError(f"{path} is not a run record: `{name}` is {fields[name]!r:.60}")
+    for name, digest in fields["files"].items():
+        # A record may come from a stranger, and its names become paths.
+        if not isinstance(digest, str) or name.startswith("/") or ".." in name.split("/"):
+            raise RecordError(f"{path} is not a run record: `files` has {name!r:.60}")
+    try:
+        inputs = tuple(Input(**entry) for entry in fields["inputs"])
+    except TypeError as error:
+        raise RecordError(f"{path} is not a run record: `inputs`: {error}") from None
     return RunRecord(**{**fields, "inputs": inputs})
+
+
+_KINDS = {
+    **dict.fromkeys(("name", "command", "started"), str),
+    **dict.fromkeys(("parameters", "environment", "metrics", "files"), dict),
+    "inputs": list,
+}
