@@ -1,16 +1,15 @@
 """`data export`: streams a built dataset, from a folder or the Hub, into a trainer's own form."""
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from echo4o.errors import Echo4oError
-from echo4o.records import Input, RunRecord, sha256_file, sync_folder
+from echo4o.records import Input, RunRecord, sha256_file
 from echo4o.schema import Row, check_row
 
+from .folder import staged, swap
 from .trainer_forms import FORMATS, Exporter
 
 _MARK = "export.record.json"
@@ -57,10 +56,7 @@ def export(
     splits = stream(dataset, config, revision)
     if split not in splits:
         raise Echo4oError(f"{dataset} ({config}) has no split {split!r}; it has {sorted(splits)}")
-    staging = out.resolve().parent / f".{out.resolve().name}.partial"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with staged(out) as staging:
         exporter = FORMATS[format_name](staging, seen_as or str(out.resolve()))
         rows = tqdm(splits[split], desc=f"export {format_name}", disable=not progress)
         done = _write(exporter, rows, out)
@@ -70,10 +66,7 @@ def export(
                 f"{dict(done.left_out)}"
             )
         _record(dataset, revision, format_name, config, split, done, staging).save(staging / _MARK)
-        _swap(staging, out.resolve())
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        swap(staging, out)
     return done
 
 
@@ -120,13 +113,3 @@ def _record(
         metrics={"rows": dict(sorted(done.rows.items())), "left_out": dict(done.left_out)},
         files=files,
     )
-
-
-def _swap(staging: Path, out: Path) -> None:
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(staging, out)
-    sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -4,13 +4,14 @@ Everything is made in a hidden folder beside it, and the two are swapped at the 
 killed run, never sees half a dataset. What a kill between the two renames put aside comes back.
 """
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -123,6 +124,28 @@ def _hold(staging: Path, out: Path) -> int:
     return descriptor
 
 
+@contextlib.contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """An empty hidden folder beside `out`, this process's alone; an error removes it.
+
+    Raises:
+        Echo4oError: another process is writing `out`.
+    """
+    staging = aside(out, "partial")
+    if staging.is_dir():
+        os.close(_hold(staging, out))
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    held = _hold(staging, out)
+    try:
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    finally:
+        os.close(held)
+
+
 class FolderWriter:
     """Takes rows one at a time; `finish` makes them visible together, an error leaves no trace."""
 
@@ -136,21 +159,13 @@ class FolderWriter:
         self.out = out
         self.tally = Tally()
         self._preview = preview
-        self._staging = aside(out, "partial")
         self._background, self._disk = Background(), Background()
         self._writers: dict[tuple[str, str], ShardWriter] = {}
         self._sheet: dict[str, list[bytes]] = {}
         self._gallery = Gallery()
-        if self._staging.is_dir():
-            os.close(_hold(self._staging, out))
-        shutil.rmtree(self._staging, ignore_errors=True)
-        self._staging.mkdir(parents=True)
-        self._held = _hold(self._staging, out)
-
-    @property
-    def staging(self) -> Path:
+        self._stack = contextlib.ExitStack()
+        self.staging = self._stack.enter_context(staged(out))
         """Hidden folder of the unfinished dataset; gone when all is over."""
-        return self._staging
 
     def __enter__(self) -> Self:
         return self
@@ -164,8 +179,9 @@ class FolderWriter:
         self._background.__exit__(kind, error, trace)
         self._disk.__exit__(kind, error, trace)
         if kind is not None:
-            self.abort()
-        os.close(self._held)
+            for writer in self._writers.values():
+                writer.abort()
+        self._stack.__exit__(kind, error, trace)
 
     def add(self, row: Row) -> None:
         """Append one row.
@@ -196,23 +212,17 @@ class FolderWriter:
         lines = "".join(one.to_line() for one in left_out)
         hashes = self._hashes(shards)
         looks = Looks(self._sheet, self._gallery)
-        hashes |= describe(self._staging, card, hashes, statistics, looks=looks, left_out=lines)
+        hashes |= describe(self.staging, card, hashes, statistics, looks=looks, left_out=lines)
         metrics = record.metrics | statistics | {"left_out": counts}
         parameters = record.parameters | {"card": card.to_dict()}
         filled = replace(record, files=hashes, metrics=metrics, parameters=parameters)
-        filled.save(self._staging)
-        swap(self._staging, self.out)
+        filled.save(self.staging)
+        swap(self.staging, self.out)
         return Result(folder=self.out, tally=self.tally, record=filled)
-
-    def abort(self) -> None:
-        """Remove what was begun; an earlier dataset in the folder stays as it was."""
-        for writer in self._writers.values():
-            writer.abort()
-        shutil.rmtree(self._staging, ignore_errors=True)
 
     def _writer(self, config: str, split: str) -> ShardWriter:
         if (config, split) not in self._writers:
-            folder = self._staging / "data" / config
+            folder = self.staging / "data" / config
             self._writers[config, split] = ShardWriter(
                 folder, split, background=self._background, disk=self._disk
             )

@@ -19,7 +19,7 @@ from echo4o.records import RECORD_NAME, Input, JsonValue, RunRecord, sha256_file
 from echo4o.schema import DATASET_NAME, Row, check_id, dump_json
 
 from .card import CardFacts
-from .folder import SHEET_PICTURES, TOMBSTONES_NAME, Looks, aside, describe, swap
+from .folder import SHEET_PICTURES, TOMBSTONES_NAME, Looks, aside, describe, staged, swap
 from .gallery import Gallery
 from .look import text_columns
 from .shards import ShardWriter
@@ -73,7 +73,7 @@ def _id(path: Path, number: int, line: str) -> str:
         if line.startswith("{"):
             name = json.loads(line).get("id")
         check_id(name if isinstance(name, str) else "")
-    except (ValueError, Echo4oError):
+    except (ValueError, RecursionError, Echo4oError):
         raise Echo4oError(
             f"--ids: {path} line {number} is no row id ({line[:60]!r}); give one a line, or JSON "
             'lines with "id"'
@@ -96,41 +96,43 @@ def remove(
     Raises:
         Echo4oError: this is no dataset of ours, a row is not in it, or nothing would be left.
     """
-    started, clock = datetime.now(UTC), time.monotonic()
     reason = " ".join(reason.split())
     if not 0 < len(reason) <= _LONGEST_REASON or not reason.isprintable():
         raise Echo4oError(f"--reason needs a text of 1 to {_LONGEST_REASON} characters")
+    _record(folder)  # a wrong folder is told before anything is made beside it
+    with staged(folder) as staging:
+        return _next(folder, staging, ids, reason, is_legal, progress)
+
+
+def _next(
+    folder: Path, staging: Path, ids: Sequence[str], reason: str, is_legal: bool, progress: bool
+) -> Removed:
+    """Make the next version in `staging` and put it into the place of `folder`."""
+    started, clock = datetime.now(UTC), time.monotonic()
     record = _record(folder)
     version = int(cast(int, record.parameters.get("version", 1))) + 1
     shards = sorted(name for name in record.files if name.endswith(".parquet"))
     hits = _find(folder, shards, ids)
     gone = frozenset(ids)
-    staging = aside(folder, "partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        files = _write_shards(folder, staging, shards, hits, gone, record, progress)
-        change = _change(version, started, reason, len(gone), is_legal)
-        card = _card(record, change)
-        statistics, looks = _count(staging, sorted(files))
-        text = (folder / "left_out.jsonl").read_text(encoding="utf-8")
-        files |= describe(staging, card, files, statistics, looks=looks, left_out=text)
-        files |= _write_history(folder, staging, gone, reason, version, started, change)
-        replace(
-            record,
-            command="echo4o data remove",
-            inputs=(*record.inputs, _earlier(folder, version)),
-            parameters=record.parameters
-            | {"card": card.to_dict(), "version": version, "legal_take_down": is_legal},
-            metrics=record.metrics | statistics | {"removed": len(gone)},
-            files=files,
-            started=started.isoformat(timespec="seconds"),
-            seconds=round(time.monotonic() - clock, 3),
-        ).save(staging)
-        swap(staging, folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    files = _write_shards(folder, staging, shards, hits, gone, record, progress)
+    change = _change(version, started, reason, len(gone), is_legal)
+    card = _card(record, change)
+    statistics, looks = _count(staging, sorted(files))
+    text = (folder / "left_out.jsonl").read_text(encoding="utf-8")
+    files |= describe(staging, card, files, statistics, looks=looks, left_out=text)
+    files |= _write_history(folder, staging, gone, reason, version, started, change)
+    replace(
+        record,
+        command="echo4o data remove",
+        inputs=(*record.inputs, _earlier(folder, version)),
+        parameters=record.parameters
+        | {"card": card.to_dict(), "version": version, "legal_take_down": is_legal},
+        metrics=record.metrics | statistics | {"removed": len(gone)},
+        files=files,
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - clock, 3),
+    ).save(staging)
+    swap(staging, folder)
     return Removed(version=version, rows=len(gone), shards=len(hits), kept=len(shards) - len(hits))
 
 

@@ -12,6 +12,7 @@ from rights_file import release_text, write_release
 from echo4o.cli import main
 from echo4o.dataset_builder import folder as folders
 from echo4o.dataset_builder import import_release, removing
+from echo4o.dataset_builder.folder import FolderWriter, staged
 from echo4o.dataset_builder.look import check_folder
 from echo4o.dataset_builder.removing import read_ids, remove
 from echo4o.dataset_builder.shards import ShardWriter
@@ -123,6 +124,23 @@ def test_a_stop_in_the_middle_changes_nothing(dataset, monkeypatch):
         remove(dataset, ids_of(dataset)[:1], "x")
     assert hashes(dataset) == before
     assert [path.name for path in dataset.parent.iterdir()] == [dataset.name]
+
+
+def test_what_another_process_writes_is_left_alone(dataset, tmp_path, capsys):
+    """Removing and exporting made their folders where a build that was at work had its own."""
+    ids = ids_of(dataset)[:1]
+    with FolderWriter(dataset, preview=frozenset()) as writer:
+        (writer.staging / "half").touch()
+        with pytest.raises(Echo4oError, match="is being written by another process"):
+            remove(dataset, ids, "x")
+        assert (writer.staging / "half").exists()
+    shutil.rmtree(writer.staging)
+    with staged(tmp_path / "out") as staging:
+        (staging / "half").touch()
+        with pytest.raises(SystemExit):
+            main(["data", "export", str(dataset), "bagel", "--out", str(tmp_path / "out")])
+        assert "is being written by another process" in capsys.readouterr().err
+        assert (staging / "half").exists()
 
 
 @pytest.mark.parametrize(
