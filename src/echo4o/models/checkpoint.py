@@ -5,7 +5,8 @@ Knows no model and no parameter names; problems are found before anything is loa
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from ..hub_errors import patiently
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 """What is downloaded of a model."""
 _MAX_HEADER = 100_000_000
+_DTYPES = {
+    *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
+    *("F8_E5M2", "F8_E4M3", "F8_E8M0", "F16", "BF16", "F32", "F64", "C64"),
+}
+"""Types of tensors that safetensors knows and that fill whole bytes."""
 
 
 class CheckpointError(Echo4oError, ValueError):
@@ -80,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; the checkpoint is incomplete") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is no valid JSON ({error}); correct that place, often a trailing comma"
         ) from error
@@ -107,23 +113,33 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
             )
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} has a broken header; download it again") from error
     try:
         header.pop("__metadata__", None)
-        end = max((facts["data_offsets"][1] for facts in header.values()), default=0)
+        ends = [_checked(facts) for facts in header.values()]
         tensors = {
             name: TensorFacts(facts["dtype"], tuple(facts["shape"]), path)
             for name, facts in header.items()
         }
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} has a header that describes no tensors") from error
+    end = max(ends, default=0)
     if size != 8 + length + end:
         raise CheckpointError(
             f"{path} has {size} bytes but its header announces {8 + length + end}; "
             "it was cut off or damaged: download it again"
         )
     return tensors
+
+
+def _checked(facts: Any) -> int:
+    """Where a tensor ends among the data; ValueError or TypeError where it is none."""
+    start, end = facts["data_offsets"]
+    sizes = [start, end, *facts["shape"]]
+    if facts["dtype"] not in _DTYPES or any(type(one) is not int or one < 0 for one in sizes):
+        raise ValueError("no tensor")
+    return int(end)
 
 
 def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorFacts]:
@@ -158,18 +174,60 @@ def check_tensors(
         for name, shape in expected.items()
         if name in found and found[name].shape != shape
     ]
-    problems = [
-        f"{len(names)} {kind}: {_some(names)}"
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of the wrong shape", misshapen),
-        )
-        if names
-    ]
-    if problems:
+    _refuse(
+        {"missing": missing, "unexpected": unexpected, "of the wrong shape": misshapen},
+        where,
+        advice,
+    )
+
+
+def check_loaded(info: Mapping[str, Any], where: Path) -> None:
+    """Refuse a part that a library filled up with random numbers; it only warns.
+
+    Args:
+        info: What `from_pretrained(..., output_loading_info=True)` of diffusers or transformers
+            returns beside the model.
+        where: Its folder.
+
+    Raises:
+        CheckpointError: names the tensors that are missing or of another shape.
+    """
+    misshapen = [str(one[0]) for one in info["mismatched_keys"]]
+    _refuse(
+        {"missing": sorted(info["missing_keys"]), "of the wrong shape": misshapen},
+        where,
+        "download it again",
+    )
+
+
+@contextmanager
+def refusing_nonsense(where: Path) -> Iterator[None]:
+    """Turn what a configuration of nonsense leads to, inside a library, into one sentence.
+
+    Raises:
+        CheckpointError: says where and what.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (
+        *(ArithmeticError, AttributeError, LookupError, RecursionError),
+        *(StrictDataclassError, TypeError, ValueError),
+    ) as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
-            f"the tensors in {where} do not fit the model: {'; '.join(problems)}; {advice}"
+            f"{where} describes no model that can be loaded ({said}); download it again"
+        ) from error
+
+
+def _refuse(problems: Mapping[str, list[str]], where: Path, advice: str) -> None:
+    told = [f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names]
+    if told:
+        raise CheckpointError(
+            f"the tensors in {where} do not fit the model: {'; '.join(told)}; {advice}"
         )
 
 

@@ -16,10 +16,12 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from .checkpoint import (
     CheckpointError,
     TensorFacts,
+    check_loaded,
     check_tensors,
     find_folder,
     read_headers,
     read_json,
+    refusing_nonsense,
 )
 
 MODEL_FOLDER = "transformer"
@@ -158,7 +160,7 @@ def read(folder: Path, transformer: Any) -> dict[str, dict[str, TensorFacts]]:
     """
     found = {part: read_headers(folder / part, stem) for part, stem in WEIGHTS.items()}
     own = folder / MODEL_FOLDER
-    with torch.device("meta"):
+    with torch.device("meta"), refusing_nonsense(own / "config.json"):
         empty = transformer.from_config(read_json(own / "config.json"))
     shapes = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
     check_tensors(found[MODEL_FOLDER], shapes, own)
@@ -172,14 +174,23 @@ def load(folder: Path, transformer: Any, dtype: torch.dtype | None) -> dict[str,
         CheckpointError: files or tensors are missing, damaged or do not fit.
     """
     read(folder, transformer)
-    mllm = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder / "mllm", dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
-    )
+    with refusing_nonsense(folder / "mllm"):
+        mllm, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            folder / "mllm",
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # told below, by name
+            output_loading_info=True,
+        )
+    check_loaded(info, folder / "mllm")
+    with refusing_nonsense(folder / "processor"):
+        processor = AutoTokenizer.from_pretrained(folder / "processor", trust_remote_code=False)
     return {
         MODEL_FOLDER: load_model(transformer, folder / MODEL_FOLDER, dtype),
         "vae": load_model(AutoencoderKL, folder / "vae", torch.float32),
         "mllm": mllm.eval(),
-        "processor": AutoTokenizer.from_pretrained(folder / "processor", trust_remote_code=False),
+        "processor": processor,
     }
 
 
@@ -187,9 +198,23 @@ def load_model(kind: Any, folder: Path, dtype: torch.dtype | None) -> Any:
     """A model of diffusers, in its stored type unless another is asked for.
 
     Raises:
-        CheckpointError: files are missing or damaged.
+        CheckpointError: files or tensors are missing, damaged or do not fit.
     """
     tensors = read_headers(folder, WEIGHTS[MODEL_FOLDER])
     stored = {facts.dtype for facts in tensors.values()}
     own = torch.bfloat16 if stored == {"BF16"} else torch.float32
-    return kind.from_pretrained(folder, torch_dtype=dtype or own, use_safetensors=True).eval()
+    return load_checked(kind, folder, torch_dtype=dtype or own)
+
+
+def load_checked(kind: Any, folder: Path, **options: Any) -> Any:
+    """A model of diffusers, of which no tensor may be missing; `options` go to `from_pretrained`.
+
+    Raises:
+        CheckpointError: tensors are missing or do not fit, or it is described by nonsense.
+    """
+    with refusing_nonsense(folder):
+        model, info = kind.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    check_loaded(info, folder)
+    return model.eval()

@@ -11,7 +11,13 @@ from diffusers import (
 )
 
 from .. import parts
-from ..checkpoint import CheckpointError, TensorFacts, read_headers, read_json
+from ..checkpoint import (
+    CheckpointError,
+    TensorFacts,
+    read_headers,
+    read_json,
+    refusing_nonsense,
+)
 from ..kinds import INDEX, finish_folder
 from ..parts import MODEL_FOLDER, WEIGHTS, Located
 from . import weights
@@ -42,7 +48,8 @@ def load_parts(located: Located, *, dtype: torch.dtype | None = None) -> dict[st
     """
     folder = located.folder
     if located.layout == "released":
-        return weights.load_parts(folder, dtype=dtype)
+        with refusing_nonsense(folder):
+            return weights.load_parts(folder, dtype=dtype)
     index = read_json(folder / INDEX)
     has_unet = (folder / DECODER).is_dir()
     if has_unet != (index.get(DECODER) not in (None, [None, None])):
@@ -69,7 +76,8 @@ def read_parts(located: Located) -> dict[str, dict[str, TensorFacts]]:
     """
     folder = located.folder
     if located.layout == "released":
-        return weights.read_parts(folder)
+        with refusing_nonsense(folder):
+            return weights.read_parts(folder)
     found = parts.read(folder, Blip3oTransformer)
     if (folder / DECODER).is_dir():
         found[DECODER] = read_headers(folder / DECODER, WEIGHTS[MODEL_FOLDER])

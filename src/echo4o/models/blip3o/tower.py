@@ -29,6 +29,7 @@ from ..checkpoint import (
     find_folder,
     read_header,
     read_json,
+    refusing_nonsense,
 )
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -127,7 +128,7 @@ class EvaTower(ModelMixin, ConfigMixin):
         config = folder / "config.json"
         saved = read_json(config) if config.is_file() else {}
         ours = saved.get("_class_name") == cls.__name__
-        with torch.device("meta"):
+        with torch.device("meta"), refusing_nonsense(folder):
             tower: EvaTower = cls.from_config(saved) if ours else cls(**_sizes(own, folder))
         shapes = {key: tuple(value.shape) for key, value in tower.state_dict().items()}
         check_tensors(own, shapes, folder)

@@ -36,6 +36,7 @@ from ..checkpoint import (
     read_headers,
     read_json,
 )
+from ..parts import load_checked
 from .transformer import Blip3oTransformer
 
 logger = logging.getLogger(__name__)
@@ -286,10 +287,8 @@ def _decoder_part(kind: Any, folder: Path, dtype: torch.dtype | None) -> Any:
     """A part of the decoder.
 
     Raises:
-        CheckpointError: files are missing or damaged.
+        CheckpointError: files or tensors are missing, damaged or do not fit.
     """
     variant, _ = _decoder_headers(folder)
     own = torch.bfloat16 if variant else torch.float32
-    return kind.from_pretrained(
-        folder, variant=variant, torch_dtype=dtype or own, use_safetensors=True
-    ).eval()
+    return load_checked(kind, folder, variant=variant, torch_dtype=dtype or own)
