@@ -215,12 +215,17 @@ class _Rows(Collection[ImageRequest]):
         self._entries = entries
         self._purchases = purchases
         self._watch = watch
-        self._asked: dict[str, Entry] = {}
+        self._asked: dict[str, list[Entry]] = {}
+        """By key; other words after a refusal can make two entries one purchase."""
         self.without_reference = 0
 
     def take(self, key: str) -> Entry:
         """The entry of a reply, once."""
-        return self._asked.pop(key)
+        waiting = self._asked[key]
+        entry = waiting.pop()
+        if not waiting:
+            del self._asked[key]
+        return entry
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -237,7 +242,7 @@ class _Rows(Collection[ImageRequest]):
             if request is None:
                 self.without_reference += 1
                 continue
-            self._asked[request.key] = entry
+            self._asked.setdefault(request.key, []).append(entry)
             if len(self._asked) > _REMEMBERED:  # batches go through all rows before they answer
                 del self._asked[next(iter(self._asked))]
             yield request

@@ -306,6 +306,21 @@ def test_hostile_instructions_are_never_sent(tmp_path, capsys, text, words, fiel
     assert not (work / "ledger.sqlite").exists()
 
 
+def test_rows_that_ask_for_the_same_are_one_purchase(tmp_path, use, capsys):
+    """As after a refusal, when two rows are reworded alike."""
+    work = tmp_path / "work"
+    plan(work, rows=6, mix="surreal_fantasy=1")
+    head, first, *rest = (work / "plan.jsonl").read_text().splitlines()
+    words = {name: json.loads(first)[name] for name in ("prompt", "instruction", "repeat")}
+    same = [json.dumps(json.loads(line) | words) for line in rest[:3]]
+    (work / "plan.jsonl").write_text("\n".join([head, first, *same, *rest[3:], ""]))
+    with image_api(tmp_path / "api") as api:
+        use(api)
+        generate(work)
+        assert len(bills(api)) == 3
+    assert "6 done" in capsys.readouterr().out
+
+
 def test_full_disk_loses_nothing_and_the_key_is_in_no_file(tmp_path, use, capsys, monkeypatch):
     work = tmp_path / "work"
     markup = "a ring <script>alert(1)</script> {{ 7*7 }} \u202e"
