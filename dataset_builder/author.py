@@ -4,7 +4,6 @@ The grammar decides what is asked for, so constraints stay known; the model name
 regular look and words the instruction. A reply that loses what was asked for is not used.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -18,7 +17,7 @@ from echo4o.schema import RowError, check_instruction
 
 from .decontaminate import Blocklist
 from .plan import Entry, Repeats
-from .questions import Questions
+from .questions import Questions, read_object
 from .similarity import content_words, overlap
 
 _SUBSETS = ("surreal_fantasy", "multi_reference")
@@ -70,7 +69,8 @@ class Author:
         if reply.outcome != "done":
             self.outcomes[f"draft kept: {reply.outcome}"] += 1
             return row
-        said = _read(reply.text)
+        found = read_object(reply.text)
+        said = {name: value.strip() for name, value in found.items() if isinstance(value, str)}
         reason = _unusable(row, said)
         if reason is None and not self._block.allows(said["instruction"], row.constraints):
             reason = "a benchmark item"
@@ -130,16 +130,6 @@ class WordsEstimate:
             fields = cast(dict[str, object], (asked.json_schema or {})["properties"])
             expected = text_tokens(entry.instruction) + _FIELD_TOKENS * len(fields)
             self.usd += asked.estimate(self._prices, output_tokens=expected).cost_usd
-
-
-def _read(text: str | None) -> dict[str, str]:
-    try:
-        found = json.loads(text or "")
-    except ValueError:
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {str(name): value.strip() for name, value in found.items() if isinstance(value, str)}
 
 
 def _unusable(row: Entry, said: dict[str, str]) -> str | None:

@@ -4,7 +4,6 @@ That texts fit their pictures (before and after rewriting), and that rare combin
 backgrounds are there in numbers.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from echo4o.schema import Row, included
 from .captions import Combinations, read_captions
 from .generate import LEDGER_NAME
 from .look import pinned, stream, text_columns
+from .questions import read_object
 from .sampling import is_plain_or_none, sample
 from .tally import Tally
 
@@ -45,8 +45,8 @@ class Quality:
         """Count one row as loaded."""
         subset = str(record["subset"])
         if subset == "instruction_following" and record["constraints"] is not None:
-            self.combinations.add(included(_object(record["constraints"])))
-        provenance = _object(record["provenance"])
+            self.combinations.add(included(read_object(record["constraints"])))
+        provenance = read_object(record["provenance"])
         found, signed = provenance.get("check"), provenance.get("content_credentials")
         if isinstance(signed, dict) and signed.get("present"):
             names = {"True": "valid", "False": "invalid"}
@@ -193,15 +193,6 @@ def bought(plan: Path) -> dict[str, JsonValue]:
         "spent_usd": round(spent, 6),
         "usd_for_each_picture": round(spent / done, 6) if done else None,
     }
-
-
-def _object(text: object) -> dict[str, JsonValue]:
-    """A JSON column of a foreign dataset; anything but an object is nothing."""
-    try:
-        value = json.loads(str(text or "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _alignment(checked: int, before: int, after: int, rewritten: int) -> dict[str, JsonValue]:

@@ -1,6 +1,5 @@
 """Lets a vision model say what a pool picture shows, where neither folder nor metadata does."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -10,7 +9,7 @@ from echo4o.pictures import PictureError, picture_facts
 from echo4o.records import JsonValue
 
 from .pool_candidates import Candidate, kind_of
-from .questions import Questions
+from .questions import Questions, read_object
 
 _CHUNK = 32
 _MAX_TOKENS = 200
@@ -79,11 +78,8 @@ def request(candidate: Candidate, model: str) -> ChatRequest | None:
 
 def _told(candidate: Candidate, reply: Reply) -> Candidate:
     """The candidate with what the model said; what the pool itself says wins."""
-    try:
-        said = json.loads(reply.text or "")
-    except ValueError:
-        return candidate
-    if not isinstance(said, dict) or said.get("kind") not in _KINDS[:3]:
+    said = read_object(reply.text)
+    if said.get("kind") not in _KINDS[:3]:
         return candidate
     told: dict[str, JsonValue] = {
         "kind": said["kind"],

@@ -1,6 +1,7 @@
 """Asks a chat model many questions from ordinary code: in order, within a budget, paid once."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,18 @@ from typing import Self
 
 from echo4o.client import ApiClient, ChatRequest, PriceTable, Reply
 from echo4o.ledger import Ledger
+from echo4o.records import JsonValue
 
 LEDGER_NAME = "plan.ledger.sqlite"
+
+
+def read_object(text: object) -> dict[str, JsonValue]:
+    """The JSON object in a foreign text, such as a reply; anything else is an empty one."""
+    try:
+        value = json.loads(str(text or "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,13 +4,13 @@ The question and the answer lie in the ledger beside the purchase, with the reas
 what became of a row follows from the ledger alone.
 """
 
-import json
 from dataclasses import replace
 
 from echo4o.client import ChatRequest
 from echo4o.schema import RowError, check_instruction
 
 from .plan import Entry
+from .questions import read_object
 from .similarity import content_words
 
 _MAX_TOKENS = 400
@@ -42,11 +42,10 @@ def rewording(entry: Entry, reason: str, *, model: str, turn: int) -> ChatReques
 
 def reworded(entry: Entry, text: str | None) -> Entry | None:
     """The entry with the answer's words, None when they cannot stand for the old ones."""
+    prompt = " ".join(str(read_object(text).get("instruction", "")).split())
     try:
-        said = json.loads(text or "")["instruction"]
-        prompt = " ".join(str(said).split())
         check_instruction(prompt, entry.id)
-    except (ValueError, TypeError, KeyError, RowError):
+    except RowError:
         return None
     before, after = content_words(entry.prompt), content_words(prompt)
     if prompt == entry.prompt or (before & after).total() < _KEPT_FROM * before.total():

@@ -131,6 +131,7 @@ def row() -> Entry:
     [
         ("nothing", "no such reply"),
         ("[]", "no such reply"),
+        ("[" * 100_000, "no such reply"),
         ('{"instruction": ""}', "no such reply"),
         ('{"instruction": "A photo of a castle"}', "it lost what was asked for"),
         (json.dumps({"instruction": "x" * 401}), "no such reply"),
