@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from echo4o.client import ChatRequest
-from echo4o.errors import Echo4oError
+from echo4o.errors import Echo4oError, printable
 from echo4o.records import JsonValue
 from echo4o.schema import REGIONS, included
 
@@ -313,8 +313,7 @@ def _text(said: Mapping[str, object], name: str) -> str:
     value = said.get(name)
     if not isinstance(value, str):
         raise ReplyError(f"`{name}` of the reply must be a text")
-    printable = "".join(one if one.isprintable() else " " for one in value)
-    return _one_line(printable)[:_LONGEST_TEXT]
+    return printable(value)[:_LONGEST_TEXT]
 
 
 def _choice(said: Mapping[str, object], name: str, allowed: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from echo4o.errors import printable
 from echo4o.pictures import sniff_mime
 from echo4o.records import JsonValue
 
@@ -54,7 +55,7 @@ def find_credentials(data: bytes) -> Credentials:
     return Credentials(
         present=True,
         valid=state in ("Valid", "Trusted"),
-        issuer=_printable(issuer) if isinstance(issuer, str) else None,
+        issuer=printable(issuer)[:_LONGEST_NAME] if isinstance(issuer, str) else None,
     )
 
 
@@ -93,10 +94,6 @@ def _riff_chunks(data: bytes) -> Iterator[bytes]:
         yield data[position : position + 4]
         size = int.from_bytes(data[position + 4 : position + 8], "little")
         position += 8 + size + size % 2
-
-
-def _printable(text: str) -> str:
-    return "".join(one if one.isprintable() else " " for one in text)[:_LONGEST_NAME]
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from echo4o.errors import Echo4oError
+from echo4o.errors import Echo4oError, printable
 from echo4o.pictures import PictureError, picture_facts
 from echo4o.records import Input, JsonValue, sha256_bytes, write_atomic
 from echo4o.schema import dump_json
@@ -152,9 +152,9 @@ def _unusable(
 
 def _words(value: JsonValue) -> str | None:
     """A label without frame and article, in one line; None when there is none."""
-    if not isinstance(value, str) or not value.strip():
+    words = _FRAME.sub("", printable(value)).split() if isinstance(value, str) else []
+    if not words:
         return None
-    words = _FRAME.sub("", " ".join(value.split())).split()
     if words[0].lower() in ("a", "an", "the") and len(words) > 1:
         words = words[1:]
     return " ".join(words).rstrip(".")[:200]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from echo4o.errors import printable
 from echo4o.pictures import PictureError
 from echo4o.records import JsonValue, write_atomic
 from echo4o.schema import Row
@@ -217,7 +218,7 @@ def lines(told: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[str]:
 
 def _plain(text: str, longest: int = 4 * _WIDEST) -> str:
     """One printable line; an escape sequence must not reach the terminal."""
-    line = "".join(one if one.isprintable() else " " for one in text)
+    line = printable(text)
     return line if len(line) <= longest else line[: longest - 3] + "..."
 
 

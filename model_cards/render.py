@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from echo4o.errors import Echo4oError
+from echo4o.errors import Echo4oError, printable
 from echo4o.records import JsonValue
 
 from .facts import DatasetFacts, MetricFacts, ModelFacts, PageFacts, ScoreFact, SpaceFacts
@@ -219,8 +219,7 @@ def _count(value: int) -> Safe:
 
 def _plain(text: str) -> str:
     """One line of printable characters, at most 2,000."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line[:2_000]
+    return printable(text)[:2_000]
 
 
 def _runs(text: str, character: str) -> list[str]:

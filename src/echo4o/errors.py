@@ -16,6 +16,11 @@ class MissingExtraError(Echo4oError):
         )
 
 
+def printable(text: str) -> str:
+    """Foreign text as one line: what cannot be printed is a space."""
+    return " ".join("".join(one if one.isprintable() else " " for one in text).split())
+
+
 def shown_address(url: object) -> str:
     """A URL, alone or in a text, as it may be shown or logged.
 

@@ -229,7 +229,8 @@ def test_a_vision_model_classifies_what_nobody_did(tmp_path, api, capsys):
         ({"kind": "unclear", "description": "?", "depicts_person": False}, "kind is unknown"),
         ({"kind": "object", "description": "cup"}, "without `consent`"),
         ("no json", "kind is unknown"),
-        ({"kind": "object", "description": "cup", "depicts_person": False}, None),
+        ("[" * 100_000, "kind is unknown"),
+        ({"kind": "object", "description": "\x1b[2J\x00cup\u202e", "depicts_person": False}, None),
     ],
 )
 def test_a_person_that_the_model_sees_needs_consent(tmp_path, said, reason):
@@ -241,6 +242,8 @@ def test_a_person_that_the_model_sees_needs_consent(tmp_path, said, reason):
     if reason is None:
         pool = fill_pool(origin, [told], tmp_path / "plan", licence="cc0-1.0")
         assert pool.entries[0].category == "object"
+        # The plan must be readable afterwards.
+        assert pool.entries[0].instruction == "[2J cup"
         return
     with pytest.raises(Echo4oError, match=reason):
         fill_pool(origin, [told], tmp_path / "plan", licence="cc0-1.0")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ..errors import printable
 from ..manifest import Difference
 
 _HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b")
@@ -79,4 +80,4 @@ def _shortened(row: Row) -> Row:
 
 def _one_line(text: str) -> str:
     """Foreign text without line ends and control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)[:300]
+    return printable(text)[:300]
