@@ -1,5 +1,7 @@
 """RELEASE.toml: nothing is published while an answer is missing."""
 
+import re
+
 import pytest
 from rights_file import ANSWERS, LICENCES, REGISTER, release_text
 
@@ -62,12 +64,25 @@ def test_a_missing_answer_is_named(name, value, tmp_path):
         (release_text(licences={**LICENCES, "outputs": None}), "has no `outputs`"),
         (release_text(register='[[rights.references]]\nmatch = "*"\n'), "has no `licence`"),
         (release_text(register='[[rights.references]]\nmatch = 3\nlicence = "x"\n'), "be a text"),
+        (
+            release_text().replace('outputs = "MIT"', 'outputs = ["MIT"]'),
+            r"be a text, got \['MIT'\]",
+        ),
+        (release_text().replace('"A. Person"', "true"), "`signed_off` .* must be a text, got True"),
+        (release_text(register=REGISTER + 'depicts_person = "no"\n'), "must be true or false"),
         (release_text().replace("[rights.licences]", "[rights.unknown]"), "unknown 'unknown'"),
     ],
 )
 def test_a_file_that_is_wrong(text, said, tmp_path):
     with pytest.raises(RightsError, match=said):
         load(tmp_path, text)
+
+
+def test_a_moment_is_a_day(tmp_path):
+    """What is read once is read again from the dataset's record."""
+    text = re.sub("terms_read = .*", "terms_read = 2026-01-02T03:04:05", release_text())
+    rights = load(tmp_path, text)
+    assert Rights.from_dict(rights.to_dict(), "a record") == rights
 
 
 def test_what_an_editor_of_windows_saves_is_read(tmp_path):

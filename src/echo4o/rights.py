@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,8 @@ class Rights:
         rows = [_table(one, where, "[[rights.references]]", Registered) for one in register]
         read = table["terms_read"]
         try:
-            day = read if isinstance(read, date) else date.fromisoformat(str(read))
+            # TOML also knows moments, which are dates in Python.
+            day = date.fromisoformat(str(read)[:10] if isinstance(read, datetime) else str(read))
         except ValueError:
             raise RightsError(f"{where}: terms_read must be a date, got {read!r}") from None
         if table["may_train_competing_model"] not in _ANSWERS:
@@ -223,8 +224,10 @@ def _table(given: object, where: str, name: str, cls: type) -> dict[str, Any]:
             raise RightsError(f"{where}: `{item.name}` of {name} is still {value!r}; {_HINT}")
         if isinstance(value, str) and (len(value) > _LONGEST or _CONTROL.search(value)):
             raise RightsError(f"{where}: `{item.name}` of {name} must be one line of text")
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if value is not None and item.type is str and not isinstance(value, str):
             raise RightsError(f"{where}: `{item.name}` of {name} must be a text, got {value!r}")
+        if item.name == "depicts_person" and not isinstance(value, bool | None):
+            raise RightsError(f"{where}: `{item.name}` of {name} must be true or false")
     return dict(given)
 
 
