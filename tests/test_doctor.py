@@ -1,17 +1,19 @@
 """`echo4o doctor`: findings are true, and no secret is ever printed."""
 
+import argparse
+import importlib
 import socket
 
 import pytest
 
 from echo4o import doctor
-from echo4o.cli import main
+from echo4o.cli import VERBS, main
 
 
 def test_reports_and_never_shows_a_secret(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-verysecret")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://user:verysecret@127.0.0.1:1/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://user:verysecret@127.0.0.1:1/v1?key=verysecret")
     main(["doctor", "--folder", str(tmp_path)])
     shown = capsys.readouterr().out
     assert "verysecret" not in shown
@@ -46,11 +48,24 @@ def test_small_disk_is_bad(monkeypatch, tmp_path):
     assert [f.level for f in doctor.disk(tmp_path)] == ["bad"]
 
 
-def test_port_in_use_is_noticed():
+def test_port_in_use_is_noticed(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert not doctor.is_free(taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(doctor, "PORTS", {port: ("echo4o eval watch", "--port")})
+        assert list(doctor.ports()) == [
+            ("note", f"port {port}", "in use; give echo4o eval watch another --port")
+        ]
+
+
+def test_ports_are_those_that_verbs_take_by_default():
+    for port, (user, option) in doctor.PORTS.items():
+        noun, verb = user.split()[1:]
+        parser = argparse.ArgumentParser()
+        module, _, function = VERBS[noun][verb][0].partition(":")
+        getattr(importlib.import_module(module), f"{function}_arguments")(parser)
+        assert parser.get_default(option.strip("-").replace("-", "_")) == port
 
 
 @pytest.mark.parametrize(

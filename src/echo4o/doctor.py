@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from .errors import Echo4oError
+from .errors import Echo4oError, shown_address
 
 Level = Literal["ok", "note", "bad"]
 
@@ -39,7 +39,13 @@ OLDEST: dict[str, tuple[str, str]] = {
 """Library -> oldest version that works, and the extra it belongs to."""
 DISK_GB = 5
 """Less than this is too little for a rehearsal."""
-PORTS = {7860: "echo4o space run"}
+PORTS = {
+    7860: ("echo4o space run", "--port"),
+    8001: ("echo4o sandbox serve", "--openai-port"),
+    8002: ("echo4o sandbox serve", "--hub-port"),
+    8090: ("echo4o eval watch", "--port"),
+}
+"""Port -> which command takes it by default, and the option for another."""
 SECRETS = {
     "HF_TOKEN": "publishing to the Hub, private and gated repositories",
     "OPENAI_API_KEY": "buying and judging pictures",
@@ -108,15 +114,14 @@ def secrets() -> Iterator[Finding]:
         yield Finding("ok" if present else "note", name, words)
     for name in ADDRESSES:
         if value := os.environ.get(name):
-            # An address may carry a password before the @.
-            yield Finding("note", name, value.rpartition("@")[2])
+            yield Finding("note", name, shown_address(value))
 
 
 def ports() -> Iterator[Finding]:
     """Whether the ports that commands use by default are free."""
-    for port, user in PORTS.items():
+    for port, (user, option) in PORTS.items():
         free = is_free(port)
-        words = f"free, for {user}" if free else f"in use; give {user} another --port"
+        words = f"free, for {user}" if free else f"in use; give {user} another {option}"
         yield Finding("ok" if free else "note", f"port {port}", words)
 
 
