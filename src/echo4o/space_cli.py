@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
 def push_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `echo4o space push`."""
-    parser.add_argument("name", help=_NAMES)
+    parser.add_argument("name", help=f"{_NAMES}, or the folder of one")
     parser.add_argument("repo", help="ORG/NAME on the Hub")
     for name in _setting_names():
         parser.add_argument(f"--{name}", help=f"Hub id (ORG/NAME[@REVISION]) of its {name}")
@@ -129,7 +129,7 @@ def push(args: argparse.Namespace) -> None:
 
     given = _given(args)
     with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
-        staged = stage(args.name, Path(scratch) / args.name, wheel=args.wheel, **given)
+        staged = stage(args.name, Path(scratch) / "space", wheel=args.wheel, **given)
         if args.release is not None and not args.dry_run:
             seal(staged, args.repo, "space", Release.load(args.release))
         published = publish_folder(

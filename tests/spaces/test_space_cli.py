@@ -156,7 +156,9 @@ def test_push_to_the_hub(sandbox, tmp_path):
     environment = sandbox.environment(tmp_path / "home")
     push = ["space", "push", "generate", "echo4o-sandbox/demo-test", "--model", "acme/tiny"]
     api = HfApi(endpoint=sandbox.hub, token=sandbox.token)
-    assert echo4o([*push, "--dry-run"], environment).returncode == 0
+    downloaded = space_cli.stage("generate", tmp_path / "downloaded")
+    tried = echo4o(["space", "push", str(downloaded), push[3], "--dry-run"], environment)
+    assert tried.returncode == 0, tried.stderr
     assert not api.repo_exists("echo4o-sandbox/demo-test", repo_type="space")
     done = echo4o(push, environment)
     assert done.returncode == 0, done.stderr
