@@ -203,6 +203,7 @@ reader, other = {READER_TOKEN!r}, {OTHER_TOKEN!r}
 """
         + r"""
 import random
+from email.utils import formatdate
 from huggingface_hub.utils import httpx
 slept, real_sleep = [], time.sleep
 time.sleep = slept.append
@@ -220,6 +221,9 @@ class Trouble(httpx.HTTPTransport):
             return httpx.Response(429, headers={"retry-after": "77"}, request=request)
         if kind == 1:
             return httpx.Response(503, request=request)
+        if kind == 4:
+            date = formatdate(time.time() + 600, usegmt=True)
+            return httpx.Response(429, headers={"retry-after": date}, request=request)
         if kind == 2:
             return httpx.Response(200, content=b'{"cut', request=request)
         raise httpx.ReadError("cut")
@@ -265,6 +269,10 @@ use(Trouble(1, (1,)))
 slept.clear()
 assert "failed with 503" in refused(HubError, resolve, "rehearsal/trouble", "dataset")
 assert len(slept) == 5 and 24 < sum(slept) < 39
+use(Trouble(1, (4,)))
+slept.clear()
+assert "rate limit is reached" in refused(HubError, resolve, "rehearsal/trouble", "dataset")
+assert len(slept) == 5 and all(400 < one < 601 for one in slept), slept
 use(Trouble(1, (3,)))
 assert "no usable answer" in refused(HubError, resolve, "rehearsal/trouble", "dataset")
 use(None)

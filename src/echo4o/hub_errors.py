@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from .errors import Echo4oError, shown_address
+from .limits import retry_after
 
 logger = logging.getLogger(__name__)
 
@@ -122,10 +123,10 @@ def _wait(error: Exception, attempt: int) -> float | None:
         return backoff
     if error.response.status_code not in _PASSING:
         return None
-    asked = error.response.headers.get("Retry-After", "")
-    if not asked.strip().isdecimal():
+    asked = retry_after(error.response.headers)
+    if asked is None:
         return backoff
-    return float(asked) if float(asked) <= LONGEST_WAIT_S else None
+    return asked if asked <= LONGEST_WAIT_S else None
 
 
 def _explained(what: str, error: Exception) -> HubError:
