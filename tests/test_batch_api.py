@@ -44,6 +44,13 @@ def buy(sandbox, folder, requests, *, budget=None, options=QUICK):
     return run(sandbox, folder, work, budget=budget)
 
 
+async def under_way(client, waiting):
+    """Until the first batch is there; nothing the client does then has been answered yet."""
+    while not client.ledger.execute("SELECT 1 FROM batches WHERE state = 'open'"):
+        assert not waiting.done(), waiting
+        await asyncio.sleep(0)
+
+
 def bills(sandbox):
     log = sandbox.root / "openai" / "calls.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -134,8 +141,7 @@ def test_cancel_pays_only_what_was_finished(tmp_path):
 
     async def begin_and_leave(client):
         waiting = asyncio.ensure_future(anext(client.run_batches(requests, options=QUICK)))
-        while not client.ledger.execute("SELECT 1 FROM batches WHERE state = 'open'"):
-            await asyncio.sleep(0.01)
+        await under_way(client, waiting)
         waiting.cancel()
         with pytest.raises(LedgerError, match="under way in batch"):
             await client.image(requests[0])
@@ -237,22 +243,24 @@ NONSENSE = (
 
 def test_results_that_are_nonsense_fail_their_lines(tmp_path):
     """The result file is foreign text: it is replaced on the sandbox's disk."""
-    requests = [scene(number) for number in range(len(NONSENSE))]
+    # Large pictures, which are not finished when the client looks for the first time.
+    drawn = {"model": "sandbox-image", "size": "1024x1024"}
+    requests = [ImageRequest(prompt=f"a ring, {n}", **drawn) for n in range(len(NONSENSE))]
     keys = [request.key.encode() for request in requests]
     lines = [line.replace(b"KEY", key) for line, key in zip(NONSENSE, keys, strict=True)]
 
     async def work(client):
-        found = client.run_batches(requests, options=slow)
+        options = BatchOptions(poll_s=0.05, grace_s=0.05, rounds=1)
+        found = client.run_batches(requests, options=options)
         waiting = asyncio.ensure_future(anext(found))
-        while not client.ledger.execute("SELECT 1 FROM batches WHERE state = 'open'"):
-            await asyncio.sleep(0.01)
-        folder = sandbox.root / "openai" / "files"
+        await under_way(client, waiting)
+        folder, deadline = sandbox.root / "openai" / "files", time.monotonic() + 90
         while not (made := [p for p in folder.glob("*.bin") if b'"response"' in p.read_bytes()]):
-            await asyncio.sleep(0.01)
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # blocks the client's loop, too: meanwhile it must not look
         made[0].write_bytes(b"\n".join(lines))
         return [await waiting] + [result async for result in found]
 
-    slow = BatchOptions(poll_s=0.8, grace_s=0.05, rounds=1)
     with image_api(tmp_path) as sandbox:
         replies = run(sandbox, tmp_path, work)
     assert [reply.outcome for _, reply in replies] == ["failed"] * len(NONSENSE)
