@@ -52,3 +52,12 @@ def joined(job: Any) -> None:
     while job.status().code not in JOINED:
         assert time.monotonic() < deadline, job.status()
         time.sleep(0.005)
+
+
+def begun(job: Any) -> None:
+    """Wait until a call's pictures have got somewhere."""
+    deadline = time.monotonic() + 90
+    while not any(one["progress"] > 0 for one in job.outputs()):
+        assert not job.done(), job.exception()
+        assert time.monotonic() < deadline, job.status()
+        time.sleep(0.02)

@@ -1,13 +1,12 @@
 """The demo as a program sees it: real server, real model, real client, hostile requests."""
 
 import re
-import time
 from importlib import resources
 from pathlib import Path
 
 import httpx
 import pytest
-from calls import in_line
+from calls import begun, in_line
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -113,8 +112,7 @@ def test_ask_streams_its_answer(client, tmp_path):
 
 def test_cancel_ends_the_work_and_frees_the_queue(client):
     long = client.submit(prompt="a ring", count=4, steps=100, quality="Quality", **GENERATE)
-    while not any(one["progress"] > 0 for one in long.outputs()):
-        time.sleep(0.02)
+    begun(long)
     assert long.cancel()
     make(client, prompt="next")
     assert long.outputs()[-1]["progress"] < 0.9

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from calls import begun
 from demo import TINY
 from fresh import run
 from gradio_client import Client
@@ -131,8 +132,7 @@ def test_progress_and_plan_come_through_the_worker_and_cancel_ends_it(client, se
     job.result(timeout=120)
     assert len({one["thought"] for one in job.outputs()}) > 3
     long = generate(client, count=4, steps=100, quality="Quality")
-    while not any(one["progress"] > 0 for one in long.outputs()):
-        time.sleep(0.02)
+    begun(long)
     long.cancel()
     generate(client, steps=2).result(timeout=60)
     assert long.outputs()[-1]["progress"] < 0.9
