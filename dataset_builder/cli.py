@@ -1,10 +1,11 @@
-"""`echo4o data <verb>`: plan, build, import, push, stats. Imports fast."""
+"""`echo4o data <verb>`: plan, build, import, push, card, export. Imports fast."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from echo4o.errors import Echo4oError
 from echo4o.manifest import Release, release_argument, seal
 from echo4o.records import RunRecord
 
@@ -57,6 +58,18 @@ def price_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens-per-minute", type=float, help="rate limit, for the estimate")
 
 
+def refuse_idle(args: argparse.Namespace, needed: str, *options: str) -> None:
+    """Refuse options that do nothing without another one.
+
+    Raises:
+        Echo4oError: one of them was given, and `needed` was not.
+    """
+    given = {word.partition("=")[0] for word in args.words}
+    idle = [one for one in options if one in given]
+    if idle and getattr(args, needed.removeprefix("--")) is None:
+        raise Echo4oError(f"{idle[0]} does nothing without {needed}; add that, or leave it out")
+
+
 def plan(args: argparse.Namespace) -> None:
     """Write plan.jsonl, what was dropped, and the record."""
     from echo4o.client import PriceTable
@@ -64,6 +77,9 @@ def plan(args: argparse.Namespace) -> None:
     from .planning import Request, write
     from .questions import ApiSettings
 
+    estimated = ("--size", "--quality", "--requests-per-minute", "--tokens-per-minute")
+    refuse_idle(args, "--model", *estimated)
+    refuse_idle(args, "--references", "--references-license", "--vlm")
     request = Request(
         recipe=args.recipe,
         rows=args.rows,

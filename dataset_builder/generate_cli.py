@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli import estimator_of, price_arguments
+from .cli import estimator_of, price_arguments, refuse_idle
 
 if TYPE_CHECKING:
     from .generate import Api, Settings, Summary
@@ -65,6 +65,7 @@ def generate(args: argparse.Namespace) -> None:
     """Buy the pictures that the plan still lacks."""
     from .generate import Settings
 
+    refuse_idle(args, "--pilot", "--check-model")
     settings = Settings(
         model=args.model,
         size=args.size,

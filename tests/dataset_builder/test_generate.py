@@ -268,6 +268,7 @@ def test_what_is_wrong_is_one_sentence(tmp_path, use, capsys):
             prices.write_text('{"models": {"sandbox-image": {"input_text": "five"}}}')
             with_prices = [*words[:-2], "--prices", str(prices)]
             assert "prices.json: model 'sandbox-image'" in failure(capsys, *with_prices)
+            assert "without --pilot" in failure(capsys, *words, "--check-model", "sandbox-judge")
             assert "--rewrites must be" in failure(capsys, *words, "--rewrites", "0")
             generate(work)
             with pytest.raises(SettingsError, match="was begun with sandbox-image at 64x64"):

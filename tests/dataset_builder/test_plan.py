@@ -137,6 +137,9 @@ def test_command_writes_plan_dropped_and_record(tmp_path, capsys):
         (["--against", __file__], "line 1 is no benchmark item"),
         (["--references", "nowhere"], "is no folder and no Hub id"),
         (["--out", __file__], "is a file; give a folder for the plan"),
+        (["--size", "64x64"], "--size does nothing without --model"),
+        (["--tokens-per-minute=5"], "--tokens-per-minute does nothing without --model"),
+        (["--vlm", "sandbox-judge"], "--vlm does nothing without --references"),
     ],
 )
 def test_mistakes_end_in_one_sentence(tmp_path, words, said, capsys):
