@@ -147,11 +147,16 @@ def performed(run: Callable[[], Any]) -> int:
         attention: _attention_flops,
         backward: _attention_backward_flops,
         torch.ops.echo4o.attend: _attention_flops,
+        torch.ops.echo4o.gated: _gated_flops,
         torch.ops.mkldnn._linear_pointwise: _linear_flops,
     }
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         run()
     return int(counter.get_total_flops()) // 2
+
+
+def _gated_flops(x: torch.Size, gate: torch.Size, up: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * 2 * x.numel() * gate[0]
 
 
 def _attention_flops(

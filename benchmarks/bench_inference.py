@@ -4,14 +4,16 @@ The size is `random_pipeline.SMALL`: 256 x 256 px, 19 steps, guidance 4. Every m
 the arithmetic it cannot avoid and the rate at which this machine multiplies matrices. Where other
 processes share the machine, process time says more than wall time; both are kept, best and median.
 
-With a C++ compiler every mode is timed a second time with `attn_implementation="native"`.
+Every mode is timed as people get it, with the compiled kernels of `native.py` where this machine
+can have them, and without them.
 
 Run: python benchmarks/bench_inference.py [--threads 1 2] [--repeats 5] [--modes MODE ...]
-     [--attention sdpa native] [--profile MODE]
+     [--kernels compiled torch] [--profile MODE]
 Writes: benchmarks/results/inference.json
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import statistics
@@ -19,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -40,7 +43,7 @@ from PIL import Image
 from random_pipeline import SMALL, load, make_pipeline
 
 from echo4o import Echo4oPipeline
-from echo4o.models.bagel import native_attention
+from echo4o.models.bagel import native
 from echo4o.models.bagel.conditioning import Conditioner
 from echo4o.models.bagel.generation import decode_tokens
 from echo4o.sampler import Guidance, shift_times, sigma_grid
@@ -139,6 +142,13 @@ def timed(run: Callable[[], Any]) -> Timed:
     wall, process = time.perf_counter(), time.process_time()
     result = run()
     return Timed(time.perf_counter() - wall, time.process_time() - process, result)
+
+
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """As on a machine that cannot compile them."""
+    with mock.patch.object(native, "kernels", return_value=None):
+        yield
 
 
 def measure(mode: Mode, threads: int, repeats: int) -> dict[str, Any]:
@@ -243,7 +253,7 @@ CHILDREN = {"cold_start": first_picture, "peak_memory": peak_memory}
 
 
 def measure_all(
-    threads: Sequence[int], repeats: int, attentions: Sequence[str], wanted: Sequence[str]
+    threads: Sequence[int], repeats: int, kernels: Sequence[str], wanted: Sequence[str]
 ) -> dict[str, Any]:
     """All figures, or those of some modes."""
     pipe = make_pipeline()
@@ -257,15 +267,13 @@ def measure_all(
         modes = {
             name: mode for name, mode in make_modes(pipe).items() if name in wanted or not wanted
         }
-        for attention, (name, mode) in itertools.product(attentions, modes.items()):
-            pipe.model.set_attn_implementation(attention)
-            native = f", {attention} attention" * (attention != "sdpa")
-            key = f"{name}{native}, {count} thread{'s' * (count > 1)}"
-            results[key] = measure(mode, count, repeats)
+        for kernel, (name, mode) in itertools.product(kernels, modes.items()):
+            key = f"{name}{', no kernels' * (kernel == 'torch')}, {count} thread{'s' * (count > 1)}"
+            with without_kernels() if kernel == "torch" else contextlib.nullcontext():
+                results[key] = measure(mode, count, repeats)
             print(key, json.dumps(results[key]), flush=True)
     if wanted:
         return results
-    pipe.model.set_attn_implementation("sdpa")
     torch.set_num_threads(1)
     for name, given in (("text_to_image", None), ("two_references", pictures(2))):
         results[f"{name}, step cache"] = measure_cache(pipe, given, repeats)
@@ -285,8 +293,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--modes", nargs="+", default=[], help="only these; nothing is written")
-    both = ["sdpa", native_attention.NAME] if native_attention.missing() is None else ["sdpa"]
-    parser.add_argument("--attention", nargs="+", default=both)
+    both = ["compiled", "torch"] if native.kernels() else ["torch"]
+    parser.add_argument("--kernels", nargs="+", choices=both, default=both)
     parser.add_argument("--profile", metavar="MODE")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -297,14 +305,14 @@ def main() -> None:
     if args.profile:
         torch.set_num_threads(args.threads[0])
         pipe = make_pipeline()
-        pipe.model.set_attn_implementation(args.attention[0])
         mode = make_modes(pipe)[args.profile]
-        mode.run()
-        with torch.profiler.profile() as profile:
+        with without_kernels() if args.kernels[0] == "torch" else contextlib.nullcontext():
             mode.run()
+            with torch.profiler.profile() as profile:
+                mode.run()
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
         return
-    results = measure_all(args.threads, args.repeats, args.attention, args.modes)
+    results = measure_all(args.threads, args.repeats, args.kernels, args.modes)
     if args.modes:
         return
     text = json.dumps(results, indent=1)

@@ -16,6 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import Qwen2Config
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from . import native
 from .cache import ContextCache
 from .functional import Linear, RmsNorm, rotate
 from .layout import Layout, PackedLayout, Span
@@ -211,8 +212,11 @@ class JointAttention(nn.Module):
         """(S, H, L, D) queries over (S, K, keys, D) -> (S, L, H * D)."""
         name = attention_name(self.config)
         on_cpu, grouped = query.device.type == "cpu", self.num_key_value_groups > 1
-        few = not causal and MANY_KEYS * query.shape[2] <= key.shape[2]
-        if name == "sdpa" and on_cpu and grouped and few and mask is None:
+        is_open = name == "sdpa" and mask is None and not causal
+        few = MANY_KEYS * query.shape[2] <= key.shape[2]
+        if is_open and native.can_attend(query, key, value):
+            mixed = native.attend(query, key, value, self.head_dim**-0.5)
+        elif is_open and on_cpu and grouped and few:
             # Heads that share keys as more queries of one head: the kernel makes larger blocks.
             folded = query.reshape(len(query), key.shape[1], -1, self.head_dim)
             mixed = F.scaled_dot_product_attention(folded, key, value)

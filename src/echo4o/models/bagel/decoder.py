@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import Qwen2Config
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from . import native
 from .attention import JointAttention, Pass, chosen
-from .functional import Linear, RmsNorm, gated, plus
+from .functional import Linear, RmsNorm, gated, is_plain, plus
 
 
 class SwiGlu(nn.Module):
@@ -25,7 +26,11 @@ class SwiGlu(nn.Module):
 
     def forward(self, tokens_TC: Tensor) -> Tensor:
         """(T, C) -> (T, C)."""
-        inner = gated(self.gate_proj(tokens_TC), self.up_proj(tokens_TC))
+        gate, up = self.gate_proj, self.up_proj
+        if is_plain(gate) and is_plain(up) and native.can_gate(tokens_TC, gate.weight, up.weight):
+            inner = native.gated(tokens_TC, gate.weight, up.weight)
+        else:
+            inner = gated(gate(tokens_TC), up(tokens_TC))
         return cast(Tensor, self.down_proj(inner))
 
 

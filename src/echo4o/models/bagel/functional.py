@@ -51,6 +51,12 @@ class Linear(nn.Linear):
         return product
 
 
+def is_plain(linear: nn.Module) -> bool:
+    """Whether a call is the product with its weight and nothing else: no adapter, no hook."""
+    hooks = linear._forward_hooks or linear._forward_pre_hooks or "forward" in vars(linear)
+    return type(linear) is Linear and not hooks
+
+
 @functools.cache
 def _has_onednn() -> bool:
     """Whether oneDNN's product is there and the faster one."""

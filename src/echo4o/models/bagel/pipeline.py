@@ -91,8 +91,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
             revision: branch, tag or commit of the Hub repository.
             dtype: of the main model, default as stored; the autoencoder stays fp32.
             device_map: "cpu", "cuda", "balanced" or "auto" (the same as "balanced").
-            attn_implementation: "sdpa" (default), "eager", "flex_attention", or "native": compiled
-                for fp32 on a CPU with AVX-512, see `native_attention`.
+            attn_implementation: "sdpa" (default), "eager" or "flex_attention".
             quantization_config: of transformers, or a bare one of torchao, for the main model.
             cache_dir: where downloads are kept.
 

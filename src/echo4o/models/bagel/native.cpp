@@ -1,0 +1,219 @@
+// What a picture costs on a processor with AVX-512, in fp32: see native.py, which compiles this file.
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdint>
+
+namespace {
+
+constexpr int64_t WIDTH = 16;      // values of a register
+constexpr int ROWS = 8, WIDE = 3;  // sums of a tile: 24 of the 32 registers
+constexpr int64_t PANEL = WIDE * WIDTH, PAIR = 2 * WIDTH;
+constexpr int64_t KEYS = 14 * PANEL;  // ROWS x KEYS scores are 21 KiB of the first cache
+constexpr int64_t HEAD = 256;         // the largest head
+constexpr float LOG2_E = 1.44269504f;
+
+// 2^x: a polynomial for what is behind the point (Chebyshev's nodes, relative error 1e-7). For
+// minus infinity that part is no number, and scalef gives zero, as it must.
+inline __m512 power_of_two(__m512 x) {
+    constexpr float c[] = {1.00000008f,   0.693147207f, 0.240221074f,
+                           0.0555032721f, 0.0096760371f, 0.00134004322f};
+    const __m512 whole = _mm512_roundscale_ps(x, 0), part = x - whole;
+    __m512 sum = _mm512_set1_ps(c[5]);
+    for (int i = 4; i >= 0; --i) sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(c[i]));
+    return _mm512_scalef_ps(sum, whole);
+}
+
+// WIDTH rows of as many values -> columns: four times the rows of both halves like a zip.
+inline void turn(const float *from, int64_t from_step, float *to, int64_t to_step) {
+    const __m512i low =
+        _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = low + _mm512_set1_epi32(8);
+    __m512 rows[2][WIDTH];
+    for (int i = 0; i < WIDTH; ++i) rows[0][i] = _mm512_loadu_ps(from + i * from_step);
+    for (int turn = 0; turn < 4; ++turn)
+        for (int i = 0; i < WIDTH / 2; ++i) {
+            const __m512 a = rows[turn % 2][i], b = rows[turn % 2][i + WIDTH / 2];
+            rows[1 - turn % 2][2 * i] = _mm512_permutex2var_ps(a, low, b);
+            rows[1 - turn % 2][2 * i + 1] = _mm512_permutex2var_ps(a, high, b);
+        }
+    for (int i = 0; i < WIDTH; ++i) _mm512_storeu_ps(to + i * to_step, rows[0][i]);
+}
+
+// Some rows of x times a panel (width, PAIR), WIDTH columns of either weight: silu(left) * right.
+template <int COUNT>
+inline void gate(const float *x, int64_t x_step, const float *panel, int64_t width, float *out,
+                 int64_t out_step) {
+    __m512 left[COUNT] = {}, right[COUNT] = {};
+    for (int64_t k = 0; k < width; ++k) {
+        const __m512 a = _mm512_loadu_ps(panel + k * PAIR);
+        const __m512 b = _mm512_loadu_ps(panel + k * PAIR + WIDTH);
+        for (int r = 0; r < COUNT; ++r) {
+            const __m512 value = _mm512_set1_ps(x[r * x_step + k]);
+            left[r] = _mm512_fmadd_ps(value, a, left[r]);
+            right[r] = _mm512_fmadd_ps(value, b, right[r]);
+        }
+    }
+    const __m512 one = _mm512_set1_ps(1.0f), minus = _mm512_set1_ps(-LOG2_E);
+    for (int r = 0; r < COUNT; ++r)
+        _mm512_storeu_ps(out + r * out_step,
+                         left[r] * right[r] / (one + power_of_two(left[r] * minus)));
+}
+
+struct Heads {
+    float *data;
+    int64_t head, token;  // strides
+    float *at(int64_t h, int64_t t) const { return data + h * head + t * token; }
+};
+
+// Keys as a panel (size, PANEL), so that a register holds one value of WIDTH keys; the end is zero.
+void transpose(const Heads &key, int64_t size, int64_t head, int64_t first, int64_t keys,
+               float *panel) {
+    for (int64_t j = 0; j < PANEL; j += WIDTH)
+        for (int64_t d = 0; d < size; d += WIDTH) {
+            float *to = panel + d * PANEL + j;
+            if (first + j + WIDTH <= keys) {
+                turn(key.at(head, first + j) + d, key.token, to, PANEL);
+                continue;
+            }
+            for (int64_t i = 0; i < WIDTH; ++i)
+                for (int64_t e = 0; e < WIDTH; ++e)
+                    to[e * PANEL + i] = first + j + i < keys ? key.at(head, first + j + i)[d + e] : 0;
+        }
+}
+
+// Scores of ROWS queries with the first `keys` of a panel, minus infinity behind them.
+inline void score(const float (*query)[HEAD], int64_t size, const float *panel, int64_t keys,
+                  float (*scores)[KEYS], __m512 *largest) {
+    __m512 sums[ROWS][WIDE] = {};
+    for (int64_t d = 0; d < size; ++d) {
+        __m512 k[WIDE];
+        for (int c = 0; c < WIDE; ++c) k[c] = _mm512_loadu_ps(panel + d * PANEL + c * WIDTH);
+        for (int r = 0; r < ROWS; ++r)
+            for (int c = 0; c < WIDE; ++c)
+                sums[r][c] = _mm512_fmadd_ps(_mm512_set1_ps(query[r][d]), k[c], sums[r][c]);
+    }
+    if (keys < PANEL)
+        for (int c = 0; c < WIDE; ++c) {
+            const int64_t rest = keys - c * WIDTH;
+            const __mmask16 seen = rest >= WIDTH ? 0xffff : rest <= 0 ? 0 : (1 << rest) - 1;
+            for (int r = 0; r < ROWS; ++r)
+                sums[r][c] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, sums[r][c]);
+        }
+    for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < WIDE; ++c) {
+            _mm512_storeu_ps(scores[r] + c * WIDTH, sums[r][c]);
+            largest[r] = _mm512_max_ps(largest[r], sums[r][c]);
+        }
+}
+
+// Adds COLUMNS registers of the values of `keys` keys, weighted, to what is mixed already.
+template <int COLUMNS>
+inline void mix(const float (*weights)[KEYS], const float *value, int64_t step, int64_t keys,
+                float *mixed) {
+    __m512 sums[ROWS][COLUMNS];
+    for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < COLUMNS; ++c)
+            sums[r][c] = _mm512_loadu_ps(mixed + r * HEAD + c * WIDTH);
+    for (int64_t j = 0; j < keys; ++j, value += step)
+        for (int r = 0; r < ROWS; ++r)
+            for (int c = 0; c < COLUMNS; ++c)
+                sums[r][c] = _mm512_fmadd_ps(_mm512_set1_ps(weights[r][j]),
+                                             _mm512_loadu_ps(value + c * WIDTH), sums[r][c]);
+    for (int r = 0; r < ROWS; ++r)
+        for (int c = 0; c < COLUMNS; ++c)
+            _mm512_storeu_ps(mixed + r * HEAD + c * WIDTH, sums[r][c]);
+}
+
+}  // namespace
+
+// silu(x left^T) * (x right^T): x is (rows, width), both weights (columns, width); `panels` is room
+// for both. Width and columns are multiples of WIDTH.
+extern "C" void gated(const float *x, int64_t x_step, const float *left, const float *right,
+                      float *out, float *panels, int64_t rows, int64_t width, int64_t columns,
+                      int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t column = 0; column < columns; column += WIDTH) {
+        float *panel = panels + column * 2 * width, *to = out + column;
+        for (int64_t k = 0; k < width; k += WIDTH) {
+            turn(left + column * width + k, width, panel + k * PAIR, PAIR);
+            turn(right + column * width + k, width, panel + k * PAIR + WIDTH, PAIR);
+        }
+        int64_t r = 0;
+        for (; r + ROWS <= rows; r += ROWS)
+            gate<ROWS>(x + r * x_step, x_step, panel, width, to + r * columns, columns);
+        for (; r < rows; ++r) gate<1>(x + r * x_step, x_step, panel, width, to + r * columns, columns);
+    }
+}
+
+// Queries (heads, queries, size) over keys and values (kv_heads, keys, size); `panels` is room for
+// kv_heads x the keys, rounded up to PANEL, x size values. Strides count values. Queries of the
+// heads that share keys are taken ROWS at a time over KEYS keys at a time.
+extern "C" void attend(float *q, int64_t q_head, int64_t q_token, float *k, int64_t k_head,
+                       int64_t k_token, float *v, int64_t v_head, int64_t v_token, float *o,
+                       int64_t o_head, int64_t o_token, float *panels, int64_t heads,
+                       int64_t kv_heads, int64_t queries, int64_t keys, int64_t size, float scale,
+                       int threads) {
+    const Heads query{q, q_head, q_token}, key{k, k_head, k_token}, value{v, v_head, v_token},
+        out{o, o_head, o_token};
+    const int64_t count = (keys + PANEL - 1) / PANEL, group = heads / kv_heads;
+    const int64_t rows = group * queries, tiles = (rows + ROWS - 1) / ROWS;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for
+        for (int64_t i = 0; i < kv_heads * count; ++i)
+            transpose(key, size, i / count, i % count * PANEL, keys, panels + i * PANEL * size);
+#pragma omp for
+        for (int64_t i = 0; i < kv_heads * tiles; ++i) {
+            const int64_t head = i / tiles, start = i % tiles * ROWS;
+            alignas(64) float scores[ROWS][KEYS], mixed[ROWS][HEAD], asked[ROWS][HEAD];
+            float largest[ROWS], total[ROWS] = {};
+            for (int r = 0; r < ROWS; ++r) {
+                largest[r] = -INFINITY;
+                const int64_t row = start + r < rows ? start + r : rows - 1;
+                const float *from = query.at(head * group + row / queries, row % queries);
+                for (int64_t d = 0; d < size; ++d) {
+                    asked[r][d] = from[d] * scale * LOG2_E;
+                    mixed[r][d] = 0;
+                }
+            }
+            for (int64_t first = 0; first < keys; first += KEYS) {
+                const int64_t here = keys - first < KEYS ? keys - first : KEYS;
+                __m512 found[ROWS];
+                for (int r = 0; r < ROWS; ++r) found[r] = _mm512_set1_ps(-INFINITY);
+                const float *panel = panels + (head * count + first / PANEL) * PANEL * size;
+                for (int64_t j = 0; j < here; j += PANEL, panel += PANEL * size)
+                    score(asked, size, panel, here - j, (float (*)[KEYS])(scores[0] + j), found);
+                for (int r = 0; r < ROWS; ++r) {
+                    const float new_largest = _mm512_reduce_max_ps(found[r]);
+                    if (new_largest > largest[r]) {  // what was summed so far counts less
+                        const __m512 less = power_of_two(_mm512_set1_ps(largest[r] - new_largest));
+                        const float factor = _mm512_cvtss_f32(less);
+                        for (int64_t d = 0; d < size; ++d) mixed[r][d] *= factor;
+                        total[r] *= factor;
+                        largest[r] = new_largest;
+                    }
+                    const __m512 top = _mm512_set1_ps(largest[r]);
+                    __m512 sum = _mm512_setzero_ps();
+                    for (int64_t j = 0; j < here; j += WIDTH) {
+                        const __m512 weight = power_of_two(_mm512_loadu_ps(scores[r] + j) - top);
+                        _mm512_storeu_ps(scores[r] + j, weight);
+                        sum += weight;
+                    }
+                    total[r] += _mm512_reduce_add_ps(sum);
+                }
+                const float *values = value.at(head, first);
+                int64_t column = 0;
+                for (; column + PAIR <= size; column += PAIR)
+                    mix<2>(scores, values + column, value.token, here, mixed[0] + column);
+                if (column < size)
+                    mix<1>(scores, values + column, value.token, here, mixed[0] + column);
+            }
+            for (int r = 0; r < ROWS && start + r < rows; ++r) {
+                const int64_t row = start + r;
+                float *to = out.at(head * group + row / queries, row % queries);
+                for (int64_t d = 0; d < size; ++d) to[d] = mixed[r][d] / total[r];
+            }
+        }
+    }
+}

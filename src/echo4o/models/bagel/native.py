@@ -1,0 +1,189 @@
+"""Attention and gated products for fp32 on processors with AVX-512, faster than PyTorch's.
+
+`native.cpp` is compiled by the machine's C++ compiler when it is first needed, which takes a
+second, and kept in the user's cache. It is for what a picture costs: many tokens, no masks, no
+gradients. Where it cannot be had (another processor, no compiler, `ECHO4O_NATIVE=0`), and for
+everything else, PyTorch computes; results are the same up to rounding.
+
+Each kernel is an operator of PyTorch, so that counters and profilers of work see it.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+SWITCH = "ECHO4O_NATIVE"
+FEW = 64
+"""Fewer rows are not worth reordering what they are multiplied with."""
+WIDTH, PANEL, LARGEST_HEAD = 16, 48, 256
+"""Values of a register, keys that are reordered together, values of a head: as in the C++ file."""
+LARGEST_WIDTH = 1024
+"""Of the weights of a gate: wider panels do not fit into the second cache."""
+FLAGS = "-O3 -std=c++17 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -fopenmp -shared -fPIC"
+_N, _P = ctypes.c_int64, ctypes.c_void_p
+_ARGUMENTS: dict[str, list[Any]] = {
+    "attend": [*[_P, _N, _N] * 4, _P, *[_N] * 5, ctypes.c_float, ctypes.c_int],
+    "gated": [_P, _N, *[_P] * 4, *[_N] * 3, ctypes.c_int],
+}
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether these may go through a kernel now: fp32 on the CPU, no gradients, no compiler."""
+    return (
+        not torch.is_grad_enabled()
+        and all(_is_plain(x) for x in tensors)
+        and not torch.compiler.is_compiling()
+        and kernels() is not None
+    )
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Numbers in memory, not quantised or sharded ones."""
+    is_fp32 = x.device.type == "cpu" and x.dtype == torch.float32
+    return is_fp32 and type(x) in (Tensor, nn.Parameter)
+
+
+def can_attend(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether `attend` is for this: (S, H, L, D) queries over (S, K, keys, D)."""
+    rows, size = query.shape[1] // key.shape[1] * query.shape[2], query.shape[3]
+    fits = size % WIDTH == 0 and size <= LARGEST_HEAD
+    return rows >= FEW and fits and serves(query, key, value)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Attention without a mask: (S, H, L, D) over (S, K, keys, D) -> (S, L, H, D)."""
+    mixed: Tensor = torch.ops.echo4o.attend(query, key, value, scale)
+    return mixed
+
+
+def can_gate(x: Tensor, gate: Tensor, up: Tensor) -> bool:
+    """Whether `gated` is for this: (T, C) tokens, both weights (inner size, C)."""
+    inner, width = gate.shape
+    fits = inner % WIDTH == 0 and width % WIDTH == 0 and width <= LARGEST_WIDTH
+    return len(x) >= FEW and fits and serves(x, gate, up)
+
+
+def gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    """silu(x gate^T) * (x up^T): (T, C) tokens -> (T, inner size)."""
+    inner: Tensor = torch.ops.echo4o.gated(x, gate, up)
+    return inner
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    samples, heads, queries, size = query.shape
+    kv_heads, keys = key.shape[1:3]
+    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+    mixed = query.new_empty(samples, queries, heads, size)
+    panels = query.new_empty(kv_heads * -(-keys // PANEL) * PANEL * size)
+    views = [(x.data_ptr(), x.stride()) for x in (query, key, value, mixed.transpose(1, 2))]
+    sizes = (heads, kv_heads, queries, keys, size)
+    for sample in range(samples):
+        given = [n for start, (step, *by, _) in views for n in (start + 4 * sample * step, *by)]
+        _run("attend", *given, panels.data_ptr(), *sizes, scale)
+    return mixed
+
+
+def _gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    x, gate, up = x.contiguous(), gate.contiguous(), up.contiguous()
+    inner, width = gate.shape
+    out, panels = x.new_empty(len(x), inner), x.new_empty(2 * inner * width)
+    places = [t.data_ptr() for t in (gate, up, out, panels)]
+    _run("gated", x.data_ptr(), width, *places, len(x), width, inner)
+    return out
+
+
+def _run(name: str, *arguments: Any) -> None:
+    library = kernels()
+    assert library is not None
+    getattr(library, name)(*arguments, torch.get_num_threads())
+
+
+for _name, _function, _signature in (
+    ("attend", _attend, "(Tensor query, Tensor key, Tensor value, float scale) -> Tensor"),
+    ("gated", _gated, "(Tensor x, Tensor gate, Tensor up) -> Tensor"),
+):
+    # Not `custom_op`: that takes 0.2 ms a call.
+    torch.library.define(f"echo4o::{_name}", _signature)
+    torch.library.impl(f"echo4o::{_name}", "CPU", _function)
+
+
+def missing() -> str | None:
+    """What this machine lacks, in words, or None."""
+    if os.environ.get(SWITCH) == "0":
+        return f"a value of {SWITCH} that is not 0"
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return "a processor with AVX-512"
+    if not _compiler():
+        return "a C++ compiler: install g++, or name one in the variable CXX"
+    return None
+
+
+def _compiler() -> list[str]:
+    """Its command."""
+    if named := os.environ.get("CXX"):
+        return shlex.split(named)
+    return [found for name in ("g++", "clang++") if (found := shutil.which(name))][:1]
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL | None:
+    """The compiled functions, or None where they cannot be had, which is said once."""
+    if lacking := missing():
+        logger.info("the CPU kernels need %s; PyTorch's are used", lacking)
+        return None
+    try:
+        library = _load(_compiler())
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip()[:300]
+        logger.warning("the CPU kernels could not be compiled, PyTorch's are used: %s", said)
+        return None
+    for name, types in _ARGUMENTS.items():
+        getattr(library, name).argtypes, getattr(library, name).restype = types, None
+    return library
+
+
+def _load(compiler: list[str]) -> ctypes.CDLL:
+    """Compile, unless that was done before; a library is named by what it was made of."""
+    source = Path(__file__).with_suffix(".cpp")
+    command = [*compiler, *FLAGS.split(), str(source)]
+    made_of = shlex.join(command[:-1]).encode() + source.read_bytes()
+    name = f"native-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            folder = _cache()
+        except (OSError, RuntimeError):  # nowhere to keep it
+            folder = Path(scratch)
+        library = folder / name
+        if not library.is_file():
+            part = folder / f".{name}.{os.getpid()}"
+            try:
+                subprocess.run(
+                    [*command, "-o", str(part)], check=True, capture_output=True, text=True
+                )
+                part.replace(library)
+            finally:
+                part.unlink(missing_ok=True)
+        return ctypes.CDLL(str(library))
+
+
+def _cache() -> Path:
+    """A folder that only the user may write to."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(home) if home else Path.home() / ".cache") / "echo4o"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not os.access(folder, os.W_OK) or folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to somebody else")
+    return folder

@@ -1,0 +1,182 @@
+"""The compiled kernels: against PyTorch in fp64, in a picture, and where they cannot be had.
+
+On a machine without AVX-512 or a compiler the kernels are absent, and that is what is tested.
+"""
+
+import sys
+
+import pytest
+import torch
+from tiny_pipeline import make_pipeline
+from torch import nn
+from torch.nn import functional as F
+
+from echo4o.models.bagel import native
+from echo4o.models.bagel.functional import Linear
+
+HERE = native.missing() is None
+SIZES = {"height": 96, "width": 96, "num_inference_steps": 2, "output_type": "latent"}
+
+
+def drawn(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_they_are_there_unless_something_is_missing():
+    assert (native.kernels() is not None) == HERE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("queries", "keys", "head_size", "scale"),
+    [
+        (258, 308, 32, 1.0),  # the last tile of rows and the last panel of keys are not full
+        (9, 1349, 32, 1.0),  # several blocks of keys
+        (64, 48, 64, 1.0),
+        (1, 1, 48, 1.0),
+        (33, 1400, 16, 60.0),  # scores of some thousands: all weights but one are zero
+        (70, 70, 256, 1.0),
+    ],
+)
+def test_attention_is_as_exact_as_pytorch(queries, keys, head_size, scale):
+    if not HERE:
+        return
+    query = drawn(2, queries, 6, head_size, scale=scale).transpose(1, 2)
+    key = drawn(2, 3, keys + 7, head_size, scale=scale, seed=1)[:, :, 3 : keys + 3]
+    value = drawn(2, 3, keys, head_size, seed=2)
+    ours = native.attend(query, key, value, head_size**-0.5).transpose(1, 2)
+    groups = {"enable_gqa": True}
+    exact = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), **groups)
+    stock = F.scaled_dot_product_attention(query, key, value, **groups)
+    assert (ours - exact).abs().max() <= 2 * (stock - exact).abs().max() + 2e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("tokens", "width", "inner", "scale"),
+    [(768, 256, 704, 1.0), (67, 64, 48, 1.0), (64, 1024, 16, 1.0), (65, 16, 16, 300.0)],
+)
+def test_gates_are_as_exact_as_pytorch(tokens, width, inner, scale):
+    if not HERE:
+        return
+    x, gate, up = (
+        drawn(width, tokens, scale=scale).t(),
+        drawn(inner, width),
+        drawn(inner, width, seed=1),
+    )
+    exact = F.silu(x.double() @ gate.double().t()) * (x.double() @ up.double().t())
+    stock = F.silu(x @ gate.t()) * (x @ up.t())
+    ours = native.gated(x, gate, up)
+    assert ours.shape == (tokens, inner)
+    assert (ours - exact).abs().max() <= 3 * (stock - exact).abs().max() + 1e-5 * exact.abs().max()
+
+
+@torch.no_grad()
+def test_neither_threads_nor_company_change_a_bit():
+    if not HERE:
+        return
+    query, key = drawn(1, 4, 100, 32), drawn(1, 2, 700, 32, seed=1)
+    x, gate = drawn(100, 64), drawn(96, 64, seed=1)
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            made.append((native.attend(query, key, key, 0.2), native.gated(x, gate, gate)))
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*made, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(native.gated(x[3:70], gate, gate), made[0][1][3:70])
+
+
+def test_a_picture_is_the_same_and_was_made_with_them(monkeypatch):
+    pipe = make_pipeline(num_attention_heads=2, num_key_value_heads=1)
+
+    def picture() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return pipe("a hat", generator=generator, num_images_per_prompt=4, **SIZES).images[0]
+
+    ran = []
+    run = native._run
+    monkeypatch.setattr(native, "_run", lambda name, *given: (ran.append(name), run(name, *given)))
+    ours = picture()
+    assert set(ran) == ({"attend", "gated"} if HERE else set())
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    ran.clear()
+    torch.testing.assert_close(ours, picture(), rtol=0, atol=1e-5)
+    assert not ran
+
+
+def test_what_they_are_not_for_goes_to_pytorch():
+    query, key = drawn(1, 4, 70, 16), drawn(1, 2, 70, 16, seed=1)
+    assert not native.can_attend(query, key, key)  # a gradient may be wanted
+    with torch.no_grad():
+        assert native.can_attend(query, key, key) == HERE
+        assert not native.can_attend(query[:, :, :2], key, key)
+        assert not native.can_attend(query[..., :8], key[..., :8], key[..., :8])
+        assert not native.can_attend(*(x.to(torch.bfloat16) for x in (query, key, key)))
+        assert not native.can_attend(*(x.to("meta") for x in (query, key, key)))
+
+
+class Adapted(Linear):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+@torch.no_grad()
+def test_a_gate_with_an_adapter_or_a_hook_is_asked_itself():
+    block = make_pipeline().model.language_model.model.layers[0].mlp
+    tokens, gate, up = drawn(80, 32), block.gate_proj.weight, block.up_proj.weight
+    block.up_proj.__class__ = Adapted
+    inner = F.silu(tokens @ gate.t()) * (tokens @ up.t() + 1)
+    torch.testing.assert_close(block(tokens), block.down_proj(inner), rtol=1e-4, atol=1e-5)
+    block.up_proj.__class__ = Linear
+    block.gate_proj.register_forward_hook(lambda module, given, out: 2 * out)
+    inner = F.silu(2 * (tokens @ gate.t())) * (tokens @ up.t())
+    torch.testing.assert_close(block(tokens), block.down_proj(inner), rtol=1e-4, atol=1e-5)
+    assert native.can_gate(tokens, gate, up) == HERE
+    assert not native.can_gate(tokens, nn.Parameter(gate.bfloat16()), up)
+
+
+@pytest.fixture
+def had(tmp_path, monkeypatch, caplog):
+    """Whether a process that starts now gets them, and what it says; nothing is kept so far."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    caplog.set_level("INFO", native.__name__)
+
+    def look() -> tuple[bool, str]:
+        caplog.clear()
+        return native.kernels.__wrapped__() is not None, caplog.text
+
+    return look
+
+
+def test_they_are_compiled_once_and_kept(had, tmp_path):
+    assert had() == (HERE, had()[1])
+    files = list(tmp_path.rglob("*.so"))
+    assert len(files) == HERE
+    for file in files:
+        assert file.parent.stat().st_mode & 0o777 == 0o700
+        made = file.stat().st_mtime_ns
+        had()
+        assert file.stat().st_mtime_ns == made
+
+
+def test_without_a_compiler_or_when_told_so_pytorch_computes(had, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} -c \"exit('broken')\"")
+    there, said = had()
+    assert not there
+    assert not HERE or "could not be compiled, PyTorch's are used: broken" in said
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not had()[0]
+    monkeypatch.setenv("ECHO4O_NATIVE", "0")
+    assert not had()[0]
+    assert "a value of ECHO4O_NATIVE that is not 0; PyTorch's are used" in had()[1]
+    assert not list(tmp_path.rglob("*.so"))
+    assert not list(tmp_path.rglob(".native*"))
+
+
+def test_a_cache_that_cannot_be_written_to_is_done_without(had, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert had()[0] == HERE
