@@ -8,6 +8,8 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from ..hub_errors import patiently
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 """What is downloaded of a model."""
 _MAX_HEADER = 100_000_000
-_DTYPES = {
-    *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
-    *("F8_E5M2", "F8_E4M3", "F8_E8M0", "F16", "BF16", "F32", "F64", "C64"),
+BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }
-"""Types of tensors that safetensors knows and that fill whole bytes."""
+"""Of a number of each type that safetensors knows, where these are whole bytes."""
 
 
 class CheckpointError(Echo4oError, ValueError):
@@ -117,14 +121,16 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
             raise CheckpointError(f"{path} has a broken header; download it again") from error
     try:
         header.pop("__metadata__", None)
-        ends = [_checked(facts) for facts in header.values()]
+        spans = sorted(_span(facts) for facts in header.values())
+        if any(end != start for (_, end), (start, _) in pairwise([(0, 0), *spans])):
+            raise ValueError("tensors overlap, or leave a hole")
         tensors = {
             name: TensorFacts(facts["dtype"], tuple(facts["shape"]), path)
             for name, facts in header.items()
         }
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} has a header that describes no tensors") from error
-    end = max(ends, default=0)
+    end = spans[-1][1] if spans else 0
     if size != 8 + length + end:
         raise CheckpointError(
             f"{path} has {size} bytes but its header announces {8 + length + end}; "
@@ -133,13 +139,14 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
     return tensors
 
 
-def _checked(facts: Any) -> int:
-    """Where a tensor ends among the data; ValueError or TypeError where it is none."""
+def _span(facts: Any) -> tuple[int, int]:
+    """Where a tensor begins and ends among the data; LookupError and the like where it is none."""
     start, end = facts["data_offsets"]
-    sizes = [start, end, *facts["shape"]]
-    if facts["dtype"] not in _DTYPES or any(type(one) is not int or one < 0 for one in sizes):
-        raise ValueError("no tensor")
-    return int(end)
+    if any(type(one) is not int or one < 0 for one in (start, end, *facts["shape"])):
+        raise ValueError("sizes are whole numbers from 0")
+    if end - start != prod(facts["shape"]) * BYTES[facts["dtype"]]:
+        raise ValueError("the shape does not fill the bytes")
+    return start, end
 
 
 def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorFacts]:

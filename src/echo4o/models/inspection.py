@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Echo4oError
+from .checkpoint import BYTES
 from .kinds import KINDS, OURS, pipeline_class
-
-_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 
 
 def inspect(name: str | Path, *, revision: str | None = None) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def inspect(name: str | Path, *, revision: str | None = None) -> dict[str, Any]:
         missing = "unet (the autoencoder decodes features at once)"
     counts = {part: sum(prod(one.shape) for one in own) for part, own in parts.items()}
     stored = [one for own in parts.values() for one in own]
-    size = sum(prod(one.shape) * _BYTES.get(one.dtype, 1) for one in stored)
+    size = sum(prod(one.shape) * BYTES[one.dtype] for one in stored)
     # The autoencoder computes in float32 whatever the rest does.
     rest, vae = sum(counts.values()) - counts["vae"], 4 * counts["vae"]
     return {

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors.torch import load_file, save_file
+from tiny_pipeline import make_pipeline
 from transformers import AutoConfig, AutoModel
 
 from echo4o import Echo4oPipeline
@@ -51,6 +52,26 @@ def test_the_small_autoencoder_survives_the_authors_layout(tmp_path):
     loaded = Echo4oPipeline.from_pretrained(tmp_path / "there")
     same_weights(pipe.vae, loaded.vae)
     assert loaded.vae.config.norm_num_groups == pipe.vae.config.norm_num_groups == 8
+
+
+@pytest.mark.parametrize(("channels", "levels"), [(4, 4), (16, 3)])
+def test_another_latent_survives_the_authors_layout(tmp_path, channels, levels):
+    """No file that they read says how many channels it has, or how much smaller it is."""
+    made = make_pipeline(latent_channels=channels, latent_downsample=2 ** (levels - 1))
+    vae = AutoencoderKL(
+        block_out_channels=(32,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=channels,
+        shift_factor=0.1,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    Echo4oPipeline(made.model, vae, made.scheduler, made.tokenizer).save_pretrained(
+        tmp_path, layout="bagel"
+    )
+    config = Echo4oPipeline.from_pretrained(tmp_path).model.config
+    assert (config.latent_channels, config.latent_stride) == (channels, 2**levels)
 
 
 @pytest.mark.shared

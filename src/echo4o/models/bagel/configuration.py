@@ -6,6 +6,7 @@ counts the layers that are used (the published file says 27, the model uses 26).
 
 from typing import Any, Literal
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
 
@@ -61,7 +62,17 @@ class BagelConfig(PreTrainedConfig):
             self.text_config = dict(PUBLISHED_TEXT)
         if self.vision_config is None:
             self.vision_config = dict(PUBLISHED_VISION)
-        super().__post_init__(**kwargs)
+        for part in (self.text_config, self.vision_config):
+            layers = part.get("num_hidden_layers", 0) if isinstance(part, dict) else 0
+            if isinstance(layers, int) and layers > _MOST_LAYERS:  # it makes a list of them
+                raise ValueError(
+                    f"`num_hidden_layers` must be at most {_MOST_LAYERS:,}, got {layers:,}"
+                )
+        try:
+            super().__post_init__(**kwargs)
+        except (StrictDataclassError, TypeError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"the configuration describes no model: {said}") from error
         self.vae_transform = tuple(
             self.vae_transform or _transform(self.max_latent_size, self.latent_stride, 512)
         )
@@ -69,12 +80,45 @@ class BagelConfig(PreTrainedConfig):
             self.vit_transform
             or _transform(self.vit_max_num_patch_per_side, self.vit_patch_size, 224)
         )
+        self._check_values()
         if self.head_dim % 2:
             raise ValueError(f"the head size must be even, got {self.head_dim}")
         if self.text_config.hidden_size % 4:
             raise ValueError(
                 f"`hidden_size` must be a multiple of 4, got {self.text_config.hidden_size}"
             )
+
+    def _check_values(self) -> None:
+        """Refuse what no model has before one is built of it: a file may come from anybody."""
+        text, vision = self.text_config, self.vision_config
+        heads, wide = ("num_attention_heads",), ("hidden_size", "intermediate_size")
+        for part, names, most in (
+            (self, ("latent_channels", "latent_downsample", "latent_patch_size"), 1024),
+            (self, ("max_latent_size", "vit_max_num_patch_per_side"), 4096),
+            (text, (*heads, "num_key_value_heads", "num_hidden_layers"), _MOST_LAYERS),
+            (text, (*wide, "vocab_size"), 1 << 24),
+            (vision, (*heads, "num_hidden_layers", "patch_size", "num_channels"), _MOST_LAYERS),
+            (vision, wide, 1 << 24),
+        ):
+            for name in names:
+                value = getattr(part, name)
+                if type(value) is not int or not 1 <= value <= most:
+                    raise ValueError(f"`{name}` must be from 1 to {most:,}, got {value!r}")
+        for size, parts in (
+            (text.hidden_size, text.num_attention_heads),
+            (text.num_attention_heads, text.num_key_value_heads),
+            (vision.hidden_size, vision.num_attention_heads),
+        ):
+            if size % parts:
+                raise ValueError(f"a size of {size} cannot be shared equally by {parts} heads")
+        for name in ("vae_transform", "vit_transform"):
+            sizes = getattr(self, name)
+            if len(sizes) != 3 or any(type(one) is not int or one < 1 for one in sizes):
+                raise ValueError(f"`{name}` must be three whole numbers from 1, got {sizes}")
+        rope = text.rope_parameters
+        theta = rope.get("rope_theta")
+        if rope.get("rope_type", "default") != "default" or not isinstance(theta, int | float):
+            raise ValueError(f"rotary angles must be the plain ones with a base, got {dict(rope)}")
 
     @property
     def hidden_size(self) -> int:
@@ -149,6 +193,10 @@ class BagelConfig(PreTrainedConfig):
             vit_max_num_patch_per_side=vit_max_num_patch_per_side,
             **values,
         )
+
+
+_MOST_LAYERS = 1024
+"""More layers, or heads, no model has."""
 
 
 def _transform(side: int, stride: int, shortest: int) -> tuple[int, int, int]:

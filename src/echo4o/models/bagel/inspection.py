@@ -6,13 +6,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import TensorFacts, read_header, read_headers
+from ..checkpoint import BYTES, TensorFacts, read_header, read_headers
 from . import weights
 from .assembly import AUTOENCODER_STEM, load_tokenizer, read_own_config
 from .checkpoint import Located, locate
 from .configuration import BagelConfig
-
-_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 def inspect(name: str | Path, *, revision: str | None = None) -> dict[str, Any]:
@@ -66,7 +64,7 @@ def _count(tensors: Mapping[str, TensorFacts]) -> int:
 
 
 def _bytes(tensors: Mapping[str, TensorFacts]) -> int:
-    return sum(prod(facts.shape) * _BYTES.get(facts.dtype, 1) for facts in tensors.values())
+    return sum(prod(facts.shape) * BYTES[facts.dtype] for facts in tensors.values())
 
 
 def _gigabytes(size: int) -> str:

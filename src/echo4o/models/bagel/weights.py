@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from ...records import write_atomic
 from ..checkpoint import (
     CheckpointError,
     TensorFacts,
@@ -24,6 +25,7 @@ from ..checkpoint import (
     read_header,
     read_headers,
     read_json,
+    refusing_nonsense,
 )
 from .configuration import PUBLISHED_VISION, BagelConfig
 from .modeling import BagelForUnifiedGeneration
@@ -43,6 +45,7 @@ SPECIAL_TOKENS = {
     "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>",
 }
+_LATENT_IN = "vae2llm.weight"
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _CONFIG_KEYS = ("latent_patch_size", "interpolate_pos", "vae_transform", "vit_transform")
 
@@ -65,7 +68,18 @@ def special_token_ids(tokenizer: Qwen2Tokenizer) -> dict[str, int]:
 def read_config(
     folder: Path, tensors: Mapping[str, TensorFacts], tokenizer: Qwen2Tokenizer
 ) -> BagelConfig:
-    """Build the configuration from the authors' files and the shapes of the tables."""
+    """Build the configuration from the authors' files and the shapes of some tensors.
+
+    Raises:
+        CheckpointError: a file is missing, or they describe no model.
+    """
+    with refusing_nonsense(folder):
+        return _config_of(folder, tensors, tokenizer)
+
+
+def _config_of(
+    folder: Path, tensors: Mapping[str, TensorFacts], tokenizer: Qwen2Tokenizer
+) -> BagelConfig:
     text = read_json(folder / LLM_FILE)
     for key in ("qk_norm", "layer_module", "torch_dtype", "architectures"):
         text.pop(key, None)
@@ -84,13 +98,17 @@ def read_config(
     for field, name in sides.items():
         if name in tensors:
             values[field] = round(tensors[name].shape[0] ** 0.5)
-    return BagelConfig(
+    config = BagelConfig(
         text_config=text,
         vision_config=vision,
         visual_und=has_vision(tensors),
+        latent_downsample=_constants(folder)["downsample"],
         **values,
         **special_token_ids(tokenizer),
     )
+    if _LATENT_IN in tensors:
+        config.latent_channels = tensors[_LATENT_IN].shape[1] // config.latent_patch_size**2
+    return config
 
 
 def write_config(folder: Path, config: BagelConfig, vae: AutoencoderKL) -> None:
@@ -259,35 +277,13 @@ def load_autoencoder(folder: Path, dtype: torch.dtype = torch.float32) -> Autoen
         CheckpointError: the file is damaged or its tensors do not fit together.
     """
     path = folder / AUTOENCODER_FILE
-    facts = read_header(path)
-    extra = folder / AUTOENCODER_PARAMETERS_FILE
-    constants = read_json(extra)["ae_params"] if extra.is_file() else PUBLISHED_AUTOENCODER
-    levels = len({name.split(".")[2] for name in facts if name.startswith("encoder.down.")})
-    blocks = len({n.split(".")[4] for n in facts if n.startswith("encoder.down.0.block.")})
-    if not levels or not blocks or "decoder.conv_in.weight" not in facts:
-        raise CheckpointError(f"{path} is no FLUX autoencoder: it has no tensors encoder.down.*")
-    channels = [
-        facts[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)
-    ]
-    with torch.device("meta"):
-        vae = AutoencoderKL(
-            block_out_channels=channels,
-            down_block_types=["DownEncoderBlock2D"] * levels,
-            up_block_types=["UpDecoderBlock2D"] * levels,
-            layers_per_block=blocks,
-            latent_channels=facts["decoder.conv_in.weight"].shape[1],
-            norm_num_groups=constants.get("norm_num_groups", _PUBLISHED_GROUPS),
-            scaling_factor=constants["scale_factor"],
-            shift_factor=constants["shift_factor"],
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            mid_block_add_attention=True,
-        )
+    with refusing_nonsense(folder):
+        vae = _empty_autoencoder(path, _constants(folder))
     expected = {
         ours: _authors_shape(ours, tuple(vae.get_parameter(theirs).shape))
         for ours, theirs in autoencoder_names(vae).items()
     }
-    check_tensors(facts, expected, path)
+    check_tensors(read_header(path), expected, path)
     stored = load_file(path, backend="pread")
     shapes = {name: parameter.shape for name, parameter in vae.named_parameters()}
     state = {
@@ -296,6 +292,42 @@ def load_autoencoder(folder: Path, dtype: torch.dtype = torch.float32) -> Autoen
     }
     vae.load_state_dict(state, assign=True)
     return vae.eval()
+
+
+def _constants(folder: Path) -> dict[str, Any]:
+    """What is to be known of an autoencoder besides its tensors."""
+    file = folder / AUTOENCODER_PARAMETERS_FILE
+    given = read_json(file)["ae_params"] if file.is_file() else {}
+    found: dict[str, Any] = PUBLISHED_AUTOENCODER | {"norm_num_groups": _PUBLISHED_GROUPS} | given
+    for name in ("scale_factor", "shift_factor", "norm_num_groups", "downsample"):
+        if not isinstance(found[name], int | float):
+            raise CheckpointError(f"{file}: `{name}` must be a number, got {found[name]!r}")
+    return found
+
+
+def _empty_autoencoder(path: Path, constants: Mapping[str, Any]) -> AutoencoderKL:
+    facts = read_header(path)
+    levels = len({name.split(".")[2] for name in facts if name.startswith("encoder.down.")})
+    blocks = len({n.split(".")[4] for n in facts if n.startswith("encoder.down.0.block.")})
+    if not levels or not blocks or "decoder.conv_in.weight" not in facts:
+        raise CheckpointError(f"{path} is no FLUX autoencoder: it has no tensors encoder.down.*")
+    channels = [
+        facts[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)
+    ]
+    with torch.device("meta"):
+        return AutoencoderKL(
+            block_out_channels=channels,
+            down_block_types=["DownEncoderBlock2D"] * levels,
+            up_block_types=["UpDecoderBlock2D"] * levels,
+            layers_per_block=blocks,
+            latent_channels=facts["decoder.conv_in.weight"].shape[1],
+            norm_num_groups=constants["norm_num_groups"],
+            scaling_factor=constants["scale_factor"],
+            shift_factor=constants["shift_factor"],
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            mid_block_add_attention=True,
+        )
 
 
 def save_autoencoder(folder: Path, vae: AutoencoderKL) -> None:
@@ -352,4 +384,4 @@ def _authors_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
