@@ -41,7 +41,13 @@ from echo4o.models.bagel.packing import (
     patchify,
     unpatchify,
 )
-from echo4o.models.bagel.processor import MAX_PIXELS, ResizeRule, to_pixels, to_rgb
+from echo4o.models.bagel.processor import (
+    MAX_PIXELS,
+    ResizeRule,
+    text_between,
+    to_pixels,
+    to_rgb,
+)
 from echo4o.models.calls import to_uint8
 from echo4o.sampler import Guidance, sigma_grid
 
@@ -148,7 +154,9 @@ def check_writing(case: Case, cond: Context) -> str:
     assert tokens == case.result["argmax_tokens"]
     kept = tokens[: len(case.result["returned_tokens"]) - 1]
     assert [case.pipe.model.config.bos_token_id, *kept] == case.result["returned_tokens"]
-    text = case.pipe.tokenizer.decode(kept)
+    tokenizer, config = case.pipe.tokenizer, case.pipe.model.config
+    marks = tokenizer.convert_ids_to_tokens([config.bos_token_id, config.eos_token_id])
+    text = text_between(tokenizer.decode([config.bos_token_id, *kept]), *marks)
     assert [text] == case.result["texts"]
     return text
 
