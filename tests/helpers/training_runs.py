@@ -1,7 +1,7 @@
 """Runs training in forked processes, so that several runs, kills and ranks pay for one start-up.
 
 As a script it takes a list of jobs as JSON: {"out": folder, "settings": [...]} with "signal" and
-"steps" (send it whenever a step is reached), "jitter", or with "world" and "port". "from" copies
+"steps" (send it whenever a step is reached), "jitter", or with "world". "from" copies
 the folder of an earlier run first, without its result and its newest checkpoint. A setting
 `recipe=NAME` takes another recipe than `tiny`. `tell` runs it.
 """
@@ -38,11 +38,8 @@ class Story(NamedTuple):
 
 def tell(root: Path, words: list[str], jobs: Mapping[str, dict[str, Any]]) -> dict[str, Story]:
     """Run jobs one after another, each in the folder of its name; "also" adds settings."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     listed = [
-        {"out": str(root / name), "port": port, **job, "settings": words + job.get("also", [])}
+        {"out": str(root / name), **job, "settings": words + job.get("also", [])}
         for name, job in jobs.items()
     ]
     command = [sys.executable, __file__, json.dumps(listed)]
@@ -100,8 +97,11 @@ def interrupt(
     return [*statuses, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
 
 
-def share(out: Path, settings: list[str], world: int, port: int) -> list[int]:
+def share(out: Path, settings: list[str], world: int) -> list[int]:
     """One run over several processes, as torchrun starts them; exit statuses."""
+    with socket.socket() as free:  # now: what was free some runs ago may be somebody's
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     common = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_PORT": str(port)}
     common |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
     children = [
@@ -126,7 +126,7 @@ def main() -> None:
         if "from" in job:
             take_over(out.parent / job["from"], out)
         if "world" in job:
-            statuses = share(out, settings, job["world"], job["port"])
+            statuses = share(out, settings, job["world"])
         else:
             number = getattr(signal, job.get("signal", "SIGKILL"))
             steps, jitter = job.get("steps", []), job.get("jitter", 0.0)
