@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from huggingface_hub import constants
-from PIL import Image
+from PIL import ExifTags, Image
 
 from echo4o import hub, loading
 from echo4o.errors import Echo4oError
@@ -290,7 +290,7 @@ def _bytes_of(cell: Mapping[str, Any] | None) -> bytes:
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """Width and height from the header.
+    """Width and height as they are seen, from what stands before the pixels.
 
     Raises:
         UnusableRowError: not a picture, or a larger one than MAX_PIXELS.
@@ -299,7 +299,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data)) as picture:
-                width, height = picture.size
+                width, height = picture.size[::-1] if _lies_on_its_side(picture) else picture.size
         except Image.DecompressionBombError:
             raise UnusableRowError("a picture is too large") from None
         except _DECODE_ERRORS:
@@ -307,6 +307,13 @@ def picture_size(data: bytes) -> tuple[int, int]:
     if width * height > MAX_PIXELS:
         raise UnusableRowError("a picture is too large")
     return width, height
+
+
+def _lies_on_its_side(picture: Image.Image) -> bool:
+    """Whether EXIF says so. Pillow turns a TIFF itself, and decodes a PNG to look behind it."""
+    if picture.format == "TIFF" or (picture.format == "PNG" and "exif" not in picture.info):
+        return False
+    return picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
 
 
 def decode_picture(data: bytes) -> Image.Image:

@@ -1,18 +1,23 @@
 """OmniGen2 as a family: its losses, dropped references, every way to draw."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from encoded_runs import batch_of, family_of, pixels
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.nn import functional as F
 from training_rows import make_question, make_row, write_dataset
 
+from echo4o.models.bagel.processor import to_rgb
 from echo4o.models.omnigen2 import OmniGen2Pipeline
 from echo4o.training.config import TrainConfig
+from echo4o.training.data import TrainRow, decode_picture
+from echo4o.training.omnigen2_rows import OmniGen2Codec
 from echo4o.training.overrides import SettingError, override
+from echo4o.training.parts import OmniGen2Settings
 from echo4o.training.recipes import RECIPES, omnigen2, tiny_omnigen2
 
 CPU = torch.device("cpu")
@@ -110,3 +115,19 @@ def test_the_released_recipe_keeps_its_numbers():
     assert (recipe.learning_rate, recipe.steps, recipe.weight_decay) == (8e-7, 4000, 0.01)
     assert recipe.omnigen2 is not None
     assert recipe.omnigen2.reference_pixels[2] == 768**2
+
+
+@pytest.mark.parametrize(
+    ("kind", "orientation"), [("JPEG", 6), ("PNG", 8), ("WEBP", 5), ("PNG", 3)]
+)
+def test_a_photo_that_lies_on_its_side_keeps_its_proportions(kind: str, orientation: int):
+    """As phones write them: wide pixels and a note that the picture is tall."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    Image.new("RGB", (96, 48), "red").save(file, kind, exif=exif.tobytes())
+    row = TrainRow(0, "a", "a red wall", (), file.getvalue(), None)
+    codec = OmniGen2Codec(None, OmniGen2Settings())
+    (wanted,) = codec.wanted(row)
+    seen = to_rgb(decode_picture(file.getvalue()))
+    assert wanted.size == seen.size == ((96, 48) if orientation < 5 else (48, 96))
