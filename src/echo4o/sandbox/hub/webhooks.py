@@ -26,10 +26,11 @@ _ATTEMPTS, _TIMEOUT_S = 3, 10.0
 
 
 class Pushed(NamedTuple):
-    """A commit that main points to."""
+    """A commit that main points to, and who is to hear of it."""
 
     repo: Repo
     commit: str
+    hooks: tuple[Json, ...]
 
 
 class Postman(threading.Thread):
@@ -41,8 +42,11 @@ class Postman(threading.Thread):
         self._waiting: queue.SimpleQueue[Pushed | None] = queue.SimpleQueue()
 
     def tell(self, repo: Repo, commit: str) -> None:
-        """Take a commit that was just made."""
-        self._waiting.put(Pushed(repo, commit))
+        """Take a commit that was just made; a webhook that is switched on later hears nothing."""
+        rows = self._store.all("SELECT * FROM webhooks WHERE disabled = 0 ORDER BY uid")
+        hooks = tuple(hook for hook in map(dict, rows) if _watches(hook, repo))
+        if hooks:
+            self._waiting.put(Pushed(repo, commit, hooks))
 
     def stop(self) -> None:
         """End after what is being sent."""
@@ -51,10 +55,8 @@ class Postman(threading.Thread):
     def run(self) -> None:
         """Send until `stop`."""
         while (pushed := self._waiting.get()) is not None:
-            for row in self._store.all("SELECT * FROM webhooks WHERE disabled = 0 ORDER BY uid"):
-                hook = dict(row)
-                if _watches(hook, pushed.repo):
-                    self._send(hook, pushed)
+            for hook in pushed.hooks:
+                self._send(hook, pushed)
 
     def _send(self, hook: Json, pushed: Pushed) -> None:
         body = json.dumps(_payload(self._store, hook, pushed)).encode()
