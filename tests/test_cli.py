@@ -256,11 +256,11 @@ def run_cli(words, environment):
 @pytest.fixture
 def no_network(tmp_path):
     """An endpoint at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = {"HF_ENDPOINT": f"http://me:secret@127.0.0.1:{port}", "HF_TOKEN": "hf_none"}
-    return os.environ | address | {"HF_HOME": str(tmp_path / "home")}
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{nobody.getsockname()[1]}"
+        address = {"HF_ENDPOINT": f"http://me:secret@{place}", "HF_TOKEN": "hf_none"}
+        yield os.environ | address | {"HF_HOME": str(tmp_path / "home")}
 
 
 @pytest.mark.parametrize(
