@@ -131,6 +131,15 @@ class Rows:
             self.refused[number] = reason
             logger.debug("row %d is skipped: %s", number, reason)
 
+    def refuse_known(self, number: int) -> None:
+        """Stop at a row that was found unusable before.
+
+        Raises:
+            UnusableRowError: it was, for this reason.
+        """
+        if number in self.refused:
+            raise UnusableRowError(self.refused[number])
+
     @property
     def skipped(self) -> Counter[str]:
         """Rows that cannot be used, by reason."""

@@ -137,7 +137,10 @@ class Examples(Generic[V]):
         Raises:
             UnusableRowError: it lacks its text or a picture that decodes, or has too many.
         """
-        return self._read(self._rows[row]) if self._ready is None else self._ready[row]
+        if self._ready is None:
+            return self._read(self._rows[row])
+        self._rows.refuse_known(row)
+        return self._ready[row]
 
     def sizes(self, row: int) -> list[tuple[int, int]]:
         """Width and height that each picture of a row is brought to.

@@ -110,7 +110,10 @@ class Examples:
         Raises:
             UnusableRowError: it lacks its text or a picture that decodes.
         """
-        return self._load(self._rows[row], self._shelf) if self._ready is None else self._ready[row]
+        if self._ready is None:
+            return self._load(self._rows[row], self._shelf)
+        self._rows.refuse_known(row)
+        return self._ready[row]
 
     def finish(self, examples: Sequence[Example]) -> list[Example]:
         """Encode what waits: pictures of one size together, or all of them padded to one size."""

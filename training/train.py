@@ -168,13 +168,14 @@ def _feed(config: TrainConfig, family: Family, rows: Rows, usable: set[int]) -> 
     parts = [part for part in config.mixture if part[1] > 0]
     sources = []
     for (name, weight), numbers, blocks in zip(parts, rows.sources(), rows.blocks(), strict=True):
-        found = [row for row in numbers if row in usable]
-        if not round(weight * len(found)):
+        found = sum(row in usable for row in numbers)
+        if not round(weight * found):
             raise Echo4oError(
-                f"an epoch shows no row of {name!r}: {len(found)} of {len(numbers)} can be used, "
-                f"and its weight in `mixture` is {weight:g}; raise it or take {name!r} out"
+                f"an epoch shows no row of {name!r}: {found} of {len(numbers)} can be used, and "
+                f"its weight in `mixture` is {weight:g}; raise it or take {name!r} out"
             )
-        sources.append(Source(found, weight, blocks))
+        # With those that cannot be used: the order must not lean on when that is found out.
+        sources.append(Source(numbers, weight, blocks))
 
     def length(row: int) -> int | None:
         tokens, budget = family.length(row), config.tokens_per_pack
