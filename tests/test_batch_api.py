@@ -174,7 +174,7 @@ def test_wrong_key_is_a_sentence_and_reserves_nothing(tmp_path):
         begin = time.monotonic()
         with pytest.raises(Echo4oError, match="refused the API key"):
             buy(sandbox._replace(api_key="sk-secret-word"), tmp_path, [scene(1)])
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     with Ledger(tmp_path / "ledger.sqlite", read_only=True) as ledger:
         assert ledger.committed_usd == 0
     for path in tmp_path.rglob("*"):
