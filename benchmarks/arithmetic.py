@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
 from echo4o.models.bagel import BagelConfig
+from echo4o.models.devices import channels_last
 from echo4o.sampler import Guidance
 
 
@@ -147,12 +148,19 @@ def performed(run: Callable[[], Any]) -> int:
         attention: _attention_flops,
         backward: _attention_backward_flops,
         torch.ops.echo4o.attend: _attention_flops,
+        torch.ops.echo4o.convolve: _winograd_flops,
         torch.ops.echo4o.gated: _gated_flops,
         torch.ops.mkldnn._linear_pointwise: _linear_flops,
     }
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         run()
     return int(counter.get_total_flops()) // 2
+
+
+def _winograd_flops(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    """16 products for the 4 pixels of a tile."""
+    tiles = x[0] * -(-x[2] // 2) * -(-x[3] // 2)
+    return 2 * 16 * tiles * weight[0] * weight[1]
 
 
 def _gated_flops(x: torch.Size, gate: torch.Size, up: torch.Size, *_: Any, **__: Any) -> int:
@@ -182,13 +190,14 @@ def decoding(vae: AutoencoderKL, side: int) -> int:
     """The autoencoder's decoder on one square picture."""
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     latent = torch.zeros(1, vae.config.latent_channels, side // scale, side // scale)
-    return performed(lambda: vae.decode(latent))
+    return performed(lambda: vae.decode(channels_last(latent)))
 
 
 @torch.no_grad()
 def encoding(vae: AutoencoderKL, side: int) -> int:
     """The autoencoder's encoder on one square picture."""
-    return performed(lambda: vae.encode(torch.zeros(1, 3, side, side)))
+    picture = channels_last(torch.zeros(1, 3, side, side))
+    return performed(lambda: vae.encode(picture))
 
 
 def matrix_rate(seconds: float = 0.2, sizes: Sequence[int] = (256, 512, 1024)) -> float:

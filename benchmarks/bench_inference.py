@@ -43,7 +43,7 @@ from PIL import Image
 from random_pipeline import SMALL, load, make_pipeline
 
 from echo4o import Echo4oPipeline
-from echo4o.models.bagel import native
+from echo4o.models import native
 from echo4o.models.bagel.conditioning import Conditioner
 from echo4o.models.bagel.generation import decode_tokens
 from echo4o.sampler import Guidance, shift_times, sigma_grid

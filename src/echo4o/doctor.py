@@ -97,9 +97,9 @@ def versions() -> Iterator[Finding]:
 
 
 def compiler() -> Finding:
-    """Whether the kernels of `models/bagel/native.py` can be compiled."""
+    """Whether the kernels of `models/native.py` can be compiled."""
     command = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    words = "absent; with g++, a CPU with AVX-512 draws with references in an eighth less time"
+    words = "absent; with g++, a CPU with AVX-512 draws in a seventh less time"
     return Finding("ok" if command else "note", "c++ compiler", command or words)
 
 

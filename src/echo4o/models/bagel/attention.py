@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import Qwen2Config
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from . import native
+from .. import native
 from .cache import ContextCache
 from .functional import Linear, RmsNorm, rotate
 from .layout import Layout, PackedLayout, Span

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Qwen2Config
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from . import native
+from .. import native
 from .attention import JointAttention, Pass, chosen
 from .functional import Linear, RmsNorm, gated, is_plain, plus
 

@@ -25,7 +25,7 @@ from ..calls import (
     check_output_type,
     to_output,
 )
-from ..devices import channels_last, keep_freed_memory, reuse_memory, working_device
+from ..devices import channels_last, keep_freed_memory, tune, working_device
 from . import assembly
 from .arguments import as_requests, guidance_for
 from .checkpoint import LayoutName, locate
@@ -69,7 +69,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
     ) -> None:
         super().__init__()
         self.register_modules(model=model, vae=vae, scheduler=scheduler, tokenizer=tokenizer)
-        reuse_memory(vae)
+        tune(vae)
         keep_freed_memory()
 
     @classmethod

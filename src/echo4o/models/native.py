@@ -1,4 +1,4 @@
-"""Attention and gated products for fp32 on processors with AVX-512, faster than PyTorch's.
+"""Attention, gates and convolutions in fp32 on processors with AVX-512, faster than PyTorch's.
 
 `native.cpp` is compiled by the machine's C++ compiler when it is first needed, which takes a
 second, and kept in the user's cache. It is for what a picture costs: many tokens, no masks, no
@@ -28,14 +28,16 @@ logger = logging.getLogger(__name__)
 SWITCH = "ECHO4O_NATIVE"
 FEW = 64
 """Fewer rows are not worth reordering what they are multiplied with."""
-WIDTH, PANEL, LARGEST_HEAD = 16, 48, 256
-"""Values of a register, keys that are reordered together, values of a head: as in the C++ file."""
+WIDTH, PANEL, LARGEST_HEAD, TILES = 16, 48, 256, 32
+"""Values of a register, keys that are reordered together, values of a head, tiles of a convolution
+that are worked on together: as in the C++ file."""
 LARGEST_WIDTH = 1024
 """Of the weights of a gate: wider panels do not fit into the second cache."""
 FLAGS = "-O3 -std=c++17 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -fopenmp -shared -fPIC"
 _N, _P = ctypes.c_int64, ctypes.c_void_p
 _ARGUMENTS: dict[str, list[Any]] = {
     "attend": [*[_P, _N, _N] * 4, _P, *[_N] * 5, ctypes.c_float, ctypes.c_int],
+    "convolve": [*[_P] * 5, *[_N] * 4, ctypes.c_int],
     "gated": [_P, _N, *[_P] * 4, *[_N] * 3, ctypes.c_int],
 }
 
@@ -82,6 +84,24 @@ def gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     return inner
 
 
+def can_convolve(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether `convolve` is for this: (B, in, height, width), channels last; (out, in, 3, 3)."""
+    out, channels = weight.shape[:2]
+    fits = channels % WIDTH == 0 and out % (2 * WIDTH) == 0
+    ordered = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return ordered and fits and serves(x, weight, bias)
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """3 x 3 convolution with a border of zeros: (B, in, ...) -> (B, out, ...), channels last.
+
+    By Winograd's minimal filtering (Lavin and Gray, arXiv 1509.09308): 16 products for 4 pixels,
+    which are 36 by the definition.
+    """
+    made: Tensor = torch.ops.echo4o.convolve(x, weight, bias)
+    return made
+
+
 def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     samples, heads, queries, size = query.shape
     kv_heads, keys = key.shape[1:3]
@@ -105,6 +125,29 @@ def _gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     return out
 
 
+@functools.cache
+def _winograd() -> Tensor:
+    """(9, 16): a filter g -> G g G^T."""
+    g = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    return torch.kron(g, g).t().contiguous()
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out, channels = weight.shape[:2]
+    height, width = x.shape[2:]
+    filters = (weight.flatten(2) @ _winograd()).permute(2, 1, 0).contiguous()
+    bias = bias.contiguous()
+    made = torch.empty(
+        (len(x), out, height, width), dtype=x.dtype, memory_format=torch.channels_last
+    )
+    scratch = x.new_empty(torch.get_num_threads() * 16 * TILES * (channels + out))
+    rest = (filters.data_ptr(), bias.data_ptr())
+    for before, after in zip(x, made, strict=True):
+        places = (before.data_ptr(), *rest, after.data_ptr(), scratch.data_ptr())
+        _run("convolve", *places, height, width, channels, out)
+    return made
+
+
 def _run(name: str, *arguments: Any) -> None:
     library = kernels()
     assert library is not None
@@ -113,6 +156,7 @@ def _run(name: str, *arguments: Any) -> None:
 
 for _name, _function, _signature in (
     ("attend", _attend, "(Tensor query, Tensor key, Tensor value, float scale) -> Tensor"),
+    ("convolve", _convolve, "(Tensor x, Tensor weight, Tensor bias) -> Tensor"),
     ("gated", _gated, "(Tensor x, Tensor gate, Tensor up) -> Tensor"),
 ):
     # Not `custom_op`: that takes 0.2 ms a call.

@@ -5,17 +5,19 @@ On a machine without AVX-512 or a compiler the kernels are absent, and that is w
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from tiny_pipeline import make_pipeline
 from torch import nn
 from torch.nn import functional as F
 
-from echo4o.models.bagel import native
+from echo4o.models import native
 from echo4o.models.bagel.functional import Linear
+from echo4o.models.devices import Convolution, channels_last, tune
 
 HERE = native.missing() is None
-SIZES = {"height": 96, "width": 96, "num_inference_steps": 2, "output_type": "latent"}
+SIZES = {"height": 96, "width": 96, "num_inference_steps": 2, "output_type": "np"}
 
 
 def drawn(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
@@ -72,27 +74,76 @@ def test_gates_are_as_exact_as_pytorch(tokens, width, inner, scale):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("count", "channels", "out", "height", "width"),
+    [(1, 32, 32, 64, 48), (2, 16, 64, 9, 7), (1, 48, 32, 1, 1), (1, 512, 32, 2, 33)],
+)
+def test_convolutions_are_as_exact_as_pytorch(count, channels, out, height, width):
+    if not HERE:
+        return
+    weight, bias = drawn(out, channels, 3, 3), drawn(out, seed=1)
+    x = channels_last(drawn(count, channels, height, width, seed=2))
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    stock = F.conv2d(x, weight, bias, padding=1)
+    for kept in (weight, channels_last(weight)):
+        ours = native.convolve(x, kept, bias)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        assert (ours - exact).abs().max() <= 2 * (stock - exact).abs().max() + 1e-5
+
+
+@torch.no_grad()
+def test_only_plain_convolutions_are_tuned():
+    plain = nn.Conv2d(16, 32, 3, padding=1)
+    others = [
+        nn.Conv2d(16, 32, 3, padding=1, stride=2),
+        nn.Conv2d(16, 32, 3),
+        nn.Conv2d(16, 32, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(16, 32, 3, padding=1, groups=2),
+        nn.Conv2d(16, 32, 1),
+    ]
+    tune(nn.Sequential(plain, *others))
+    assert type(plain) is Convolution
+    assert {type(one) for one in others} == {nn.Conv2d}
+    x = channels_last(drawn(1, 16, 8, 8))
+    with torch.enable_grad():
+        plain(x).sum().backward()  # the compiled function knows no gradients
+    assert plain.weight.grad is not None
+    assert native.can_convolve(x, plain.weight, plain.bias) == HERE
+    assert not native.can_convolve(x.contiguous(), plain.weight, plain.bias)
+    assert not native.can_convolve(x.half(), plain.weight.half(), plain.bias.half())
+
+
+@torch.no_grad()
 def test_neither_threads_nor_company_change_a_bit():
     if not HERE:
         return
     query, key = drawn(1, 4, 100, 32), drawn(1, 2, 700, 32, seed=1)
     x, gate = drawn(100, 64), drawn(96, 64, seed=1)
+    picture, weight = channels_last(drawn(2, 16, 20, 20)), drawn(32, 16, 3, 3, seed=1)
     before, made = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            made.append((native.attend(query, key, key, 0.2), native.gated(x, gate, gate)))
+            made.append(
+                (
+                    native.attend(query, key, key, 0.2),
+                    native.gated(x, gate, gate),
+                    native.convolve(picture, weight, weight[:, 0, 0, 0]),
+                )
+            )
     finally:
         torch.set_num_threads(before)
     for one, other in zip(*made, strict=True):
         assert torch.equal(one, other)
     assert torch.equal(native.gated(x[3:70], gate, gate), made[0][1][3:70])
+    alone = native.convolve(picture[1:], weight, weight[:, 0, 0, 0])
+    assert torch.equal(alone, made[0][2][1:])
 
 
 def test_a_picture_is_the_same_and_was_made_with_them(monkeypatch):
     pipe = make_pipeline(num_attention_heads=2, num_key_value_heads=1)
 
-    def picture() -> torch.Tensor:
+    def picture() -> np.ndarray:
         generator = torch.Generator().manual_seed(1)
         return pipe("a hat", generator=generator, num_images_per_prompt=4, **SIZES).images[0]
 
@@ -100,10 +151,10 @@ def test_a_picture_is_the_same_and_was_made_with_them(monkeypatch):
     run = native._run
     monkeypatch.setattr(native, "_run", lambda name, *given: (ran.append(name), run(name, *given)))
     ours = picture()
-    assert set(ran) == ({"attend", "gated"} if HERE else set())
+    assert set(ran) == ({"attend", "gated", "convolve"} if HERE else set())
     monkeypatch.setattr(native, "kernels", lambda: None)
     ran.clear()
-    torch.testing.assert_close(ours, picture(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours, picture(), rtol=0, atol=1e-5)
     assert not ran
 
 

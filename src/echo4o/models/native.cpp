@@ -1,5 +1,6 @@
 // What a picture costs on a processor with AVX-512, in fp32: see native.py, which compiles this file.
 #include <immintrin.h>
+#include <omp.h>
 
 #include <cmath>
 #include <cstdint>
@@ -11,6 +12,7 @@ constexpr int ROWS = 8, WIDE = 3;  // sums of a tile: 24 of the 32 registers
 constexpr int64_t PANEL = WIDE * WIDTH, PAIR = 2 * WIDTH;
 constexpr int64_t KEYS = 14 * PANEL;  // ROWS x KEYS scores are 21 KiB of the first cache
 constexpr int64_t HEAD = 256;         // the largest head
+constexpr int64_t TILES = 32;         // of a convolution, worked on together
 constexpr float LOG2_E = 1.44269504f;
 
 // 2^x: a polynomial for what is behind the point (Chebyshev's nodes, relative error 1e-7). For
@@ -58,6 +60,78 @@ inline void gate(const float *x, int64_t x_step, const float *panel, int64_t wid
     for (int r = 0; r < COUNT; ++r)
         _mm512_storeu_ps(out + r * out_step,
                          left[r] * right[r] / (one + power_of_two(left[r] * minus)));
+}
+
+// ROWS rows of (rows, width) times PAIR columns of (width, columns).
+inline void multiply(const float *x, int64_t width, const float *weight, int64_t columns,
+                     float *out) {
+    __m512 left[ROWS] = {}, right[ROWS] = {};
+    for (int64_t k = 0; k < width; ++k) {
+        const __m512 a = _mm512_loadu_ps(weight + k * columns);
+        const __m512 b = _mm512_loadu_ps(weight + k * columns + WIDTH);
+        for (int r = 0; r < ROWS; ++r) {
+            const __m512 value = _mm512_set1_ps(x[r * width + k]);
+            left[r] = _mm512_fmadd_ps(value, a, left[r]);
+            right[r] = _mm512_fmadd_ps(value, b, right[r]);
+        }
+    }
+    for (int r = 0; r < ROWS; ++r) {
+        _mm512_storeu_ps(out + r * columns, left[r]);
+        _mm512_storeu_ps(out + r * columns + WIDTH, right[r]);
+    }
+}
+
+struct Picture {
+    const float *x;
+    float *y;
+    int64_t height, width, in, out;  // in and out: channels, which are next to each other
+};
+
+// B^T d B of the 4 x 4 pixels around a tile of 2 x 2, into 16 tables (TILES, in).
+inline void spread(const Picture &of, int64_t top, int64_t left, float *table) {
+    for (int64_t c = 0; c < of.in; c += WIDTH) {
+        __m512 d[4][4], e[4][4];
+        for (int i = 0; i < 4; ++i)
+            for (int j = 0; j < 4; ++j) {
+                const int64_t y = top + i - 1, x = left + j - 1;
+                const bool inside = y >= 0 && y < of.height && x >= 0 && x < of.width;
+                d[i][j] = inside ? _mm512_loadu_ps(of.x + (y * of.width + x) * of.in + c)
+                                 : _mm512_setzero_ps();
+            }
+        for (int j = 0; j < 4; ++j) {
+            e[0][j] = d[0][j] - d[2][j], e[1][j] = d[1][j] + d[2][j];
+            e[2][j] = d[2][j] - d[1][j], e[3][j] = d[1][j] - d[3][j];
+        }
+        const int64_t step = TILES * of.in;
+        for (int i = 0; i < 4; ++i) {
+            float *to = table + i * 4 * step + c;
+            _mm512_storeu_ps(to, e[i][0] - e[i][2]);
+            _mm512_storeu_ps(to + step, e[i][1] + e[i][2]);
+            _mm512_storeu_ps(to + 2 * step, e[i][2] - e[i][1]);
+            _mm512_storeu_ps(to + 3 * step, e[i][1] - e[i][3]);
+        }
+    }
+}
+
+// A^T m A + bias: 16 tables (TILES, out) -> the pixels of a tile that are in the picture.
+inline void gather(const Picture &of, int64_t top, int64_t left, const float *table,
+                   const float *bias) {
+    const int64_t step = TILES * of.out;
+    for (int64_t c = 0; c < of.out; c += WIDTH) {
+        __m512 e[2][4];
+        for (int j = 0; j < 4; ++j) {
+            __m512 m[4];
+            for (int i = 0; i < 4; ++i) m[i] = _mm512_loadu_ps(table + (i * 4 + j) * step + c);
+            e[0][j] = m[0] + m[1] + m[2], e[1][j] = m[1] - m[2] - m[3];
+        }
+        const __m512 b = _mm512_loadu_ps(bias + c);
+        for (int64_t i = 0; i < 2 && top + i < of.height; ++i) {
+            float *to = of.y + ((top + i) * of.width + left) * of.out + c;
+            _mm512_storeu_ps(to, e[i][0] + e[i][1] + e[i][2] + b);
+            if (left + 1 < of.width)
+                _mm512_storeu_ps(to + of.out, e[i][1] - e[i][2] - e[i][3] + b);
+        }
+    }
 }
 
 struct Heads {
@@ -143,6 +217,31 @@ extern "C" void gated(const float *x, int64_t x_step, const float *left, const f
         for (; r + ROWS <= rows; r += ROWS)
             gate<ROWS>(x + r * x_step, x_step, panel, width, to + r * columns, columns);
         for (; r < rows; ++r) gate<1>(x + r * x_step, x_step, panel, width, to + r * columns, columns);
+    }
+}
+
+// 3 x 3 convolution of one picture (height, width, in) with a border of zeros, by Winograd's
+// F(2x2, 3x3): `weight` is (16, in, out), G g G^T; `scratch` is room for 16 x TILES x (in + out)
+// values a thread. Channels in are a multiple of WIDTH, channels out of PAIR.
+extern "C" void convolve(const float *x, const float *weight, const float *bias, float *y,
+                         float *scratch, int64_t height, int64_t width, int64_t in, int64_t out,
+                         int threads) {
+    const Picture of{x, y, height, width, in, out};
+    const int64_t across = (width + 1) / 2, total = (height + 1) / 2 * across;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t first = 0; first < total; first += TILES) {
+        float *around = scratch + omp_get_thread_num() * 16 * TILES * (in + out);
+        float *made = around + 16 * TILES * in;
+        const int64_t end = first + TILES < total ? first + TILES : total;
+        for (int64_t t = first; t < end; ++t)
+            spread(of, t / across * 2, t % across * 2, around + (t - first) * in);
+        for (int64_t k = 0; k < 16; ++k)
+            for (int64_t column = 0; column < out; column += PAIR)
+                for (int64_t t = 0; t < end - first; t += ROWS)
+                    multiply(around + (k * TILES + t) * in, in, weight + k * in * out + column, out,
+                             made + (k * TILES + t) * out + column);
+        for (int64_t t = first; t < end; ++t)
+            gather(of, t / across * 2, t % across * 2, made + (t - first) * out, bias);
     }
 }
 
