@@ -89,9 +89,11 @@ def run(args: argparse.Namespace) -> None:
     """Start a Space as a child process and stay until it ends or is told to stop."""
     folder = space_folder(args.name)
     given = _given(args)
-    port = free_port(args.host, args.port)
-    url = f"http://{'127.0.0.1' if args.host == '0.0.0.0' else args.host}:{port}"
-    with tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch:
+    with (
+        held_port(args.host, args.port) as port,
+        tempfile.TemporaryDirectory(prefix="echo4o-space-") as scratch,
+    ):
+        url = f"http://{'127.0.0.1' if args.host == '0.0.0.0' else args.host}:{port}"
         environment = _environment(given, args.host, port, Path(scratch))
         command = [sys.executable, str(folder / "app.py")]
         child = subprocess.Popen(command, env=environment, cwd=scratch, preexec_fn=DIE_WITH_PARENT)
@@ -248,21 +250,27 @@ def _settings(name: str) -> dict[str, str]:
     return SETTINGS.get(name, every)
 
 
-def free_port(host: str, port: int) -> int:
-    """`port` itself when it is free, for 0 any free one.
+@contextlib.contextmanager
+def held_port(host: str, port: int) -> Iterator[int]:
+    """`port` itself when it is free, for 0 any free one, which nobody else is given meanwhile.
+
+    Linux lets a child listen beside a socket that is only bound; elsewhere the port is let go.
 
     Raises:
         SpaceError: somebody else listens there, or `host` is no address of this machine.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            holder.bind((host, port))
         except (OSError, OverflowError) as error:
             raise SpaceError(
                 f"cannot listen on {host} port {port} ({error}); choose another --port, or 0"
             ) from error
-        return int(probe.getsockname()[1])
+        number = int(holder.getsockname()[1])
+        if sys.platform != "linux":
+            holder.close()
+        yield number
 
 
 def _environment(given: Mapping[str, str], host: str, port: int, scratch: Path) -> dict[str, str]:

@@ -41,6 +41,15 @@ def test_port_in_use_is_one_sentence(capsys):
     assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
 
 
+def test_a_port_that_is_held_is_for_the_space_alone():
+    """Which listens some seconds later; meanwhile others ask for any free port."""
+    with space_cli.held_port("127.0.0.1", 0) as port, socket.socket() as other:
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        with socket.create_server(("127.0.0.1", port)):
+            assert listens(("127.0.0.1", port))
+
+
 def test_missing_model_is_one_sentence(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["space", "run", "generate", "--port", "0", "--model", "missing-folder"])

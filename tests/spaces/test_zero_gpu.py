@@ -22,7 +22,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from echo4o.models.pictures import read_record
-from echo4o.space_cli import free_port
+from echo4o.space_cli import held_port
 
 pytestmark = pytest.mark.slow
 SPACES = "spaces==0.51.3"
@@ -77,7 +77,8 @@ def client(service, tmp_path_factory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("zero-gpu")
     install = ["-m", "pip", "install", "-q", "--no-deps", "--target", folder / "packages"]
     run([sys.executable, *install, SPACES])
-    port = free_port("127.0.0.1", 0)
+    with held_port("127.0.0.1", 0) as port:
+        pass
     variables = {
         **os.environ,
         **TINY,
