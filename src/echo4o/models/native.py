@@ -205,29 +205,25 @@ def _load(compiler: list[str]) -> ctypes.CDLL:
     command = [*compiler, *FLAGS.split(), str(source)]
     made_of = shlex.join(command[:-1]).encode() + source.read_bytes()
     name = f"native-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            folder = _cache()
-        except (OSError, RuntimeError):  # nowhere to keep it
-            folder = Path(scratch)
-        library = folder / name
-        if not library.is_file():
-            part = folder / f".{name}.{os.getpid()}"
-            try:
-                subprocess.run(
-                    [*command, "-o", str(part)], check=True, capture_output=True, text=True
-                )
-                part.replace(library)
-            finally:
-                part.unlink(missing_ok=True)
+    kept = _cache()
+    if kept is not None and (kept / name).is_file():
+        return ctypes.CDLL(str(kept / name))
+    with tempfile.TemporaryDirectory(dir=kept, prefix=".") as scratch:
+        library = Path(scratch, name)
+        made = [*command, "-o", str(library)]
+        subprocess.run(made, check=True, capture_output=True, text=True)
+        if kept is not None:
+            library = library.replace(kept / name)
         return ctypes.CDLL(str(library))
 
 
-def _cache() -> Path:
-    """A folder that only the user may write to."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(home) if home else Path.home() / ".cache") / "echo4o"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not os.access(folder, os.W_OK) or folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to somebody else")
-    return folder
+def _cache() -> Path | None:
+    """A folder that only the user may write to, or None where there is none."""
+    try:
+        home = os.environ.get("XDG_CACHE_HOME")
+        folder = (Path(home) if home else Path.home() / ".cache") / "echo4o"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        is_ours = os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid()
+    except (OSError, RuntimeError):
+        return None
+    return folder if is_ours else None
