@@ -256,11 +256,13 @@ def test_a_long_save_shows_its_bytes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(files_cli, "DELAY_S", 0)
     monkeypatch.setattr(files_cli, "EVERY_S", 0.01)
     pipe = make_pipeline()
+    shown, deadline = "", time.monotonic() + 60
     with files_cli._watched(tmp_path, pipe):
         pipe.save_pretrained(tmp_path)
-        time.sleep(0.2)
-    shown = capsys.readouterr().err
-    assert "writing: 100%" in shown
+        while "writing: 100%" not in shown:
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.01)
+            shown += capsys.readouterr().err
     assert "B/s" in shown
 
 
