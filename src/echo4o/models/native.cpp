@@ -33,52 +33,40 @@ inline void turn(const float *from, int64_t from_step, float *to, int64_t to_ste
     const __m512i high = low + _mm512_set1_epi32(8);
     __m512 rows[2][WIDTH];
     for (int i = 0; i < WIDTH; ++i) rows[0][i] = _mm512_loadu_ps(from + i * from_step);
-    for (int turn = 0; turn < 4; ++turn)
+    for (int step = 0; step < 4; ++step)
         for (int i = 0; i < WIDTH / 2; ++i) {
-            const __m512 a = rows[turn % 2][i], b = rows[turn % 2][i + WIDTH / 2];
-            rows[1 - turn % 2][2 * i] = _mm512_permutex2var_ps(a, low, b);
-            rows[1 - turn % 2][2 * i + 1] = _mm512_permutex2var_ps(a, high, b);
+            const __m512 a = rows[step % 2][i], b = rows[step % 2][i + WIDTH / 2];
+            rows[1 - step % 2][2 * i] = _mm512_permutex2var_ps(a, low, b);
+            rows[1 - step % 2][2 * i + 1] = _mm512_permutex2var_ps(a, high, b);
         }
     for (int i = 0; i < WIDTH; ++i) _mm512_storeu_ps(to + i * to_step, rows[0][i]);
 }
 
-// Some rows of x times a panel (width, PAIR), WIDTH columns of either weight: silu(left) * right.
+// COUNT rows of x times PAIR columns of a weight (width, ...).
 template <int COUNT>
-inline void gate(const float *x, int64_t x_step, const float *panel, int64_t width, float *out,
-                 int64_t out_step) {
-    __m512 left[COUNT] = {}, right[COUNT] = {};
-    for (int64_t k = 0; k < width; ++k) {
-        const __m512 a = _mm512_loadu_ps(panel + k * PAIR);
-        const __m512 b = _mm512_loadu_ps(panel + k * PAIR + WIDTH);
+inline void multiply(const float *x, int64_t x_step, const float *weight, int64_t weight_step,
+                     int64_t width, __m512 *left, __m512 *right) {
+    for (int r = 0; r < COUNT; ++r) left[r] = right[r] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < width; ++k, weight += weight_step) {
+        const __m512 a = _mm512_loadu_ps(weight), b = _mm512_loadu_ps(weight + WIDTH);
         for (int r = 0; r < COUNT; ++r) {
             const __m512 value = _mm512_set1_ps(x[r * x_step + k]);
             left[r] = _mm512_fmadd_ps(value, a, left[r]);
             right[r] = _mm512_fmadd_ps(value, b, right[r]);
         }
     }
+}
+
+// COUNT rows of silu(left) * right; a panel (width, PAIR) holds WIDTH columns of either weight.
+template <int COUNT>
+inline void gate(const float *x, int64_t x_step, const float *panel, int64_t width, float *out,
+                 int64_t out_step) {
+    __m512 left[COUNT], right[COUNT];
+    multiply<COUNT>(x, x_step, panel, PAIR, width, left, right);
     const __m512 one = _mm512_set1_ps(1.0f), minus = _mm512_set1_ps(-LOG2_E);
     for (int r = 0; r < COUNT; ++r)
         _mm512_storeu_ps(out + r * out_step,
                          left[r] * right[r] / (one + power_of_two(left[r] * minus)));
-}
-
-// ROWS rows of (rows, width) times PAIR columns of (width, columns).
-inline void multiply(const float *x, int64_t width, const float *weight, int64_t columns,
-                     float *out) {
-    __m512 left[ROWS] = {}, right[ROWS] = {};
-    for (int64_t k = 0; k < width; ++k) {
-        const __m512 a = _mm512_loadu_ps(weight + k * columns);
-        const __m512 b = _mm512_loadu_ps(weight + k * columns + WIDTH);
-        for (int r = 0; r < ROWS; ++r) {
-            const __m512 value = _mm512_set1_ps(x[r * width + k]);
-            left[r] = _mm512_fmadd_ps(value, a, left[r]);
-            right[r] = _mm512_fmadd_ps(value, b, right[r]);
-        }
-    }
-    for (int r = 0; r < ROWS; ++r) {
-        _mm512_storeu_ps(out + r * columns, left[r]);
-        _mm512_storeu_ps(out + r * columns + WIDTH, right[r]);
-    }
 }
 
 struct Picture {
@@ -237,9 +225,16 @@ extern "C" void convolve(const float *x, const float *weight, const float *bias,
             spread(of, t / across * 2, t % across * 2, around + (t - first) * in);
         for (int64_t k = 0; k < 16; ++k)
             for (int64_t column = 0; column < out; column += PAIR)
-                for (int64_t t = 0; t < end - first; t += ROWS)
-                    multiply(around + (k * TILES + t) * in, in, weight + k * in * out + column, out,
-                             made + (k * TILES + t) * out + column);
+                for (int64_t t = 0; t < end - first; t += ROWS) {
+                    __m512 left[ROWS], right[ROWS];
+                    multiply<ROWS>(around + (k * TILES + t) * in, in,
+                                   weight + k * in * out + column, out, in, left, right);
+                    float *to = made + (k * TILES + t) * out + column;
+                    for (int r = 0; r < ROWS; ++r, to += out) {
+                        _mm512_storeu_ps(to, left[r]);
+                        _mm512_storeu_ps(to + WIDTH, right[r]);
+                    }
+                }
         for (int64_t t = first; t < end; ++t)
             gather(of, t / across * 2, t % across * 2, made + (t - first) * out, bias);
     }
