@@ -35,7 +35,7 @@ from .pictures import samples_in
 from .released import write_released
 from .scores import RELEASED, Scores
 from .tasks import Task, get_task
-from .verdicts import Verdict
+from .verdicts import Verdict, check_types
 
 logger = logging.getLogger(__name__)
 
@@ -277,7 +277,7 @@ def load_run(folder: Path) -> Run:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise Echo4oError(f"no run at {path}; make one with `echo4o eval run`") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Echo4oError(f"{path} is not JSON ({error}); run the evaluation again") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise Echo4oError(f"{path} is not a run of format {FORMAT}; run the evaluation again")
@@ -285,9 +285,26 @@ def load_run(folder: Path) -> Run:
         fields = {key: part for key, part in value.items() if key not in _DERIVED}
         fields["verdicts"] = tuple(Verdict.from_json(one) for one in value["verdicts"])
         fields["pictures"] = (path.parent / value["pictures"]).resolve()
-        return Run(**fields)
-    except (KeyError, TypeError, ValueError) as error:
+        run = Run(**fields)
+        _check(run)
+    except (LookupError, TypeError, ValueError) as error:
         raise Echo4oError(f"{path} is damaged ({error}); run the evaluation again") from error
+    return run
+
+
+def _check(run: Run) -> None:
+    """A run may come from a stranger; TypeError or LookupError when a part is not what it says."""
+    check_types(run)
+    made = run.generation or {"model": {"id": ""}, "settings": {}}
+    texts = {
+        "protocol": [run.protocol["name"], run.protocol["version"]],
+        "items": [run.items["source"], run.items["sha256"]],
+        "judge": [run.judge["model"], *run.judge["answered_as"]],
+        "generation": [made["model"]["id"], *made["settings"]],
+    }
+    for name, values in texts.items():
+        if not all(isinstance(one, str) for one in values):
+            raise TypeError(f"`{name}` holds {values!r:.80}")
 
 
 def kept_items(folder: Path, run: Run) -> dict[int, Item]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .protocols import Finding
 
@@ -15,6 +17,29 @@ OUTCOMES: dict[Outcome, str] = {
     "missing": "there is no picture for the item",
     "damaged": "the picture does not decode; no call was made",
 }
+
+
+def check_types(value: object) -> None:
+    """Refuse a dataclass made from a file whose fields are not what they are declared as.
+
+    Raises:
+        TypeError: naming the field and what it holds.
+    """
+    cls: type = type(value)
+    for name, kinds in _kinds(cls).items():
+        if not isinstance(getattr(value, name), kinds):
+            raise TypeError(f"`{name}` is {getattr(value, name)!r:.60}")
+
+
+@cache
+def _kinds(cls: type) -> dict[str, tuple[type, ...]]:
+    """What `isinstance` may find in each field; what a container holds is not looked at."""
+    found = {}
+    for name, hint in get_type_hints(cls).items():
+        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        kinds = {str if get_origin(one) is Literal else get_origin(one) or one for one in parts}
+        found[name] = tuple(kinds | {int} if float in kinds else kinds)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,4 +108,7 @@ class Verdict:
             Finding(**{**one, "needs": tuple(one.get("needs", ()))}) for one in value["findings"]
         )
         problems = tuple(value.get("problems", ()))
-        return cls(**{**value, "findings": findings, "problems": problems})
+        verdict = cls(**{**value, "findings": findings, "problems": problems})
+        for one in (verdict, *findings):
+            check_types(one)
+        return verdict

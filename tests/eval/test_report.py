@@ -228,14 +228,23 @@ def test_unlike_runs_are_refused_or_marked(runs, tmp_path):
         ({**stored, "format": 9}, "not a run of format 1"),
         ({**stored, "verdicts": [{}]}, "is damaged"),
         ({**stored, "extra": 1}, "is damaged"),
+        ({**stored, "task": [1]}, r"is damaged \(`task` is \[1\]\)"),
+        ({**stored, "spent_usd": None}, "`spent_usd` is None"),
+        ({**stored, "protocol": {"name": "kit"}}, "is damaged"),
+        ({**stored, "items": {**stored["items"], "sha256": None}}, "`items` holds"),
+        ({**stored, "judge": {"model": 1, "answered_as": []}}, "`judge` holds"),
+        ({**stored, "generation": {"model": {"id": "x"}, "settings": 1}}, "is damaged"),
+        ({**stored, "verdicts": [{**stored["verdicts"][0], "number": "x"}]}, "`number` is 'x'"),
+        ({**stored, "verdicts": [{**stored["verdicts"][0], "points": "x"}]}, "`points` is 'x'"),
         ([], "not a run of format 1"),
     ):
         (runs[0] / "run.json").write_text(json.dumps(broken))
         with pytest.raises(Echo4oError, match=complaint):
             write_report(runs, tmp_path / "r.html")
-    (runs[0] / "run.json").write_text("{")
-    with pytest.raises(Echo4oError, match="not JSON"):
-        write_report(runs, tmp_path / "r.html")
+    for text in ("{", "[" * 100_000):
+        (runs[0] / "run.json").write_text(text)
+        with pytest.raises(Echo4oError, match="not JSON"):
+            write_report(runs, tmp_path / "r.html")
     with pytest.raises(Echo4oError, match="no run at"):
         write_report([tmp_path / "none"], tmp_path / "r.html")
     with pytest.raises(Echo4oError, match="at least one run"):
