@@ -45,9 +45,9 @@ _ARGUMENTS: dict[str, list[Any]] = {
 def serves(*tensors: Tensor) -> bool:
     """Whether these may go through a kernel now: fp32 on the CPU, no gradients, no compiler."""
     return (
-        not torch.is_grad_enabled()
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
         and all(_is_plain(x) for x in tensors)
-        and not torch.compiler.is_compiling()
         and kernels() is not None
     )
 

@@ -106,12 +106,16 @@ def runtime(pipe: "DiffusionPipeline") -> dict[str, str | int]:
     """What may move a pixel by one level on this machine."""
     import torch
 
+    from . import native
+
     main = pipe.components[KINDS[type(pipe).__name__].main]
     facts: dict[str, str | int] = {
         "dtype": str(main.dtype).removeprefix("torch."),
         "device": main.device.type,
         "threads": torch.get_num_threads(),
     }
+    if main.device.type == "cpu":
+        facts["kernels"] = "compiled" if native.kernels() else "torch"
     return facts | {name: version(name) for name in _LIBRARIES}
 
 

@@ -53,6 +53,8 @@ class Linear(nn.Linear):
 
 def is_plain(linear: nn.Module) -> bool:
     """Whether a call is the product with its weight and nothing else: no adapter, no hook."""
+    if torch.compiler.is_compiling():
+        return False
     hooks = linear._forward_hooks or linear._forward_pre_hooks or "forward" in vars(linear)
     return type(linear) is Linear and not hooks
 
