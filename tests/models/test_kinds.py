@@ -83,7 +83,7 @@ def test_info_counts_each_part(folders, capsys):
         assert facts["missing"] == "nothing"
 
 
-def test_what_a_kind_lacks_is_refused(folders, tmp_path, capsys):
+def test_what_a_kind_lacks_is_refused(folders, tmp_path, capsys, monkeypatch):
     blip3o, omnigen2 = folders / "blip3o", folders / "omnigen2"
     picture = tmp_path / "p.png"
     Image.new("RGB", (32, 32)).save(picture)
@@ -104,6 +104,10 @@ def test_what_a_kind_lacks_is_refused(folders, tmp_path, capsys):
     (other / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     for verb in (("generate", other, "x"), ("info", other)):
         assert "names FluxPipeline as its pipeline" in refused(capsys, *verb)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for model in (omnigen2, blip3o):
+        said = refused(capsys, "generate", model, "x", "--device", "cuda")
+        assert "--device cuda needs a CUDA device and none is visible" in said
 
 
 def test_the_class_of_a_folder(tmp_path):
@@ -112,9 +116,10 @@ def test_the_class_of_a_folder(tmp_path):
     assert pipeline_class(str(tmp_path)) == "Blip3oPipeline"
     (tmp_path / "config.json").write_text("[]")
     assert pipeline_class(str(tmp_path)) == "Echo4oPipeline"
-    (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(Echo4oError, match="names no pipeline class"):
-        pipeline_class(str(tmp_path))
+    for text in ("{}", "[" * 100_000):
+        (tmp_path / "model_index.json").write_text(text)
+        with pytest.raises(Echo4oError, match="names no pipeline class"):
+            pipeline_class(str(tmp_path))
 
 
 def test_offline_the_cache_tells_the_class(tmp_path, monkeypatch):

@@ -119,7 +119,7 @@ def _import(module: str, name: str) -> str:
 def _read(path: Path, key: str, model: str) -> object:
     try:
         return json.loads(path.read_bytes())[key]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if key != "_class_name":
             return None
         raise Echo4oError(f"{INDEX} of {model} names no pipeline class ({error!r})") from error

@@ -90,12 +90,19 @@ def open_on(
         revision: Of the Hub repository.
         dtype: Of its main part; default as stored.
         device: cpu, cuda or auto; default cuda if there is any.
+
+    Raises:
+        Echo4oError: cuda, and there is none; or a `CheckpointError`.
     """
     import torch
 
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" != best:
+        raise Echo4oError(
+            "--device cuda needs a CUDA device and none is visible; leave it out to use the CPU"
+        )
     chosen = {"revision": revision, "dtype": dtype}
     load = pipeline_type(kind).from_pretrained
-    best = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == OURS:
         return load(model, device_map=device or best, **chosen)
     return load(model, **chosen).to(best if device in (None, "auto") else device)
