@@ -70,5 +70,5 @@ class Encoder:
 
 
 def normalised(pixels_HWC: np.ndarray) -> Tensor:
-    """uint8 pixels -> (3, H, W) in [-1, 1], as the autoencoder wants them."""
+    """uint8 pixels -> (3, H, W) in [-1, 1], as autoencoder and vision tower want them."""
     return (torch.from_numpy(pixels_HWC).permute(2, 0, 1).float() / 255 - 0.5) / 0.5

@@ -39,7 +39,7 @@ RATE = 1000.0
 _GIB = 2**30
 _MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.06}
 """Bytes of both moments per trained parameter; 8-bit ones have a scale for 256 of them."""
-_FROZEN = {"none": 2.0, "int8": 1.0, "int4": 0.56, "nf4": 0.52}
+_FROZEN = {"none": 2.0, "int8": 1.0, "nf4": 0.52}
 """Bytes of a frozen parameter in bfloat16 and in the types that adapters allow."""
 _AUTOENCODER = 335_000_000 + 3_000_000_000
 """Bytes of the FLUX autoencoder in float32, and of encoding one picture of 1,024 px (estimated)."""

@@ -27,7 +27,7 @@ from echo4o.sampler import shift_times
 from . import draws
 from .config import TrainConfig
 from .examples import Example, Examples, Latent, Reference
-from .latents import Encoder
+from .latents import Encoder, normalised
 from .order import Visit
 
 
@@ -89,8 +89,7 @@ class Samples:
         return self._examples.reordered(example, order.tolist())
 
     def _reference(self, visit: Visit, place: int, reference: Reference) -> list[Segment]:
-        pixels = torch.from_numpy(reference.pixels_HWC).permute(2, 0, 1)
-        vision = VitSegment((pixels.float() / 255 - 0.5) / 0.5)
+        vision = VitSegment(normalised(reference.pixels_HWC))
         if reference.latent is None:
             return [vision]
         drop_vae = self._falls(visit, f"drop vae {place}", self._config.drop_vae)

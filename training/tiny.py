@@ -19,6 +19,7 @@ from echo4o.errors import Echo4oError
 from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.pipeline import Echo4oPipeline
+from echo4o.models.bagel.weights import special_token_ids
 from echo4o.records import RECORD_NAME, JsonValue, RunRecord, sync_folder
 
 from .blip3o_rows import TOWER_FOLDER
@@ -28,16 +29,6 @@ from .data import Rows
 from .omnigen2_tiny import build_omnigen2
 from .parts import TinyOmniGen2, TinySizes
 from .tokenizer import train_tokenizer
-
-_TABLE_SIDE = 8
-"""Side of both position tables; the largest grids are half of that."""
-
-_SPECIAL_IDS = {
-    "bos_token_id": "<|im_start|>",
-    "eos_token_id": "<|im_end|>",
-    "vision_start_token_id": "<|vision_start|>",
-    "vision_end_token_id": "<|vision_end|>",
-}
 
 
 def make_base(config: TrainConfig, rows: Rows, folder: Path) -> Path:
@@ -83,8 +74,8 @@ def build_pipeline(
     """The pipeline in memory; the same arguments give the same weights."""
     tokenizer = train_tokenizer(instructions, sizes.vocab_size)
     config = model_config(sizes, len(tokenizer))
-    for field, token in _SPECIAL_IDS.items():
-        setattr(config, field, tokenizer.convert_tokens_to_ids(token))
+    for field, number in special_token_ids(tokenizer).items():
+        setattr(config, field, number)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BagelForUnifiedGeneration(config)

@@ -81,11 +81,7 @@ def picture(shown: Shown | None, alt: str, *, lazy: bool = False) -> str:
     if shown is None:
         return '<span class="wait" aria-hidden="true"></span>'
     if not shown.url:
-        broken = (
-            '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 5h16v14H4z M4 16l5-5 4 4"/>'
-        )
-        broken += '<path d="M3 3l18 18"/></svg>'
-        return f'<span class="broken">{broken}<em>{escape(shown.fault)}</em></span>'
+        return f'<span class="broken">{_BROKEN}<em>{escape(shown.fault)}</em></span>'
     small = ' class="small"' if max(shown.width, shown.height) < 129 else ""
     size = f'width="{shown.width}" height="{shown.height}"'
     load = ' loading="lazy"' if lazy else ""

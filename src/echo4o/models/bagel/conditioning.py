@@ -99,7 +99,6 @@ class Conditioner:
             request = _Request()
             if system_prompt is not None:
                 self._add_text(request, system_prompt)
-                request.text_cut = 1
             for part in parts:
                 if isinstance(part, str):
                     request.text_cut = len(request.main)
