@@ -16,6 +16,8 @@ _WIDTH, _LANE, _PAD = 220, 12, 6
 _CURVE_WIDTH, _CURVE_HEIGHT = 720, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 20, 12, 26
 _MOST_POINTS = 700
+_MOST = 1e12
+"""Steps and losses beyond it, and what is no number, are not drawn."""
 
 
 def intervals(scores: Sequence[Score | None], scale: float = 1.0) -> Markup:
@@ -84,7 +86,7 @@ def read_loss(path: Path) -> list[tuple[float, float]]:
     """Read `loss.jsonl`: one object with `step` and `loss` per line, in order of steps.
 
     Raises:
-        Echo4oError: no such file, a malformed line, or no finite value.
+        Echo4oError: no such file, a malformed line, or no value that can be drawn.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -97,9 +99,9 @@ def read_loss(path: Path) -> list[tuple[float, float]]:
         try:
             value = json.loads(line)
             point = float(value["step"]), float(value["loss"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise Echo4oError(f"{path}, line {number}: needs numbers `step`, `loss`") from error
-        if math.isfinite(point[1]):
+        if all(abs(one) <= _MOST for one in point):
             points.append(point)
     if not points:
         raise Echo4oError(f"{path} holds no loss")

@@ -59,11 +59,12 @@ def read_faults(path: Path, items: Sequence[Item]) -> list[Faulty]:
         try:
             value = cast(Mapping[str, Any], json.loads(line))
             number, reason = value["id"], value["reason"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Echo4oError(
                 f"{path}, line {place}: needs an object with id and reason"
             ) from error
-        if number not in numbers or not isinstance(reason, str) or not reason.strip():
+        is_item = isinstance(number, int) and number in numbers
+        if not is_item or not isinstance(reason, str) or not reason.strip():
             raise Echo4oError(f"{path}, line {place}: {number!r:.40} is no item, or has no reason")
         faults.append(Faulty(number, reason.strip()))
     return faults

@@ -3,7 +3,9 @@
 Both become a folder of the run, `1.png`, `2.jpg` ..., so that a run can be repeated and reported.
 """
 
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +25,7 @@ FOLDER = "pictures"
 _MOST_BYTES = 50 * 2**20
 """Of one picture."""
 _NUMBERS = ("number", "id", "index")
+_NUMBER = re.compile("0*[1-9][0-9]{0,8}")
 _IMAGES = ("image", "picture", "output_image")
 
 
@@ -106,7 +109,7 @@ def _from_zip(path: Path) -> Iterator[tuple[str, bytes]]:
                         f"{_MOST_BYTES} are read"
                     )
                 yield name, archive.read(entry)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise Echo4oError(f"{path} is no zip file that can be read ({error})") from error
 
 
@@ -128,14 +131,15 @@ def _from_dataset(name: str) -> Iterator[tuple[str, bytes]]:
 
 def _named(row: dict[str, Any], image: str, number: str, name: str) -> tuple[str, bytes]:
     value, data = row[number], (row[image] or {}).get("bytes")
-    if not str(value).isdecimal() or int(value) < 1:
-        raise Echo4oError(f"dataset {name}: {number} is {value!r:.40}, no number of an item")
+    sample = row.get("sample") or 1
+    for column, one in ((number, value), ("sample", sample)):
+        if not _NUMBER.fullmatch(str(one)):
+            raise Echo4oError(f"dataset {name}: {column} is {one!r:.40}, no number of an item")
     if not data:
         raise Echo4oError(f"dataset {name}: item {value} has no picture in {image}")
-    sample = row.get("sample") or 1
     try:
         extension = picture_facts(data).extension
     except PictureError:
         extension = "png"  # judging names it as damaged
-    suffix = "" if sample == 1 else f"-{int(sample)}"
+    suffix = "" if int(sample) == 1 else f"-{int(sample)}"
     return f"{int(value)}{suffix}.{extension}", data

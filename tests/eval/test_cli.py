@@ -10,6 +10,8 @@ from eval_tools import KIT, paint_into
 from tests_sandbox import image_api
 
 from echo4o.cli import main
+from echo4o.errors import Echo4oError
+from echo4o.eval.image_sources import _named
 from echo4o.eval.tasks import get_task
 
 
@@ -139,6 +141,11 @@ def test_pictures_come_from_a_zip_file(tmp_path, monkeypatch, capsys):
     with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
         archive.writestr("readme.txt", "")
     (tmp_path / "no.zip").write_bytes(b"PK nothing")
+    with zipfile.ZipFile(tmp_path / "torn.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("1.png", bytes(range(256)) * 40)
+    torn = bytearray((tmp_path / "torn.zip").read_bytes())
+    torn[40:60] = b"\xff" * 20
+    (tmp_path / "torn.zip").write_bytes(torn)
     items = tmp_path / "items.jsonl"
     items.write_text("".join(json.dumps(item.to_json()) + "\n" for item in KIT.items[:2]))
     words = ["eval", "judge", "geneval_plus_plus", "--items", items, "--protocol", "kit"]
@@ -147,6 +154,7 @@ def test_pictures_come_from_a_zip_file(tmp_path, monkeypatch, capsys):
         (twice, "two pictures 1.png: a/1.png and b/1.png"),
         (tmp_path / "empty.zip", "no picture named after an item"),
         (tmp_path / "no.zip", "no zip file that can be read"),
+        (tmp_path / "torn.zip", "no zip file that can be read"),
         (tmp_path / "none", "no folder, zip file or dataset"),
     ):
         assert status(*words, file) == 1
@@ -160,6 +168,27 @@ def test_pictures_come_from_a_zip_file(tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir()) == [
         "1.png", "2.png",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"number": "x"}, "number is 'x', no number of an item"),
+        ({"number": 0}, "number is 0"),
+        ({"sample": "../../2"}, "sample is '../../2'"),
+        ({"sample": [1]}, "sample is"),
+        ({"sample": -1}, "sample is -1"),
+        ({"image": None}, "item 7 has no picture"),
+    ],
+)
+def test_rows_of_a_strangers_dataset_name_no_file(changes, said):
+    row = {"number": 7, "sample": 2, "image": {"bytes": b"torn", "path": None}} | changes
+    if said is None:
+        assert _named(row, "image", "number", "a/b") == ("7-2.png", b"torn")
+        return
+    with pytest.raises(Echo4oError, match=said):
+        _named(row, "image", "number", "a/b")
 
 
 @pytest.mark.slow

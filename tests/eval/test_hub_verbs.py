@@ -255,6 +255,8 @@ def test_faults_are_found_by_rule_and_read_from_a_file(tmp_path):
         ('{"id": 1}', "line 1: needs an object with id and reason"),
         ("[]", r"line 1: needs"),
         ("{", r"line 1: needs"),
+        ("[" * 100_000, r"line 1: needs"),
+        ('{"id": [2], "reason": "r"}', r"line 1: \[2\] is no item"),
     ):
         file.write_text(text)
         with pytest.raises(Echo4oError, match=complaint):

@@ -265,10 +265,20 @@ def test_loss_files_with_gaps_are_read_and_others_refused(tmp_path):
     assert read_loss(file) == [(1.0, 2.0), (2.0, 1.5)]
     assert "polyline" in loss_curve(read_loss(file))
     assert "polyline" in loss_curve([(1, 0.0)])
-    for text, complaint in (("{}", "line 1"), ("no", "line 1"), ("", "holds no loss")):
+    for text, complaint in (
+        ("{}", "line 1"),
+        ("no", "line 1"),
+        ("[" * 100_000, "line 1"),
+        ("", "holds no loss"),
+    ):
         file.write_text(text)
         with pytest.raises(Echo4oError, match=complaint):
             read_loss(file)
-    file.write_text('{"step": 1, "loss": NaN}')
-    with pytest.raises(Echo4oError, match="holds no loss"):
-        read_loss(file)
+    for pair in (
+        '"step": 1, "loss": NaN',
+        '"step": Infinity, "loss": 1',
+        '"step": 1, "loss": 1e308',
+    ):
+        file.write_text(f"{{{pair}}}")
+        with pytest.raises(Echo4oError, match="holds no loss"):
+            read_loss(file)
