@@ -13,8 +13,9 @@ from PIL import Image
 
 from echo4o.errors import Echo4oError
 from echo4o.eval.boxes import drawn
-from echo4o.eval.judging import JudgeConfig, judge
+from echo4o.eval.judging import JudgeConfig
 from echo4o.eval.tasks import get_task
+from echo4o.eval.visitors import judge_one
 
 TASK = get_task("geneval")
 ITEMS = {f"{item.prompt} ({item.tag})": item for item in TASK.items("kit").items}
@@ -35,21 +36,13 @@ def judge_picture(
     if not detector:
         raise gr.Error("This Space has no detector yet; its owner sets ECHO4O_DETECTOR.")
     colours = os.environ.get("ECHO4O_COLOURS")
-    named = {} if not colours else {"colours": colours}
-    if choice is None or picture is None:
-        raise gr.Error("Choose an item and give a picture of it.")
-    item = ITEMS[choice]
+    config = JudgeConfig(
+        model=f"detector:{detector}", **({} if not colours else {"colours": colours})
+    )
     try:
-        judged = judge(
-            [item],
-            {item.number: Path(picture)},
-            protocol=TASK.protocol("kit"),
-            config=JudgeConfig(model=f"detector:{detector}", **named),
-            ledger=LEDGER,
-        )
+        verdict = judge_one(TASK, ITEMS.get(choice or ""), picture, config, LEDGER)
     except Echo4oError as error:
         raise gr.Error(str(error)) from error
-    verdict = judged.verdicts[0]
     if verdict.outcome != "judged":
         return f"**No verdict**: {verdict.outcome}", [], None
     rows = [

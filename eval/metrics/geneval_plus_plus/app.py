@@ -1,19 +1,13 @@
-"""The Space's page: judge one picture against one item and see the reasons.
+"""The Space's page: judge one picture against one item and see the reasons."""
 
-The judge is set by the Space's owner (ECHO4O_JUDGE, ECHO4O_BUDGET, OPENAI_BASE_URL,
-OPENAI_API_KEY); a visitor can change neither its address nor its key, nor exceed the budget.
-"""
-
-import math
-import os
 import tempfile
 from pathlib import Path
 
 import gradio as gr
 
 from echo4o.errors import Echo4oError
-from echo4o.eval.judging import JudgeConfig, judge
 from echo4o.eval.tasks import get_task
+from echo4o.eval.visitors import judge_one, paid_judge
 
 TASK = get_task("geneval_plus_plus")
 ITEMS = {f"{item.prompt} ({item.tag})": item for item in TASK.items("kit").items}
@@ -28,24 +22,10 @@ picture of it, and a judge model goes through the checklist. For whole runs use 
 
 def judge_picture(choice: str | None, picture: str | None) -> tuple[str, list[list[str]]]:
     """Return the verdict in words, and one row per line of the checklist."""
-    model = os.environ.get("ECHO4O_JUDGE")
-    if not model:
-        raise gr.Error("This Space has no judge yet; its owner sets ECHO4O_JUDGE.")
-    budget = _budget()
-    if choice is None or picture is None:
-        raise gr.Error("Choose an item and give a picture of it.")
-    item = ITEMS[choice]
     try:
-        judged = judge(
-            [item],
-            {item.number: Path(picture)},
-            protocol=TASK.protocol("kit"),
-            config=JudgeConfig(model=model, budget_usd=budget),
-            ledger=LEDGER,
-        )
+        verdict = judge_one(TASK, ITEMS.get(choice or ""), picture, paid_judge(), LEDGER)
     except Echo4oError as error:
         raise gr.Error(str(error)) from error
-    verdict = judged.verdicts[0]
     if verdict.outcome != "judged":
         return f"**No verdict**: {verdict.outcome}", []
     rows = [
@@ -53,21 +33,6 @@ def judge_picture(choice: str | None, picture: str | None) -> tuple[str, list[li
         for finding in verdict.findings
     ]
     return f"**{'Right' if verdict.correct else 'Wrong'}**", rows
-
-
-def _budget() -> float:
-    """USD that this Space may spend until it starts again; visitors never spend without a limit."""
-    text = os.environ.get("ECHO4O_BUDGET", "")
-    try:
-        budget = float(text)
-    except ValueError:
-        budget = math.nan
-    if not 0 <= budget < math.inf:
-        raise gr.Error(
-            "This Space has no budget yet, so it asks no judge; its owner sets ECHO4O_BUDGET to "
-            "the most USD that it may spend, such as 5."
-        )
-    return budget
 
 
 with gr.Blocks(title="GenEval++") as demo:
