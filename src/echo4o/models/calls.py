@@ -25,20 +25,51 @@ class Echo4oPipelineOutput(BaseOutput):
     """With `think=True` the plan of every prompt."""
 
 
+def as_prompts(prompt: str | Sequence[str] | None) -> list[str]:
+    """A text or several -> a list of them.
+
+    Raises:
+        ValueError: there is none, or something else among them.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if prompts is None or (isinstance(prompts, Sequence) and not prompts):
+        raise ValueError('there is no prompt; give a text ("" for an unconditional picture)')
+    if not isinstance(prompts, Sequence) or not all(isinstance(one, str) for one in prompts):
+        raise ValueError(f"`prompt` must be a text or a list of texts, got {prompt!r:.80}")
+    for text in prompts:
+        check_text(text)
+    return list(prompts)
+
+
+def check_text(text: str) -> None:
+    """Refuse halves of characters, which a command line may hold and no tokenizer reads.
+
+    Raises:
+        ValueError: it has some.
+    """
+    if not text.isascii() and text != text.encode("utf-8", "ignore").decode():
+        raise ValueError(f"a text has characters that are no Unicode: {text[:40]!a}")
+
+
 def as_picture_lists(image: Pictures, num_prompts: int) -> list[list[Image.Image]]:
     """One list of reference pictures per prompt; a flat list belongs to every prompt."""
     if image is None:
         return [[] for _ in range(num_prompts)]
     if isinstance(image, Image.Image):
         return [[image] for _ in range(num_prompts)]
+    if not isinstance(image, Sequence):
+        raise ValueError(f"`image` must be PIL pictures, got {type(image).__name__}")
     if all(isinstance(item, Image.Image) for item in image):
         return [list(image) for _ in range(num_prompts)]  # type: ignore[arg-type]
-    if any(isinstance(item, Image.Image) for item in image) or len(image) != num_prompts:
+    lists = [list(own) for own in image if isinstance(own, Sequence)]
+    strange = [one for own in lists for one in own if not isinstance(one, Image.Image)]
+    if strange or len(lists) != len(image) or len(image) != num_prompts:
+        found = f", with a {type(strange[0]).__name__} among them" if strange else ""
         raise ValueError(
             "`image` must be a picture, a list of pictures, or one list of pictures per prompt; "
-            f"got {len(image)} entries for {num_prompts} prompts"
+            f"got {len(image)} entries for {num_prompts} prompts{found}"
         )
-    return [list(pictures) for pictures in image]  # type: ignore[arg-type]
+    return lists
 
 
 def as_generators(generator: Generators, total: int) -> list[torch.Generator | None]:

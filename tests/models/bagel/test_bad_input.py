@@ -211,7 +211,10 @@ def test_odd_prompts_are_allowed(pipe, prompt):
     [
         ({"prompt": "a\ud800b"}, r"no Unicode: 'a\\ud800b'"),
         ({"prompt": 5}, "`prompt` must be a text or a list of texts, got 5"),
-        ({"prompt": ["a", None]}, "texts and PIL pictures, got a NoneType"),
+        ({"prompt": ["a", None]}, r"a list of texts, got \['a', None\]"),
+        ({"image": "x"}, "for 1 prompts, with a str among them"),
+        ({"image": [["x"]]}, "for 1 prompts, with a str among them"),
+        ({"image": 3}, "must be PIL pictures, got int"),
         ({"guidance_scale": float("nan")}, "must be a finite number from 0, got nan"),
         ({"guidance_scale": float("inf")}, "must be a finite number from 0, got inf"),
         ({"image_guidance_scale": -0.5}, r"`image_scale` must be .*got -0\.5"),

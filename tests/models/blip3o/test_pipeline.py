@@ -270,7 +270,9 @@ def test_our_layout_that_does_not_fit(with_unet, tmp_path):
         ({"decoder_steps": 0}, "`decoder_steps` must be at least 1"),
         ({"guidance_scale": -1.0}, "`guidance_scale` must be"),
         ({"decoder_guidance_scale": float("nan")}, "`decoder_guidance_scale` must be"),
-        ({"max_text_tokens": 0}, "`max_text_tokens` must be"),
+        ({"max_text_tokens": 0}, "and 1 text token"),
+        ({"prompt": 3}, "must be a text or a list of texts, got 3"),
+        ({"prompt": "a\ud800b"}, "no Unicode"),
         ({"num_images_per_prompt": 0}, "at least 1 picture"),
         ({"output_type": "jpeg"}, "`output_type` must be"),
         ({"generator": seeded(1, 2)}, "1 pictures need 1 generators, got 2"),
@@ -278,7 +280,7 @@ def test_our_layout_that_does_not_fit(with_unet, tmp_path):
 )
 def test_what_cannot_be_made_is_refused(with_unet, arguments, message):
     with pytest.raises(ValueError, match=message):
-        with_unet("x", **{"num_inference_steps": 1} | arguments)
+        with_unet(**{"prompt": "x", "num_inference_steps": 1} | arguments)
 
 
 def test_parts_that_do_not_fit_are_refused(with_unet):

@@ -152,6 +152,12 @@ def test_a_checkpoint_that_does_not_fit(saved, tmp_path):
     ("arguments", "message"),
     [
         ({"image": [picture("red")] * 6}, "at most 5 references"),
+        ({"image": [[None]]}, "with a NoneType among them"),
+        ({"prompt": None}, "there is no prompt"),
+        ({"prompt": ["x", 3]}, "must be a text or a list of texts"),
+        ({"prompt": "a\ud800b"}, "no Unicode"),
+        ({"negative_prompt": "a\ud800b"}, "no Unicode"),
+        ({"max_text_tokens": 0}, "and 1 text token"),
         ({"height": 32}, "both `height` and `width`"),
         ({"height": 8, "width": 64}, "at least 16"),
         ({"num_inference_steps": 0}, "at least 1"),
@@ -164,7 +170,7 @@ def test_a_checkpoint_that_does_not_fit(saved, tmp_path):
 )
 def test_what_cannot_be_made_is_refused(pipe, arguments, message):
     with pytest.raises(ValueError, match=message):
-        pipe("x", **{"num_inference_steps": 1} | arguments)
+        pipe(**{"prompt": "x", "num_inference_steps": 1} | arguments)
 
 
 def test_gradients_are_the_same_with_checkpointing():

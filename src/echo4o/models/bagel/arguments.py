@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...sampler import Guidance, Renorm
-from ..calls import Pictures, as_picture_lists
+from ..calls import Pictures, as_picture_lists, as_prompts
 from .conditioning import Part
 
 
@@ -23,11 +23,7 @@ def as_requests(
         if segments and all(isinstance(parts, list | tuple) for parts in segments):
             return [list(parts) for parts in segments]  # type: ignore[arg-type]
         return [list(segments)]  # type: ignore[arg-type]
-    if prompt is None:
-        raise ValueError('there is no prompt; give a text ("" for an unconditional picture)')
-    if not isinstance(prompt, str | Sequence):
-        raise ValueError(f"`prompt` must be a text or a list of texts, got {prompt!r}")
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = as_prompts(prompt)
     pictures = as_picture_lists(image, len(prompts))
     return [[*own, text] for own, text in zip(pictures, prompts, strict=True)]
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from ..calls import check_text
 from ..devices import channels_last, working_device
 from .cache import Context
 from .configuration import BagelConfig
@@ -184,8 +185,7 @@ def check_requests(requests: Sequence[Sequence[Part]]) -> None:
             found = f"a {wrong[0]}" if wrong else "nothing"
             raise ValueError(f"a request is made of texts and PIL pictures, got {found}")
         for text in (part for part in parts if isinstance(part, str)):
-            if not text.isascii() and text != text.encode("utf-8", "ignore").decode():
-                raise ValueError(f"a text has characters that are no Unicode: {text[:40]!a}")
+            check_text(text)
         pictures = sum(isinstance(part, Image.Image) for part in parts)
         if pictures > MAX_REFERENCES:
             raise ValueError(

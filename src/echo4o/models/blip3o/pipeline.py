@@ -22,6 +22,7 @@ from ..calls import (
     Generators,
     OutputType,
     as_generators,
+    as_prompts,
     check_output_type,
     to_output,
 )
@@ -145,16 +146,14 @@ class Blip3oPipeline(PartsPipeline):
         Raises:
             ValueError: an argument is out of range; says which and what to give.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = as_prompts(prompt)
         total = len(prompts) * num_images_per_prompt
-        if total < 1:
+        if min(total, max_text_tokens) < 1:
             raise ValueError(
-                "give at least one prompt and at least 1 picture per prompt; got "
-                f"{len(prompts)} prompts and `num_images_per_prompt` {num_images_per_prompt}"
+                "give at least 1 picture per prompt and 1 text token; got `num_images_per_prompt` "
+                f"{num_images_per_prompt} and `max_text_tokens` {max_text_tokens}"
             )
         check_output_type(output_type)
-        if max_text_tokens < 1:
-            raise ValueError(f"`max_text_tokens` must be at least 1, got {max_text_tokens}")
         if decoder_steps is None:
             decoder_steps = self.config.decoder_steps
         if decoder_guidance_scale is None:

@@ -22,7 +22,9 @@ from ..calls import (
     after_step,
     as_generators,
     as_picture_lists,
+    as_prompts,
     check_output_type,
+    check_text,
     to_output,
 )
 from ..devices import working_device
@@ -109,14 +111,15 @@ class OmniGen2Pipeline(PartsPipeline):
             ValueError: an argument is out of range; says which and what to give.
         """
         # 1. Read the request.
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = as_prompts(prompt)
+        check_text(negative_prompt)
         pictures = as_picture_lists(image, len(prompts))
-        most = max((len(own) for own in pictures), default=0)
-        if not prompts or most > MAX_REFERENCES or num_images_per_prompt < 1:
+        most = max(len(own) for own in pictures)
+        if most > MAX_REFERENCES or min(num_images_per_prompt, max_text_tokens) < 1:
             raise ValueError(
-                f"give at least one prompt, at most {MAX_REFERENCES} references and at least 1 "
-                f"picture per prompt; got {len(prompts)} prompts, {most} references and "
-                f"`num_images_per_prompt` {num_images_per_prompt}"
+                f"give at most {MAX_REFERENCES} references and at least 1 picture per prompt and 1 "
+                f"text token; got {most} references, `num_images_per_prompt` "
+                f"{num_images_per_prompt} and `max_text_tokens` {max_text_tokens}"
             )
         if (height is None) != (width is None):
             raise ValueError(f"give both `height` and `width` or none, got {height} and {width}")
