@@ -1,6 +1,5 @@
 """Ends a check: marks near-duplicates, counts verdicts, and makes the file visible."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from echo4o.records import Input, JsonValue, RunRecord, sha256_file, sync_folder
+from echo4o.records import Input, JsonValue, RunRecord, sha256_file, whole_file
 
 from .deciding import Rules
 from .duplicates import find_duplicates, group_of
@@ -102,18 +101,13 @@ def finish_check(
     )
     header, verdicts = read_verdicts(partial)
     counted = Counted()
-    final = folder / f".{CHECK_NAME}.tmp"
-    with final.open("w", encoding="utf-8") as file:
-        file.write(header_line(header))
+    with whole_file(folder / CHECK_NAME) as file:
+        file.write(header_line(header).encode())
         for row, verdict in paired(plan.rows, verdicts):
             marked = replace(verdict, duplicate_of=repeats.get(verdict.id))
             counted.add(row.subset, marked)
-            file.write(marked.to_line())
-        file.flush()
-        os.fsync(file.fileno())
-    final.replace(folder / CHECK_NAME)
+            file.write(marked.to_line().encode())
     partial.unlink()
-    sync_folder(folder)
     RunRecord(
         name="check",
         command="echo4o data check",

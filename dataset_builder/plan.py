@@ -4,19 +4,16 @@ A plan is a text file that follows from recipe, rows, seed, mix and reference po
 can be read, compared and made again byte for byte.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 from echo4o.errors import Echo4oError
-from echo4o.records import JsonValue, sha256_file, sync_folder
+from echo4o.records import JsonValue, sha256_file, whole_file
 from echo4o.schema import SUBSETS, check_constraints, check_id, check_instruction, dump_json
 
 PLAN_NAME = "plan.jsonl"
@@ -103,26 +100,13 @@ def write_plan(folder: Path, lines: Iterable[str], *, may_replace: bool) -> None
     Raises:
         PlanError: there is another plan, and `may_replace` is False.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{PLAN_NAME}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            for line in lines:
-                digest.update(line.encode())
-                file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        path = folder / PLAN_NAME
+    path, digest = folder / PLAN_NAME, hashlib.sha256()
+    with whole_file(path) as file:
+        for line in map(str.encode, lines):
+            digest.update(line)
+            file.write(line)
         if not may_replace and path.exists() and sha256_file(path) != digest.hexdigest():
             raise PlanError(f"{folder} holds another plan and its pictures; plan in a new folder")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    sync_folder(folder)
 
 
 class StoredRows(Collection[Entry]):

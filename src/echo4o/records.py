@@ -1,6 +1,6 @@
 """The run record: what an artefact was made from, how, when and on what; JSON beside the artefact.
 
-Also the one atomic way to write a small file. Not for large data: writers of shards rename theirs.
+Also the one atomic way to write a file; writers of shards rename theirs.
 """
 
 import contextlib
@@ -11,9 +11,10 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 from .errors import Echo4oError
 
@@ -46,17 +47,25 @@ class RecordError(Echo4oError):
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file or nothing: temporary file, fsync, rename. Parent folders are made.
+    """Write a whole file or nothing, as `whole_file` does."""
+    with whole_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes its place at the end, or never: temporary file, fsync, rename.
+
+    Parent folders are made.
 
     Raises:
         OSError: the disk is full or the folder may not be written; the old file is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    payload = data.encode() if isinstance(data, str) else data
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(payload)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes private files; artefacts get the permissions of an ordinary new file.
