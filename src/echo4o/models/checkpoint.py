@@ -188,6 +188,20 @@ def check_tensors(
     )
 
 
+def load_checked(kind: Any, folder: Path, **options: Any) -> Any:
+    """A model of diffusers, of which no tensor may be missing; `options` go to `from_pretrained`.
+
+    Raises:
+        CheckpointError: tensors are missing or do not fit, or it is described by nonsense.
+    """
+    with refusing_nonsense(folder):
+        model, info = kind.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    check_loaded(info, folder)
+    return model.eval()
+
+
 def check_loaded(info: Mapping[str, Any], where: Path) -> None:
     """Refuse a part that a library filled up with random numbers; it only warns.
 

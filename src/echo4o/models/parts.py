@@ -19,6 +19,7 @@ from .checkpoint import (
     check_loaded,
     check_tensors,
     find_folder,
+    load_checked,
     read_headers,
     read_json,
     refusing_nonsense,
@@ -204,17 +205,3 @@ def load_model(kind: Any, folder: Path, dtype: torch.dtype | None) -> Any:
     stored = {facts.dtype for facts in tensors.values()}
     own = torch.bfloat16 if stored == {"BF16"} else torch.float32
     return load_checked(kind, folder, torch_dtype=dtype or own)
-
-
-def load_checked(kind: Any, folder: Path, **options: Any) -> Any:
-    """A model of diffusers, of which no tensor may be missing; `options` go to `from_pretrained`.
-
-    Raises:
-        CheckpointError: tensors are missing or do not fit, or it is described by nonsense.
-    """
-    with refusing_nonsense(folder):
-        model, info = kind.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **options
-        )
-    check_loaded(info, folder)
-    return model.eval()

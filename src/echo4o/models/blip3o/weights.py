@@ -32,11 +32,11 @@ from ..checkpoint import (
     CheckpointError,
     TensorFacts,
     check_tensors,
+    load_checked,
     read_header,
     read_headers,
     read_json,
 )
-from ..parts import load_checked
 from .transformer import Blip3oTransformer
 
 logger = logging.getLogger(__name__)
