@@ -3,7 +3,7 @@
 A leaf: the other spokes may import it, it imports none of them.
 """
 
-from .facts import DatasetFacts, MetricFacts, ModelFacts, Part, Rights, ScoreFact, SpaceFacts
+from .facts import DatasetFacts, MetricFacts, ModelFacts, Part, ScoreFact, SpaceFacts
 from .render import (
     render_dataset_card,
     render_metric_card,
@@ -16,7 +16,6 @@ __all__ = [
     "MetricFacts",
     "ModelFacts",
     "Part",
-    "Rights",
     "ScoreFact",
     "SpaceFacts",
     "render_dataset_card",

@@ -37,7 +37,7 @@ def facts_of_dataset(
         has_sheet: Whether there is a contact sheet.
     """
     title = str(told["title"])
-    subsets = _counts(statistics.get("by_subset"))
+    subsets = counts_of(statistics.get("by_subset"))
     categories = cast(Mapping[str, JsonValue], statistics.get("by_category") or {})
     tags = tuple(str(one) for one in _list(told.get("tags")))
     license, cost = told.get("license"), told.get("cost_usd")
@@ -48,14 +48,16 @@ def facts_of_dataset(
         is_of_paper="echo4o" in tags or f"arxiv:{PAPER}" in tags,
         license=_text(license),
         tags=tuple(tag for tag in tags if tag != f"arxiv:{PAPER}"),
-        rows=cast(int | None, statistics.get("rows")),
+        rows=counts_of(statistics).get("rows"),
         by_subset=subsets,
-        by_category={name: _counts(categories.get(name)) for name in subsets if name in categories},
-        by_split=_counts(statistics.get("by_split")),
+        by_category={
+            name: counts_of(categories.get(name)) for name in subsets if name in categories
+        },
+        by_split=counts_of(statistics.get("by_split")),
         about={name: ABOUT[name] for name in subsets if name in ABOUT},
         row_format=FORMAT_VERSION,
         configs=tuple(cast(Sequence[Mapping[str, JsonValue]], front_matter_configs(shards))),
-        generators=_counts(statistics.get("by_generator")),
+        generators=counts_of(statistics.get("by_generator")),
         cost_usd=float(cost) if isinstance(cost, int | float) else None,
         checks=_lines(told.get("checks")),
         signed=_lines(told.get("rights")),
@@ -98,8 +100,10 @@ def _list(value: JsonValue) -> Sequence[JsonValue]:
     return value if isinstance(value, list | tuple) else ()
 
 
-def _counts(value: JsonValue) -> dict[str, int]:
-    return dict(cast(Mapping[str, int], value)) if isinstance(value, Mapping) else {}
+def counts_of(value: object) -> dict[str, int]:
+    """The numbers of a JSON object; a foreign file may say anything."""
+    found = value.items() if isinstance(value, Mapping) else ()
+    return {str(name): count for name, count in found if isinstance(count, int)}
 
 
 def _text(value: JsonValue) -> str | None:

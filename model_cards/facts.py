@@ -11,29 +11,6 @@ from echo4o.records import Input, JsonValue, RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rights:
-    """Who may do what with something that a generator made."""
-
-    generator: str | None = None
-    """Model id of the generator, as its API names it."""
-    terms_url: str | None = None
-    """Its terms of use."""
-    terms_read: str | None = None
-    """Day on which they were read, ISO 8601."""
-    may_train_competing_model: str | None = None
-    """`yes`, `no` or `unclear`."""
-    signed_off_by: str | None = None
-    """Who took responsibility."""
-
-    def __post_init__(self) -> None:
-        if self.may_train_competing_model not in (None, "yes", "no", "unclear"):
-            raise ValueError(
-                "`may_train_competing_model` must be yes, no or unclear, got "
-                f"{self.may_train_competing_model!r}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
     """Something that a model was built from."""
 
@@ -120,10 +97,8 @@ class DatasetFacts:
     """What the pictures cost."""
     checks: tuple[str, ...] = ()
     """What was checked and found, as lines of Markdown that we wrote."""
-    rights: Rights | None = None
-    """The generator's terms."""
     signed: tuple[str, ...] = ()
-    """The same and more as somebody signed it, as lines of Markdown that we wrote."""
+    """The generator's terms and more as somebody signed it, as lines of Markdown that we wrote."""
     versions: tuple[str, ...] = ()
     """What changed since the first version, as lines of Markdown that we wrote."""
     pictures: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from echo4o.errors import Echo4oError
 from echo4o.records import JsonValue, RunRecord, refuse_foreign
 
-from .dataset_parts import SHEET, facts_of_dataset
+from .dataset_parts import SHEET, counts_of, facts_of_dataset
 from .facts import DatasetFacts, ModelFacts, Part, ScoreFact, SpaceFacts
 from .render import front_matter
 
@@ -33,7 +33,8 @@ def dataset_facts(folder: Path, *, repo_id: str | None = None) -> DatasetFacts:
     refuse_foreign(folder, "data")
     record = RunRecord.load(folder)
     counts = _json(folder / "statistics.json")
-    if told := _mapping(record.parameters.get("card")):
+    told = _mapping(record.parameters.get("card"))
+    if {"title", "origin"} <= told.keys():
         shards = {name: one for name, one in record.files.items() if name.endswith(".parquet")}
         has_sheet = (folder / SHEET).is_file()
         return facts_of_dataset(told, shards, counts, repo_id=repo_id, has_sheet=has_sheet)
@@ -43,13 +44,13 @@ def dataset_facts(folder: Path, *, repo_id: str | None = None) -> DatasetFacts:
         name=folder.resolve().name,
         repo_id=repo_id,
         license=_text(matter.get("license")),
-        rows=cast(int | None, counts.get("rows")),
-        by_subset=_counts(counts.get("by_subset")),
+        rows=counts_of(counts).get("rows"),
+        by_subset=counts_of(counts.get("by_subset")),
         by_category={
-            name: _counts(inner) for name, inner in _mapping(counts.get("by_category")).items()
+            name: counts_of(inner) for name, inner in _mapping(counts.get("by_category")).items()
         },
-        by_split=_counts(counts.get("by_split")),
-        generators=_counts(counts.get("by_generator")),
+        by_split=counts_of(counts.get("by_split")),
+        generators=counts_of(counts.get("by_generator")),
         configs=tuple(cast(Sequence[Mapping[str, JsonValue]], matter.get("configs") or ())),
         cost_usd=float(cost) if isinstance(cost, int | float) else None,
         pictures=_pictures(folder),
@@ -187,15 +188,27 @@ def space_facts(folder: Path) -> SpaceFacts:
     )
 
 
+_PAGE = {
+    "title": "title",
+    "emoji": "emoji",
+    "colorFrom": "color_from",
+    "colorTo": "color_to",
+    "sdk_version": "sdk_version",
+    "python_version": "python_version",
+}
+
+
 def page_facts(matter: Mapping[str, JsonValue]) -> dict[str, Any]:
-    """What the front matter of any Space says, as arguments of `PageFacts`."""
+    """What the front matter of any Space says, as arguments of `PageFacts`.
+
+    Raises:
+        GatherError: it says too little.
+    """
+    missing = [name for name in _PAGE if name not in matter]
+    if missing:
+        raise GatherError(f"the front matter of README.md has no `{missing[0]}`; add it")
     return {
-        "title": str(matter["title"]),
-        "emoji": str(matter["emoji"]),
-        "color_from": str(matter["colorFrom"]),
-        "color_to": str(matter["colorTo"]),
-        "sdk_version": str(matter["sdk_version"]),
-        "python_version": str(matter["python_version"]),
+        **{ours: str(matter[name]) for name, ours in _PAGE.items()},
         "license": _text(matter.get("license")),
         "summary": _text(matter.get("short_description")),
     }
@@ -230,16 +243,12 @@ def _json(path: Path) -> Mapping[str, JsonValue]:
         return {}
     try:
         return _mapping(json.loads(path.read_text()))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GatherError(f"{path.name} is not JSON ({error}); make it again") from None
 
 
 def _mapping(value: object) -> Mapping[str, JsonValue]:
     return cast(Mapping[str, JsonValue], value) if isinstance(value, Mapping) else {}
-
-
-def _counts(value: object) -> dict[str, int]:
-    return {name: count for name, count in _mapping(value).items() if isinstance(count, int)}
 
 
 def _text(value: object) -> str | None:

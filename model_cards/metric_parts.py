@@ -18,7 +18,8 @@ def metric_facts(folder: Path, *, repo_id: str | None = None) -> MetricFacts:
     """Facts of a metric folder: its front matter and page, and its module, which is not run.
 
     Raises:
-        CardError: there is no module in it.
+        CardError: there is no module in it, or none that can be read.
+        GatherError: the front matter says too little.
     """
     text = (folder / "README.md").read_text(encoding="utf-8")
     matter, page = front_matter(text), text.split("---\n", 2)[2]
@@ -65,7 +66,10 @@ def _module_name(folder: Path) -> str:
 
 
 def _module_facts(path: Path) -> _Module:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise CardError(f"{path.name} is no Python module: {error}") from None
     texts, asks = dict[str, str](), None
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):

@@ -100,6 +100,39 @@ def test_unfinished_evaluation_is_refused(tmp_path):
         scores_of(tmp_path)
 
 
+NO_CARD = [
+    ("space", {"README.md": "---\ntitle: x\n---\n"}, "has no `emoji`"),
+    ("metric", {"README.md": "---\na: x\n---\n", "m.py": "evaluate.Metric ("}, "no Python module"),
+    ("dataset", {"statistics.json": "[" * 100_000}, "is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("kind", "files", "said"), NO_CARD)
+def test_folders_of_strangers_are_a_sentence(kind, files, said, tmp_path, capsys):
+    record(tmp_path, {})
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        main(["card", "render", kind, str(tmp_path), "--out", "-"])
+    assert stop.value.code == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("card", [{"x": 1}, {"title": "t"}, {"title": "t", "origin": None}, [1]])
+def test_statistics_that_are_none_are_left_out(card, tmp_path, capsys):
+    record(tmp_path, {"card": card})
+    (tmp_path / "statistics.json").write_text(
+        '{"rows": "x", "by_subset": [1], "by_split": {"a": "b"}}'
+    )
+    main(["card", "render", "dataset", str(tmp_path), "--out", "-"])
+    assert "## Rights" in capsys.readouterr().out
+
+
+def record(folder, parameters):
+    command = "echo4o data build"
+    RunRecord(name="echo-4o-image", command=command, parameters=parameters).save(folder)
+
+
 def test_findings_end_in_status_1(tmp_path, capsys):
     (tmp_path / "README.md").write_text("TODO")
     with pytest.raises(SystemExit) as stop:

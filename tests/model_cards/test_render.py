@@ -13,7 +13,6 @@ from echo4o.model_cards import (
     MetricFacts,
     ModelFacts,
     Part,
-    Rights,
     ScoreFact,
     SpaceFacts,
     render_dataset_card,
@@ -52,13 +51,7 @@ DATASET = DatasetFacts(
     configs=({"config_name": "all", "default": True, "data_files": []},),
     generators={"sandbox-image": 9000},
     cost_usd=12.5,
-    rights=Rights(
-        generator="sandbox-image",
-        terms_url="https://example.org/terms",
-        terms_read="2026-01-01",
-        may_train_competing_model="yes",
-        signed_off_by="A. Person",
-    ),
+    signed=("- Made with sandbox-image (account: business).",),
     pictures=("samples/one.png",),
     limits=("Shapes on a plain background, no photographs.",),
     contact="rights at acme",
@@ -180,7 +173,6 @@ def hostile_cards():
     )
     common = {"name": HOSTILE, "repo_id": HOSTILE, "limits": (HOSTILE,), "contact": HOSTILE}
     common |= {"record": record, "pictures": (HOSTILE, "../../etc/passwd")}
-    rights = Rights(generator=HOSTILE, terms_url=HOSTILE, signed_off_by=HOSTILE)
     score = ScoreFact(
         task=HOSTILE,
         tag=HOSTILE,
@@ -204,7 +196,6 @@ def hostile_cards():
                 by_category={HOSTILE: {HOSTILE: 1}},
                 by_split={HOSTILE: 1},
                 rows=1,
-                rights=rights,
                 versions=("- Version 2",),
             )
         ),
