@@ -19,10 +19,10 @@ from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from echo4o.launch import is_first_rank
-from echo4o.models.bagel.processor import to_rgb
 from echo4o.models.blip3o import Blip3oPipeline, Blip3oTransformer
 from echo4o.models.blip3o.prompting import ADDED_TOKENS, encode_prompts, prompt_text
 from echo4o.models.blip3o.tower import EvaTower, prepare
+from echo4o.models.pixels import to_rgb
 
 from .data import Rows, UnusableRowError, decode_picture
 from .parts import TinyBlip3o

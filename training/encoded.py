@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from echo4o.launch import is_first_rank
-from echo4o.models.bagel.processor import to_rgb
+from echo4o.models.pixels import to_rgb
 
 from .data import Rows, TrainRow, UnusableRowError, decode_picture
 from .processes import rank_and_world

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from transformers import Qwen2Tokenizer
 
 from echo4o.launch import is_first_rank
-from echo4o.models.bagel.processor import ResizeRule, to_rgb
+from echo4o.models.bagel.processor import ResizeRule
+from echo4o.models.pixels import to_rgb
 from echo4o.schema import MAX_REFERENCES
 
 from .data import Rows, TrainRow, UnusableRowError, decode_picture, picture_size

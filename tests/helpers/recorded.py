@@ -14,7 +14,8 @@ from torch import Tensor
 
 from echo4o import Echo4oPipeline
 from echo4o.models.bagel.packing import Sample, Segment, TextSegment, VaeSegment, VitSegment
-from echo4o.models.bagel.processor import ResizeRule, to_pixels, to_rgb
+from echo4o.models.bagel.processor import ResizeRule
+from echo4o.models.pixels import to_pixels, to_rgb
 
 SHARED = Path(os.environ.get("ECHO4O_SHARED") or Path(__file__).parents[2] / ".." / "shared")
 FOLDER = Path(os.environ.get("ECHO4O_GOLDENS") or SHARED / "goldens" / "bagel" / "goldens_dev")

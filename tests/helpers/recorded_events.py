@@ -7,7 +7,7 @@ from recorded import Case
 
 from echo4o.models.bagel.conditioning import Conditioner, Part
 from echo4o.models.bagel.packing import Segment, TextSegment, VaeSegment, VitSegment, pack
-from echo4o.models.bagel.processor import to_pixels, to_rgb
+from echo4o.models.pixels import to_pixels, to_rgb
 
 OPERATIONS = {TextSegment: "text", VaeSegment: "vae", VitSegment: "vit"}
 

@@ -11,8 +11,8 @@ from PIL import ExifTags, Image
 from torch.nn import functional as F
 from training_rows import make_question, make_row, write_dataset
 
-from echo4o.models.bagel.processor import to_rgb
 from echo4o.models.omnigen2 import OmniGen2Pipeline
+from echo4o.models.pixels import to_rgb
 from echo4o.training.config import TrainConfig
 from echo4o.training.data import TrainRow, decode_picture
 from echo4o.training.omnigen2_rows import OmniGen2Codec

@@ -19,7 +19,8 @@ from echo4o.models.bagel.packing import (
     VitSegment,
     pack,
 )
-from echo4o.models.bagel.processor import ResizeRule, to_pixels, to_rgb
+from echo4o.models.bagel.processor import ResizeRule
+from echo4o.models.pixels import to_pixels, to_rgb
 from echo4o.sampler import shift_times
 from echo4o.training.groups import parameter_group
 from echo4o.training.loss import Counts, Subsets, sums, weighted

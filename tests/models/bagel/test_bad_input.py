@@ -15,8 +15,8 @@ from PIL import Image
 from tiny_pipeline import make_pipeline
 
 from echo4o import Echo4oPipeline, cli
-from echo4o.models.bagel.processor import to_rgb
 from echo4o.models.checkpoint import CheckpointError
+from echo4o.models.pixels import to_rgb
 
 QUICK = {"num_inference_steps": 1, "output_type": "latent"}
 

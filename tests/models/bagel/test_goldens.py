@@ -45,10 +45,9 @@ from echo4o.models.bagel.processor import (
     MAX_PIXELS,
     ResizeRule,
     text_between,
-    to_pixels,
-    to_rgb,
 )
 from echo4o.models.calls import to_uint8
+from echo4o.models.pixels import to_pixels, to_rgb
 from echo4o.sampler import Guidance, sigma_grid
 
 pytestmark = pytest.mark.shared

@@ -7,7 +7,7 @@ from PIL import Image
 from tiny_pipeline import make_pipeline
 from transformers import TextIteratorStreamer
 
-from echo4o.models.bagel.processor import to_rgb
+from echo4o.models.pixels import to_rgb
 
 SIZE = {"height": 32, "width": 48, "num_inference_steps": 3, "output_type": "latent"}
 

@@ -13,7 +13,8 @@ from torch import nn
 from echo4o.models.bagel.configuration import BagelConfig
 from echo4o.models.bagel.modeling import BagelForUnifiedGeneration
 from echo4o.models.bagel.packing import TextSegment, VaeSegment, VitSegment, pack
-from echo4o.models.bagel.processor import ResizeRule, to_pixels, to_rgb
+from echo4o.models.bagel.processor import ResizeRule
+from echo4o.models.pixels import to_pixels, to_rgb
 
 MARKS = {"bos_token_id": 1, "eos_token_id": 2}
 MARKS |= {"vision_start_token_id": 3, "vision_end_token_id": 4}

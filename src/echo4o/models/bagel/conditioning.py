@@ -16,12 +16,13 @@ from transformers import Qwen2Tokenizer
 
 from ..calls import check_text
 from ..devices import channels_last, working_device
+from ..pixels import to_pixels, to_rgb
 from .cache import Context
 from .configuration import BagelConfig
 from .generation import encode_contexts, prefix
 from .modeling import BagelForUnifiedGeneration
 from .packing import Segment, TextSegment, VaeSegment, VitSegment
-from .processor import ResizeRule, to_pixels, to_rgb
+from .processor import ResizeRule
 
 Part = str | Image.Image
 """A text or a picture of a request."""

@@ -21,7 +21,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, gelu, linear, scaled_dot_product_attention
 
-from ..bagel.processor import to_rgb
 from ..checkpoint import (
     CheckpointError,
     TensorFacts,
@@ -31,6 +30,7 @@ from ..checkpoint import (
     read_json,
     refusing_nonsense,
 )
+from ..pixels import to_rgb
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """CLIP's normalisation of the three colours (Radford et al. 2021)."""

@@ -13,7 +13,6 @@ from torch.nn.functional import interpolate
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from ...sampler import initial_noise
-from ..bagel.processor import to_pixels, to_rgb
 from ..calls import (
     Echo4oPipelineOutput,
     Generators,
@@ -29,6 +28,7 @@ from ..calls import (
 )
 from ..devices import working_device
 from ..parts import PartsPipeline
+from ..pixels import to_pixels, to_rgb
 from . import assembly
 from .denoising import Conditions, DoubleGuidance, denoise
 from .processor import STRIDE, chat_text, reference_size, resized
