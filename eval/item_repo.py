@@ -97,7 +97,7 @@ def stage_items(
     """
     import yaml
 
-    _refuse_references(task)
+    refuse_references(task)
     canary = _CANARY.format(guid=uuid.uuid5(uuid.NAMESPACE_URL, f"{task.name}/{source.sha256}"))
     write_atomic(folder / ITEMS, _with_canary(data, canary))
     write_atomic(folder / EVAL, yaml.safe_dump(_eval_yaml(task, source), sort_keys=False))
@@ -149,7 +149,7 @@ def read_hub_items(task: Task, name: str) -> ItemSet:
         NotOnHubError: there is no such dataset or revision.
         ItemsError: it holds no items of this task, or they are not what its record says.
     """
-    _refuse_references(task)
+    refuse_references(task)
     repo, _, asked = name.partition("@")
     commit = resolve(repo, "dataset", asked or None)
     record_file = download_file(repo, "dataset", "record.json", commit)
@@ -172,7 +172,8 @@ def read_hub_items(task: Task, name: str) -> ItemSet:
     return parse_items(data, f"{ITEMS} of {repo}", source=named, read_row=task.read_row)
 
 
-def _refuse_references(task: Task) -> None:
+def refuse_references(task: Task) -> None:
+    """Refuse a task whose items come with pictures."""
     if task.hooks.locate is not None:
         raise ItemsError(
             f"items of {task.name} come with reference pictures, which such a repo does not hold; "

@@ -12,7 +12,7 @@ from typing import Any
 from echo4o.errors import Echo4oError
 from echo4o.hub_reading import resolve
 
-from .item_repo import PREFIX
+from .item_repo import PREFIX, refuse_references
 from .tasks import get_task
 
 SCRIPT = Path(__file__).parent / "templates" / "hf_job.py"
@@ -91,12 +91,14 @@ def pinned(job_model: str, revision: str | None) -> str:
 
 
 def check_asked(job: Job) -> None:
-    """Find out before a machine is paid for whether the task and its items exist.
+    """Find out before a machine is paid for whether the task, its protocol and items exist.
 
     Raises:
-        Echo4oError: one of them does not.
+        Echo4oError: one of them does not, or such items cannot be on the Hub.
     """
-    get_task(job.task)
+    task = get_task(job.task)
+    task.check_protocol(job.protocol)
+    refuse_references(task)
     repo, _, revision = job.items.removeprefix(PREFIX).partition("@")
     resolve(repo, "dataset", revision or None)
 

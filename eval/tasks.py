@@ -118,10 +118,14 @@ class Task:
 
     def protocol(self, name: str) -> JudgeProtocol:
         """Return a protocol; an error names the ones there are, or how to get the wording."""
+        self.check_protocol(name)
+        return self.protocols[name]()
+
+    def check_protocol(self, name: str) -> None:
+        """Refuse a protocol that the task does not have; its wording may be missing."""
         if name not in self.protocols:
             known = ", ".join(self.protocols)
             raise Echo4oError(f"task {self.name} has no protocol {name!r}; choose one of: {known}")
-        return self.protocols[name]()
 
     def score(self, verdicts: Sequence[Verdict], protocol: str = PAPER) -> Scores:
         """Return all scores of a run, put together as `protocol` does it.

@@ -57,6 +57,10 @@ def test_what_cannot_run_there_is_refused(wrong):
 def test_a_task_or_items_that_do_not_exist_are_told_before_a_machine_is_paid_for(sandbox, tmp_path):
     with pytest.raises(Echo4oError, match="there is no task 'nope'"):
         check_asked(Job(**GOOD | {"task": "nope"}))
+    with pytest.raises(Echo4oError, match="has no protocol 'papr'; choose one of"):
+        check_asked(Job(**GOOD | {"protocol": "papr"}))
+    with pytest.raises(Echo4oError, match="come with reference pictures"):
+        check_asked(Job(**GOOD | {"task": "omnicontext", "protocol": "fork"}))
     code = f"from echo4o.eval.job import Job, check_asked; check_asked(Job(**{GOOD!r}))"
     done = subprocess.run(
         [sys.executable, "-c", code],
