@@ -77,7 +77,13 @@ def check(args: argparse.Namespace) -> None:
 def remove_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `data remove`."""
     parser.add_argument("folder", type=Path, help="built dataset; becomes its next version")
-    parser.add_argument("--ids", type=Path, required=True, metavar="FILE", help="one row id a line")
+    parser.add_argument(
+        "--ids",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="one row id a line, or JSON lines as --marks and tombstones.jsonl have them",
+    )
     parser.add_argument("--reason", required=True, help="why; stands in the list of changes")
     parser.add_argument(
         "--legal",

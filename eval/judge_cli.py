@@ -114,8 +114,9 @@ def task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="only so many items, spread over the tags")
     parser.add_argument(
         "--protocol",
-        help="how the judge is asked and read: paper, released, strict (the authors' wording) or "
-        "kit (ours); if absent kit for our own items, else paper",
+        help="how the judge is asked and read: paper, released, strict (the authors' wording), "
+        "fork (omnicontext alone) or kit (ours); if absent kit for our own items, fork for others "
+        "of omnicontext, paper for the rest",
     )
     parser.add_argument(
         "--explain", action="store_true", help="say which items the authors' readings tell apart"

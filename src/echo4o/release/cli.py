@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def rehearse_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `echo4o release rehearse`."""
     parser.add_argument("--out", type=Path, default=Path("rehearsal"), help="folder of the run")
-    parser.add_argument("--quick", action="store_true", help="everything once, in 2 minutes")
+    parser.add_argument("--quick", action="store_true", help="everything once, in a few minutes")
     parser.add_argument(
         "--data", type=Path, help="take this release in the authors' layout as the dataset"
     )
