@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -86,6 +87,13 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest group begins first, so that no worker is left alone with it at the end."""
     items.sort(key=lambda item: "tests/release" not in item.nodeid)
+
+
+def pytest_runtest_setup() -> None:
+    """A test draws the same numbers, whatever ran before it in its worker."""
+    random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
