@@ -5,7 +5,6 @@ import io
 from echo4o.pictures import PictureError, picture_facts
 
 _SIDE = 16
-BITS = _SIDE * _SIDE
 
 
 def difference_hash(data: bytes) -> int:

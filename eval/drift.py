@@ -47,11 +47,6 @@ class Drift:
     """Change, in shares of the scale, that the test over all runs would find by now with 95 %
     power."""
 
-    @property
-    def has_moved(self) -> bool:
-        """Whether one of the two tests raises an alarm."""
-        return self.moved_now or self.moved_over_runs
-
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object kept in run.json."""
         return asdict(self)

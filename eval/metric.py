@@ -24,7 +24,6 @@ def compute(
     config: JudgeConfig,
     ledger: Path,
     protocol: str = "kit",
-    progress: bool = False,
 ) -> dict[str, Any]:
     """Judge `pictures[i]` against `items[i]`; return scores, verdicts and cost as plain values.
 
@@ -36,7 +35,6 @@ def compute(
         config: Which judge.
         ledger: Where replies are kept, so that the same question is never paid twice.
         protocol: How the judge is asked.
-        progress: Show a bar on stderr.
 
     Raises:
         Echo4oError: the lists differ in length or an item is malformed.
@@ -72,7 +70,6 @@ def compute(
             protocol=how,
             config=config,
             ledger=ledger,
-            progress=progress,
         )
     return {
         **task.score(judged.verdicts, protocol).to_json(),

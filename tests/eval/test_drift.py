@@ -64,7 +64,8 @@ def test_the_moment_of_a_change_and_what_can_be_seen_by_now():
     draw = np.random.default_rng(7)
     first, *later = runs_of(draw, 280, 6, disagree=0.03, shift=0.15, since=4)
     before, after = drift(first, later[:3]), drift(first, later)
-    assert not before.has_moved
+    assert not before.moved_now
+    assert not before.moved_over_runs
     assert after.moved_over_runs
     assert after.since == 4
     assert after.shift_since == pytest.approx(-0.15, abs=0.03)
@@ -90,7 +91,7 @@ def test_a_canary_is_recorded_once_and_noted_once_for_each_run(tmp_path):
     assert compare(canary, said, "b").runs == 1
     wrong = [verdict(item, False) for item in KIT.items[:80]]
     found = compare(canary, wrong, "c")
-    assert (found.runs, found.lower, found.has_moved) == (2, 40, True)
+    assert (found.runs, found.lower, found.moved_now) == (2, 40, True)
     assert compare(canary, said, "b").runs == 1  # as it was after that run
     assert not open_canary(tmp_path, TASK, PROTOCOL, "other").items
     assert not open_canary(tmp_path, TASK, PROTOCOL, "org/judge", "http://me:x@gpu:8000/v1").items
