@@ -230,7 +230,7 @@ def _warnings(names: Sequence[str], runs: Sequence[Run], scores: Sequence[Scores
     if len({run.items["sha256"] for run in runs}) > 1:
         warnings.append("The runs come from different item files; only common items are compared.")
     for name, run, score in zip(names, runs, scores, strict=True):
-        if run.drift is not None and (run.drift["moved_now"] or run.drift["moved_over_runs"]):
+        if run.drift and (run.drift["moved_now"] or run.drift["moved_over_runs"]):
             warnings.append(
                 f"{name}: judge {run.judge['model']} does not judge the canary's "
                 f"{run.drift['pictures']} pictures as it first did "

@@ -305,6 +305,9 @@ def _check(run: Run) -> None:
     for name, values in texts.items():
         if not all(isinstance(one, str) for one in values):
             raise TypeError(f"`{name}` holds {values!r:.80}")
+    told = ("moved_now", "moved_over_runs", "pictures", "shift")
+    if run.drift and not all(isinstance(run.drift[name], int | float) for name in told):
+        raise TypeError(f"`drift` holds {run.drift!r:.80}")
 
 
 def kept_items(folder: Path, run: Run) -> dict[int, Item]:

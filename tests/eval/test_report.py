@@ -231,6 +231,8 @@ def test_unlike_runs_are_refused_or_marked(runs, tmp_path):
         ({**stored, "task": [1]}, r"is damaged \(`task` is \[1\]\)"),
         ({**stored, "spent_usd": None}, "`spent_usd` is None"),
         ({**stored, "protocol": {"name": "kit"}}, "is damaged"),
+        ({**stored, "drift": {"shift": 0.0}}, "is damaged"),
+        ({**stored, "drift": {**stored["drift"], "shift": "x"}}, "`drift` holds"),
         ({**stored, "items": {**stored["items"], "sha256": None}}, "`items` holds"),
         ({**stored, "judge": {"model": 1, "answered_as": []}}, "`judge` holds"),
         ({**stored, "generation": {"model": {"id": "x"}, "settings": 1}}, "is damaged"),

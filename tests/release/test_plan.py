@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from echo4o.errors import Echo4oError
-from echo4o.manifest import ManifestError, Pinned, Release, seal
+from echo4o.manifest import Pinned, Release, seal
 from echo4o.records import sha256_file
 from echo4o.release.plan import Plan
 from echo4o.release.verify import read_targets
@@ -78,9 +78,11 @@ def test_targets_are_addresses_or_the_published_list(tmp_path):
     seal(tmp_path / "repo", "a/m", "model", release)
     given = tmp_path / "repo/release.json"
     assert read_targets([str(given)]) == ([("model", "a/m", "v2", sha256_file(given))], None)
-    file.write_text('{"repos": [{"id": "../x"}]}')
-    with pytest.raises(ManifestError, match="no list"):
-        read_targets([str(file)])
+    wrong_list = ('{"repos": [{"id": "../x"}]}', "[" * 100_000, '{"repos": [], "collection": [1]}')
+    for text in wrong_list:
+        file.write_text(text)
+        with pytest.raises(Echo4oError, match="no list"):
+            read_targets([str(file)])
 
 
 def test_the_papers_release_is_refused_until_it_is_made_and_signed(tmp_path):

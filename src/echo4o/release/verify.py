@@ -85,7 +85,7 @@ def read_targets(given: Sequence[str]) -> tuple[list[Target], str | None]:
             data = path.read_bytes()
             try:
                 value = json.loads(data)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise Echo4oError(f"{path} is no list of a release: {error}") from None
             if isinstance(value, dict) and "files" in value:
                 own = Manifest.from_bytes(data, str(path))
@@ -93,6 +93,8 @@ def read_targets(given: Sequence[str]) -> tuple[list[Target], str | None]:
                 continue
             targets += [Target(one.type, one.id, one.revision, one.manifest) for one in pins(value)]
             collection = value.get("collection")
+            if not isinstance(collection, str | None):
+                raise Echo4oError(f"{path} is no list of a release: `collection` is {collection!r}")
             continue
         found = _TARGET.fullmatch(text)
         if found is None:
