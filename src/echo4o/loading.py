@@ -99,7 +99,7 @@ def load_dataset(
     columns: list[str] | None = None,
     token: str | None = None,
 ) -> "Dataset | DatasetDict | IterableDataset | IterableDatasetDict":
-    """Load one config of the dataset with `datasets.load_dataset`.
+    """Load one config as `datasets.load_dataset` does, but never another revision than `revision`.
 
     Args:
         config: `all`, `surreal_fantasy`, `multi_reference`, `instruction_following`, `preview`.
