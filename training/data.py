@@ -24,6 +24,7 @@ from echo4o.hub_errors import patiently
 from echo4o.pictures import MAX_PIXELS
 from echo4o.records import Input
 
+from .columns import KEPT, needed
 from .config import TrainConfig
 from .remote import RemoteRows
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TARGETS = ("output_image", "answer")
-_KEPT = ("id", "subset", "instruction", "input_images", *_TARGETS)
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError)
 
 
@@ -120,7 +119,7 @@ class Rows:
         names: list[str] = []
         for dataset in self._datasets:
             if "subset" in dataset.column_names:
-                names += [name or "rows" for name in _column(dataset, "subset")]
+                names += [str(name or "rows") for name in _column(dataset, "subset")]
             else:
                 names += ["rows"] * len(dataset)
         return names
@@ -233,7 +232,7 @@ def _load(path: str, revision: str | None, name: str, split: str) -> "Dataset":
             f"{path} ({name}, {split}) cannot be loaded: {error}; choose with "
             f"--set mixture=CONFIG:WEIGHT and --set split=NAME"
         ) from error
-    kept = _needed(dataset.column_names, f"{path} ({name})")
+    kept = needed(dataset.features.arrow_schema, f"{path} ({name})")
     if not len(dataset):
         raise Echo4oError(f"{path} ({name}, {split}) has no rows")
     return _undecoded(dataset.select_columns(kept))
@@ -250,27 +249,11 @@ def _stream(path: str, revision: str | None, name: str, split: str) -> RemoteRow
         raise Echo4oError(
             f"{path} ({name}, {split}) has no Parquet files to stream; set streaming=false"
         )
-    rows = RemoteRows(files, _KEPT)
-    _needed(rows.column_names, f"{path} ({name})")
+    rows = RemoteRows(files, KEPT)
+    needed(rows.schema, f"{path} ({name})")
     if not len(rows):
         raise Echo4oError(f"{path} ({name}, {split}) has no rows")
     return rows
-
-
-def _needed(columns: Sequence[str], what: str) -> list[str]:
-    """The columns that training reads, of those that there are.
-
-    Raises:
-        Echo4oError: one that it cannot do without is missing.
-    """
-    missing = [] if "instruction" in columns else ["instruction"]
-    missing += [] if set(_TARGETS) & set(columns) else [" or ".join(_TARGETS)]
-    if missing:
-        raise Echo4oError(
-            f"{what} lacks the columns {', '.join(missing)}; it has {', '.join(columns)}. "
-            f"Build it with `echo4o data build` or `data import`"
-        )
-    return [name for name in _KEPT if name in columns]
 
 
 def _column(dataset: "Dataset | RemoteRows", name: str) -> list[Any]:
@@ -290,12 +273,13 @@ def _undecoded(dataset: "Dataset") -> "Dataset":
     return dataset
 
 
-def _bytes_of(cell: Mapping[str, Any] | None) -> bytes:
-    if not cell or not cell.get("bytes"):
-        is_path = cell and cell.get("path")
-        what = "a picture is only a path, its bytes are not stored" if is_path else None
-        raise UnusableRowError(what or "a picture is missing")
-    return cast(bytes, cell["bytes"])
+def _bytes_of(cell: Mapping[str, Any] | bytes | None) -> bytes:
+    data = cell.get("bytes") if isinstance(cell, Mapping) else cell
+    if not data:
+        is_path = isinstance(cell, Mapping) and cell.get("path")
+        what = "a picture is only a path, its bytes are not stored"
+        raise UnusableRowError(what if is_path else "a picture is missing")
+    return cast(bytes, data)
 
 
 def picture_size(data: bytes) -> tuple[int, int]:

@@ -49,8 +49,8 @@ class RemoteRows:
                 self._starts.append(self._starts[-1] + footer.row_group(group).num_rows)
             identity.update(f"{name.rpartition('/')[2]} {footer.serialized_size}\n".encode())
             identity.update(str(footer.to_dict()["row_groups"]).encode())
-        names = self._patiently(0, lambda file: file.schema_arrow.names)
-        self.column_names = [name for name in columns if name in names]
+        self.schema: pa.Schema = self._patiently(0, lambda file: file.schema_arrow)
+        self.column_names = [name for name in columns if name in self.schema.names]
         self.digest = identity.hexdigest()
 
     def __len__(self) -> int:

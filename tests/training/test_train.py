@@ -10,12 +10,13 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from datasets import Dataset, Features, List, Value
 from huggingface_hub.utils import httpx
 from PIL import Image
 from safetensors.torch import load_file
 from training_rows import make_row, png, write_dataset
 
-from echo4o import Echo4oPipeline
+from echo4o import Echo4oPipeline, schema
 from echo4o.errors import Echo4oError
 from echo4o.owner import sole_owner
 from echo4o.records import RunRecord, sha256_file
@@ -222,6 +223,44 @@ def test_a_missing_column_is_named(settings, tmp_path):
     data = write_dataset(tmp_path / "rows", rows)
     with pytest.raises(Echo4oError, match=r"lacks the columns output_image"):
         train(override(tiny(), [*settings, f"data={data}"]), tmp_path / "run")
+
+
+@pytest.mark.parametrize("mode", [[], ["streaming=true", "latent_cache_mb=0"]])
+@pytest.mark.parametrize(
+    ("column", "value", "kind"),
+    [
+        ("instruction", 3, Value("int64")),
+        ("answer", ["a"], List(Value("string"))),
+        ("subset", ["a"], List(Value("string"))),
+        ("output_image", "a.png", Value("string")),
+        ("input_images", {"bytes": b"", "path": None}, datasets.Image()),
+        ("input_images", [["a.png"]], List(List(Value("string")))),
+    ],
+)
+def test_a_column_of_something_else_is_named(settings, tmp_path, column, value, kind, mode):
+    rows = [make_row(n) | {column: value} for n in range(3)]
+    features = {name: kind for name, kind in schema.features().items() if name in rows[0]}
+    data = Dataset.from_list(rows, features=Features(features | {column: kind}))
+    data.to_parquet(tmp_path / "data" / "train-00000.parquet")
+    words = [f"data={tmp_path}", "mixture=default:1", *mode]
+    with pytest.raises(
+        Echo4oError, match=f"the column {column} holds .*, and not (text|lists|pict)"
+    ):
+        load_rows(override(tiny(), [*settings, *words]))
+
+
+def test_pictures_may_be_plain_bytes(settings, tmp_path):
+    rows = [make_row(n, references=1) for n in range(2)]
+    whole = png(Image.new("RGB", (32, 32), "red"))
+    plain = [row | {"output_image": whole, "input_images": [whole]} for row in rows]
+    kinds = {"output_image": Value("binary"), "input_images": List(Value("binary"))}
+    features = {name: kind for name, kind in schema.features().items() if name in rows[0]}
+    data = Dataset.from_list(plain, features=Features(features | kinds))
+    data.to_parquet(tmp_path / "data" / "train-00000.parquet")
+    for mode in ([], ["streaming=true", "latent_cache_mb=0"]):
+        words = [f"data={tmp_path}", "mixture=default:1", *mode]
+        row = load_rows(override(tiny(), [*settings, *words]))[1]
+        assert (row.target, row.references) == (whole, (whole,))
 
 
 def test_a_part_of_the_mixture_that_shows_nothing_is_refused(config: TrainConfig, tmp_path):
