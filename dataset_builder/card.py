@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from echo4o.errors import Echo4oError
 from echo4o.model_cards.dataset_parts import facts_of_dataset
 from echo4o.model_cards.render import render_dataset_card
-from echo4o.records import JsonValue
+from echo4o.records import JsonValue, RunRecord
 from echo4o.schema import DATASET_NAME
 
 
@@ -34,11 +36,23 @@ class CardFacts:
     """Hub id that it was last pushed to."""
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """JSON for the record; `CardFacts(**...)` reads it back."""
+        """JSON for the record; `recorded` reads it back."""
         return {
             name: list(value) if isinstance(value, list | tuple) else value
             for name, value in asdict(self).items()
         }
+
+
+def recorded(record: RunRecord, folder: Path) -> CardFacts:
+    """What the record of a dataset folder keeps of its card.
+
+    Raises:
+        Echo4oError: nothing, or what this version does not know.
+    """
+    try:
+        return CardFacts(**record.parameters["card"])  # type: ignore[arg-type]
+    except (KeyError, TypeError):
+        raise Echo4oError(f"{folder} was built by another echo4o; build it again") from None
 
 
 def render_card(

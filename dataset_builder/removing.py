@@ -18,7 +18,7 @@ from echo4o.errors import Echo4oError
 from echo4o.records import RECORD_NAME, Input, JsonValue, RunRecord, sha256_file, write_atomic
 from echo4o.schema import DATASET_NAME, Row, check_id, dump_json
 
-from .card import CardFacts
+from .card import recorded
 from .folder import SHEET_PICTURES, TOMBSTONES_NAME, Looks, aside, describe, staged, swap
 from .gallery import Gallery
 from .look import text_columns
@@ -110,13 +110,14 @@ def _next(
     """Make the next version in `staging` and put it into the place of `folder`."""
     started, clock = datetime.now(UTC), time.monotonic()
     record = _record(folder)
-    version = int(cast(int, record.parameters.get("version", 1))) + 1
+    version = cast(int, record.parameters.get("version", 1)) + 1
     shards = sorted(name for name in record.files if name.endswith(".parquet"))
     hits = _find(folder, shards, ids)
     gone = frozenset(ids)
     files = _write_shards(folder, staging, shards, hits, gone, record, progress)
     change = _change(version, started, reason, len(gone), is_legal)
-    card = _card(record, change)
+    card = recorded(record, folder)
+    card = replace(card, versions=(change, *card.versions))
     statistics, looks = _count(staging, sorted(files))
     text = (folder / "left_out.jsonl").read_text(encoding="utf-8")
     files |= describe(staging, card, files, statistics, looks=looks, left_out=text)
@@ -144,8 +145,9 @@ def _record(folder: Path) -> RunRecord:
     record = RunRecord.load(folder)
     if record.name != DATASET_NAME:
         raise Echo4oError(f"{folder} holds no dataset of `echo4o data`; give a built dataset")
-    if "card" not in record.parameters:
-        raise Echo4oError(f"{folder} was built by an older echo4o; build it again, then remove")
+    recorded(record, folder)
+    if not isinstance(record.parameters.get("version", 1), int):
+        raise Echo4oError(f"{folder} was built by another echo4o; build it again")
     missing = sorted(name for name in record.files if not (folder / name).is_file())
     if missing:
         raise Echo4oError(f"{folder} lacks {missing[0]}, which its record names; restore it")
@@ -258,12 +260,6 @@ def _count(staging: Path, shards: Sequence[str]) -> tuple[dict[str, JsonValue], 
 def _rows(path: Path) -> Iterator[Row]:
     for batch in _parquet(path).iter_batches(batch_size=_BATCH_ROWS):
         yield from map(Row.from_dict, batch.to_pylist())
-
-
-def _card(record: RunRecord, change: str) -> CardFacts:
-    told = cast(dict[str, object], record.parameters["card"])
-    card = CardFacts(**told)  # type: ignore[arg-type]
-    return replace(card, versions=(change, *card.versions))
 
 
 def _change(version: int, when: datetime, reason: str, rows: int, is_legal: bool) -> str:

@@ -8,15 +8,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
-from echo4o.errors import Echo4oError
 from echo4o.model_cards.dataset_parts import SHEET
 from echo4o.records import JsonValue, RunRecord, sha256_file, write_atomic
 from echo4o.rights import FILE_NAME, Rights, RightsError
 from echo4o.schema import SUBSETS, json_list
 
-from .card import CardFacts, render_card
+from .card import CardFacts, recorded, render_card
 
 
 def check_rights(
@@ -60,10 +58,7 @@ def _references(folder: Path) -> Iterator[tuple[str, Mapping[str, JsonValue]]]:
 
 def _stamp(folder: Path, record: RunRecord, rights: Rights, repo: str | None) -> None:
     """Write the answers into card and record; a kill in between is mended by the next run."""
-    told = record.parameters.get("card")
-    if told is None:
-        raise Echo4oError(f"{folder} was built by an older echo4o; build it again, then push")
-    card = CardFacts(**cast(dict[str, object], told))  # type: ignore[arg-type]
+    card = recorded(record, folder)
     signed = replace(
         card,
         rights=tuple(rights.lines()),
@@ -85,13 +80,10 @@ def card_of(folder: Path) -> str:
     """The README.md that a dataset's record and statistics give.
 
     Raises:
-        Echo4oError: it was built by an older version, which recorded less.
+        Echo4oError: it was built by another version, which recorded otherwise.
     """
     record = RunRecord.load(folder)
-    told = record.parameters.get("card")
-    if told is None:
-        raise Echo4oError(f"{folder} was built by an older echo4o; build it again")
-    return _render(folder, record, CardFacts(**cast(dict[str, object], told)))  # type: ignore[arg-type]
+    return _render(folder, record, recorded(record, folder))
 
 
 def _render(folder: Path, record: RunRecord, card: CardFacts) -> str:

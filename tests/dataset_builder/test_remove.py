@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import authors_layout as layout
 import pytest
@@ -123,6 +124,16 @@ def test_a_stop_in_the_middle_changes_nothing(dataset, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         remove(dataset, ids_of(dataset)[:1], "x")
     assert hashes(dataset) == before
+    assert [path.name for path in dataset.parent.iterdir()] == [dataset.name]
+
+
+@pytest.mark.parametrize("told", [{"card": [1]}, {"card": {"x": 1}}, {"version": "new"}])
+def test_a_record_of_another_form_is_a_sentence(told, dataset):
+    record = RunRecord.load(dataset)
+    replace(record, parameters=record.parameters | told).save(dataset)
+    ids = ids_of(dataset)[:1]
+    with pytest.raises(Echo4oError, match="was built by another echo4o; build it again"):
+        remove(dataset, ids, "x")
     assert [path.name for path in dataset.parent.iterdir()] == [dataset.name]
 
 
