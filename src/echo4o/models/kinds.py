@@ -87,7 +87,8 @@ def finish_folder(folder: Path, pipeline: str, model: type, file: str) -> None:
     """Make a folder that diffusers has written loadable by diffusers with trust, on any machine.
 
     From the Hub diffusers takes a class only from a library it knows or from a file in the
-    repository, so pipeline and main part get one of a single line each.
+    repository, so pipeline and main part get one of a single line each. What an earlier save left,
+    in shards or in one file, does not stay beside the other form.
 
     Args:
         folder: of a whole pipeline.
@@ -96,6 +97,10 @@ def finish_folder(folder: Path, pipeline: str, model: type, file: str) -> None:
         file: name of the file for it.
     """
     kind = KINDS[pipeline]
+    for names in folder.glob("*/*.safetensors.index.json"):
+        whole = names.with_name(names.name.removesuffix(".index.json"))
+        if whole.is_file():
+            min(whole, names, key=lambda path: path.stat().st_mtime_ns).unlink()
     index = json.loads((folder / INDEX).read_bytes())
     index["_class_name"], index[kind.main] = ["pipeline", pipeline], [file, model.__name__]
     home = f"{__package__}.{kind.module}.pipeline"

@@ -107,6 +107,19 @@ def _saved(pipe, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("sizes", [("20KB", "5GB"), ("5GB", "20KB")])
+def test_a_folder_that_is_written_again_holds_what_was_written_last(tmp_path, sizes):
+    """In shards over one file, and the reverse."""
+    for seed, size in enumerate(sizes):
+        made = make_pipeline(seed)
+        made.save_pretrained(tmp_path, max_shard_size=size)
+    loaded = Echo4oPipeline.from_pretrained(tmp_path)
+    same_weights(made.model, loaded.model)
+    same_weights(made.vae, loaded.vae)
+    with pytest.raises(CheckpointError, match="holds a model in our layout; give another folder"):
+        made.save_pretrained(tmp_path, layout="bagel")
+
+
 def recorded_shapes(part) -> dict[str, list[int]]:
     return {name: facts["shape"] for name, facts in part["tensors"].items()}
 

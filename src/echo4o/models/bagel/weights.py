@@ -27,6 +27,7 @@ from ..checkpoint import (
     read_json,
     refusing_nonsense,
 )
+from ..kinds import INDEX
 from .configuration import PUBLISHED_VISION, BagelConfig
 from .modeling import BagelForUnifiedGeneration
 from .reading import read_model
@@ -222,7 +223,13 @@ def main_dtype(tensors: Mapping[str, TensorFacts]) -> torch.dtype:
 
 
 def save_model(folder: Path, model: BagelForUnifiedGeneration) -> None:
-    """Write `ema.safetensors` and the index that names it."""
+    """Write `ema.safetensors` and the index that names it.
+
+    Raises:
+        CheckpointError: a model in our layout lies there, which would be loaded in its stead.
+    """
+    if (folder / INDEX).exists():
+        raise CheckpointError(f"{folder} holds a model in our layout; give another folder")
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(state, folder / MAIN_FILE, metadata={"format": "pt"})
     size = sum(tensor.nbytes for tensor in state.values())
