@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from echo4o.records import write_atomic
 
-from .english import plural
+from .english import article, plural
 
 _SHAPES = ("circle", "square", "triangle", "ring", "cross", "diamond")
 _COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black")
@@ -62,8 +62,7 @@ def _rows() -> Iterator[dict[str, Any]]:
 
 def _questions(one: _Thing) -> Iterator[dict[str, Any]]:
     """Four questions about one kind of thing; `needs` counts back from each."""
-    article = "an" if one.colour[0] in "aeiou" else "a"
-    coloured = f"{article} {one.colour} {one.shape}"
+    coloured = article(f"{one.colour} {one.shape}")
     many = f"{_COUNTS[one.number]} {one.colour} {plural(one.shape, one.number)}"
     be = "Are" if one.number > 1 else "Is"
     yield {"question": f"Is there a {one.shape}?", "needs": [], "of": "entity - whole"}

@@ -12,7 +12,7 @@ from typing import Any
 
 from echo4o.records import write_atomic
 
-from .english import plural
+from .english import article, plural
 from .geneval_classes import NAMES
 from .geneval_rules import COLOURS, POSITIONS
 
@@ -29,26 +29,28 @@ def main(path: Path) -> None:
 def _rows(draw: random.Random) -> Iterator[dict[str, Any]]:
     for _ in range(_EACH):
         (name,) = _pick(draw, 1)
-        yield _row("single_object", [_part(name)], f"Show {_a(name)}.")
+        yield _row("single_object", [_part(name)], f"Show {article(name)}.")
     for _ in range(_EACH):
         one, other = _pick(draw, 2)
         parts = [_part(one), _part(other)]
-        yield _row("two_object", parts, f"Show {_a(one)} together with {_a(other)}.")
+        yield _row("two_object", parts, f"Show {article(one)} together with {article(other)}.")
     for _ in range(_EACH):
         (name,), count = _pick(draw, 1), draw.choice(list(_NUMBERS))
         row = _row("counting", [_part(name, count)], f"Show {_NUMBERS[count]} {plural(name, 2)}.")
         yield {**row, "exclude": [_part(name, count + 1)]}
     for _ in range(_EACH):
         (name,), colour = _pick(draw, 1), draw.choice(COLOURS)
-        yield _row("colors", [_part(name, color=colour)], f"Show {_a(f'{colour} {name}')}.")
+        yield _row("colors", [_part(name, color=colour)], f"Show {article(f'{colour} {name}')}.")
     for place in POSITIONS:
         one, other = _pick(draw, 2)
         parts = [_part(one), _part(other, position=[place, 0])]
-        yield _row("position", parts, f"Show {_a(other)} {place} {_a(one)}.")
+        yield _row("position", parts, f"Show {article(other)} {place} {article(one)}.")
     for _ in range(_EACH):
         names, colours = _pick(draw, 2), draw.sample(COLOURS, 2)
         parts = [_part(name, color=word) for name, word in zip(names, colours, strict=True)]
-        told = " and ".join(_a(f"{word} {name}") for name, word in zip(names, colours, strict=True))
+        told = " and ".join(
+            article(f"{word} {name}") for name, word in zip(names, colours, strict=True)
+        )
         yield _row("color_attr", parts, f"Show {told}.")
 
 
@@ -64,10 +66,6 @@ def _pick(draw: random.Random, count: int) -> list[str]:
     """Things of which people say "a" and "two"; nobody, and nothing that comes in pairs."""
     left_out = ("person", "skis", "scissors", "broccoli", "hot dog")
     return draw.sample([name for name in NAMES if name not in left_out], count)
-
-
-def _a(words: str) -> str:
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 if __name__ == "__main__":
