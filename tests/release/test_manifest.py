@@ -67,6 +67,7 @@ def test_a_consistent_forgery_needs_a_pin_or_a_key_to_be_seen(sealed, tmp_path):
     target = target_of(folder, pinned=True)
     write(folder / "README.md", b"# A\n\n161 rows\n")
     other, _ = make_keys(tmp_path / "other")
+    assert other.stat().st_mode & 0o777 == 0o600
     forge(folder, "README.md", other, tmp_path / "other/kept")
     for pinned, key, rows in (
         (target._replace(manifest=None), None, []),

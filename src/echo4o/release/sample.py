@@ -56,9 +56,10 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
     if not public.is_file():
         key = ec.generate_private_key(ec.SECP256R1())
         pem = serialization.Encoding.PEM
-        write_atomic(
-            private,
-            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        folder.mkdir(parents=True, exist_ok=True)
+        private.touch(mode=0o600)
+        private.write_bytes(
+            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         )
         form = serialization.PublicFormat.SubjectPublicKeyInfo
         write_atomic(public, key.public_key().public_bytes(pem, form))
