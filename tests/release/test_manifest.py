@@ -98,9 +98,19 @@ def test_a_record_cannot_point_out_of_its_repo(tmp_path):
     folder = tmp_path / "repo"
     folder.mkdir()
     (tmp_path / "secret").write_text("s")
+    RunRecord(name="a", command="b").save(folder)
+    seal(folder, "org/a", "model", Release(name="n", version="v1"))
     files = {"../secret": sha256_file(tmp_path / "secret")}
     RunRecord(name="a", command="b", files=files).save(folder)
+    assert [one.found for one in compare_records(folder, read_manifest(folder))] == ["no record"]
     seal(folder, "org/a", "model", Release(name="n", version="v1"))
+    assert read_manifest(folder).records == ()
+    (folder / "own").write_text("s")
+    RunRecord(name="a", command="b", files={"own": files["../secret"]}).save(folder)
+    seal(folder, "org/a", "model", Release(name="n", version="v1"))
+    assert not compare_records(folder, read_manifest(folder))
+    (folder / "own").unlink()
+    (folder / "own").symlink_to(tmp_path / "secret")
     assert [one.found for one in compare_records(folder, read_manifest(folder))] == ["missing"]
 
 
