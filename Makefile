@@ -5,8 +5,8 @@ READY := .venv/.ready
 PACKAGES := src/echo4o dataset_builder training eval model_cards
 # Looked for under its usual names; what needs it runs after the rest: it wants the cores.
 CHROMIUM := $(shell for one in chromium chromium-browser google-chrome; do command -v $$one && break; done)
-# A test that hangs ends after ten minutes: it fails with all its stacks, the others go on.
-NO_HANGS := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
+# A test that hangs ends after a quarter of an hour: it fails with all its stacks, the others go on.
+NO_HANGS := -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 ON_PAGES = $(BIN)/python -m pytest $(NO_HANGS) -n 2 --dist loadfile -q -rs -m browser $(wildcard tests/*/test_*browser.py tests/*/*/test_*browser.py)
 # Each Space is a program of its own that imports the installed package.
 SPACE_TYPES := --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache/spaces --allow-subclassing-any --no-warn-return-any --follow-imports=silent

@@ -38,7 +38,7 @@ def note(**figures):
 def rehearse(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a quick rehearsal."""
     return subprocess.run(
-        [*COMMAND, str(out), *options], capture_output=True, text=True, timeout=600
+        [*COMMAND, str(out), *options], capture_output=True, text=True, timeout=850
     )
 
 
