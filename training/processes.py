@@ -45,13 +45,20 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     return accelerator
 
 
-def start_trackers(accelerator: Accelerator, config: TrainConfig, out: Path) -> None:
-    """Begin the run in its trackers; only when nothing can be refused any more."""
+def start_trackers(accelerator: Accelerator, config: TrainConfig, out: Path, started: str) -> None:
+    """Begin the run in its trackers; only when nothing can be refused any more.
+
+    `started` is when it began, over all calls: trackio knows by it that one goes on.
+    """
     if "trackio" in config.trackers:
         # Read when trackio is imported; its figures stay with the run.
         os.environ.setdefault("TRACKIO_DIR", str(out.resolve() / "trackio"))
     if config.trackers:
-        accelerator.init_trackers("echo4o", config={"settings": json.dumps(config.to_dict())})
+        accelerator.init_trackers(
+            "echo4o",
+            config={"settings": json.dumps(config.to_dict())},
+            init_kwargs={"trackio": {"name": f"{config.recipe} {started}", "resume": "allow"}},
+        )
 
 
 def _check_trackers(names: Sequence[str]) -> None:

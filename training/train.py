@@ -94,7 +94,7 @@ def _train(config: TrainConfig, rows: Rows, accelerator: Accelerator, out: Path)
         feed=_feed(config, family, rows, usable),
     )
     resume(state, config, rows, out)
-    start_trackers(accelerator, config, out)
+    start_trackers(accelerator, config, out, state.started)
     watch = Watch(config, accelerator, out, after_step=state.step)
     pusher = Pusher(config, out)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sqlite3
 import struct
 import zlib
@@ -292,6 +293,13 @@ def test_trackio_keeps_figures_with_the_run(config: TrainConfig, tmp_path, monke
     for figure in ("grad_norm", "tokens_per_second", "share_of_peak", "loss/multi_reference"):
         assert figure in kept
     assert list((tmp_path / "run/trackio").rglob("*.png"))
+    # One that goes on is the same run there.
+    (tmp_path / "run/record.json").unlink()
+    shutil.rmtree(tmp_path / "run/checkpoints/step-0000012")
+    train(override(config, ["trackers=trackio", *drawn]), tmp_path / "run")
+    with sqlite3.connect(database) as tables:
+        ((name, steps),) = tables.execute("select run_name, max(step) from metrics group by 1")
+    assert (name.partition(" ")[0], steps) == ("tiny", 12)
 
 
 def test_the_tokenizer_is_reproducible_and_knows_the_markers():
