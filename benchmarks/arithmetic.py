@@ -14,8 +14,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
+from echo4o.models.autoencoder import channels_last
 from echo4o.models.bagel import BagelConfig
-from echo4o.models.devices import channels_last
 from echo4o.sampler import Guidance
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from echo4o.models import native
+from echo4o.models.autoencoder import Convolution, ResidualBlock, channels_last, tune
 from echo4o.models.bagel.functional import Linear
-from echo4o.models.devices import Convolution, channels_last, tune
 
 HERE = native.missing() is None
 SIZES = {"height": 96, "width": 96, "num_inference_steps": 2, "output_type": "np"}
@@ -111,6 +111,27 @@ def test_only_plain_convolutions_are_tuned():
     assert native.can_convolve(x, plain.weight, plain.bias) == HERE
     assert not native.can_convolve(x.contiguous(), plain.weight, plain.bias)
     assert not native.can_convolve(x.half(), plain.weight.half(), plain.bias.half())
+
+
+@torch.no_grad()
+def test_a_tuned_autoencoder_is_the_same():
+    vae = make_pipeline().vae
+    stock = type(vae).from_config(vae.config)
+    stock.load_state_dict(vae.state_dict())
+    assert sum(type(part) is ResidualBlock for part in vae.modules()) > 8
+    assert not any(type(part) is ResidualBlock for part in stock.modules())
+    picture, latent = drawn(1, 3, 64, 40), drawn(1, 16, 9, 5)
+    # One picture in this order may have any step between pictures.
+    odd = picture[0].permute(1, 2, 0).contiguous().permute(2, 0, 1)[None]
+    assert odd.stride(0) != 3 * 64 * 40
+    made = stock(picture).sample
+    for given in (channels_last(picture), channels_last(odd), picture):
+        torch.testing.assert_close(vae(given).sample, made, rtol=1e-4, atol=1e-4)
+    ours, theirs = (one.decode(channels_last(latent)).sample for one in (vae, stock.eval()))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    with torch.enable_grad():
+        vae.decode(latent).sample.sum().backward()
+    assert all(part.grad is not None for part in vae.decoder.parameters())
 
 
 @torch.no_grad()

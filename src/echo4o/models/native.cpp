@@ -190,13 +190,13 @@ inline void mix(const float (*weights)[KEYS], const float *value, int64_t step, 
 }  // namespace
 
 // silu(x left^T) * (x right^T): x is (rows, width), both weights (columns, width); `panels` is room
-// for both. Width and columns are multiples of WIDTH.
+// for PAIR x width values a thread. Width and columns are multiples of WIDTH.
 extern "C" void gated(const float *x, int64_t x_step, const float *left, const float *right,
                       float *out, float *panels, int64_t rows, int64_t width, int64_t columns,
                       int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int64_t column = 0; column < columns; column += WIDTH) {
-        float *panel = panels + column * 2 * width, *to = out + column;
+        float *panel = panels + omp_get_thread_num() * PAIR * width, *to = out + column;
         for (int64_t k = 0; k < width; k += WIDTH) {
             turn(left + column * width + k, width, panel + k * PAIR, PAIR);
             turn(right + column * width + k, width, panel + k * PAIR + WIDTH, PAIR);

@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 SWITCH = "ECHO4O_NATIVE"
 FEW = 64
 """Fewer rows are not worth reordering what they are multiplied with."""
-WIDTH, PANEL, LARGEST_HEAD, TILES = 16, 48, 256, 32
-"""Values of a register, keys that are reordered together, values of a head, tiles of a convolution
-that are worked on together: as in the C++ file."""
+WIDTH, PAIR, PANEL, LARGEST_HEAD, TILES = 16, 32, 48, 256, 32
+"""Values of a register and of two, keys that are reordered together, values of a head, tiles of a
+convolution that are worked on together: as in the C++ file."""
 LARGEST_WIDTH = 1024
 """Of the weights of a gate: wider panels do not fit into the second cache."""
 FLAGS = "-O3 -std=c++17 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -fopenmp -shared -fPIC"
@@ -87,7 +87,7 @@ def gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
 def can_convolve(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     """Whether `convolve` is for this: (B, in, height, width), channels last; (out, in, 3, 3)."""
     out, channels = weight.shape[:2]
-    fits = channels % WIDTH == 0 and out % (2 * WIDTH) == 0
+    fits = channels % WIDTH == 0 and out % PAIR == 0
     ordered = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return ordered and fits and serves(x, weight, bias)
 
@@ -119,7 +119,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 def _gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     x, gate, up = x.contiguous(), gate.contiguous(), up.contiguous()
     inner, width = gate.shape
-    out, panels = x.new_empty(len(x), inner), x.new_empty(2 * inner * width)
+    out, panels = x.new_empty(len(x), inner), x.new_empty(torch.get_num_threads() * PAIR * width)
     places = [t.data_ptr() for t in (gate, up, out, panels)]
     _run("gated", x.data_ptr(), width, *places, len(x), width, inner)
     return out

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from ..autoencoder import channels_last
 from ..calls import check_text
-from ..devices import channels_last, working_device
+from ..devices import working_device
 from ..pixels import to_pixels, to_rgb
 from .cache import Context
 from .configuration import BagelConfig

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from ...sampler import Renorm, initial_noise, sigma_grid
+from ..autoencoder import channels_last, tune
 from ..calls import (
     Echo4oPipelineOutput,
     Generators,
@@ -25,7 +26,7 @@ from ..calls import (
     check_output_type,
     to_output,
 )
-from ..devices import channels_last, keep_freed_memory, tune, working_device
+from ..devices import keep_freed_memory, working_device
 from . import assembly
 from .arguments import as_requests, guidance_for
 from .checkpoint import LayoutName, locate
