@@ -250,7 +250,8 @@ def _stream(path: str, revision: str | None, name: str, split: str) -> RemoteRow
             f"{path} ({name}, {split}) has no Parquet files to stream; set streaming=false"
         )
     rows = RemoteRows(files, KEPT)
-    needed(rows.schema, f"{path} ({name})")
+    for file, schema in zip(files, rows.schemas, strict=True):
+        needed(schema, f"{file.rpartition('/')[2]} of {path} ({name})")
     if not len(rows):
         raise Echo4oError(f"{path} ({name}, {split}) has no rows")
     return rows

@@ -41,16 +41,19 @@ class RemoteRows:
         self._blocks: list[_Block] = []
         self._starts = [0]
         self._kept: OrderedDict[int, pa.Table] = OrderedDict()
+        self.schemas: list[pa.Schema] = []
+        """Of each file."""
         identity = hashlib.sha256()
         for number, name in enumerate(self._files):
-            footer = self._patiently(number, lambda file: file.metadata)
+            footer, schema = self._patiently(number, lambda f: (f.metadata, f.schema_arrow))
+            self.schemas.append(schema)
             for group in range(footer.num_row_groups):
                 self._blocks.append(_Block(number, group))
                 self._starts.append(self._starts[-1] + footer.row_group(group).num_rows)
             identity.update(f"{name.rpartition('/')[2]} {footer.serialized_size}\n".encode())
             identity.update(str(footer.to_dict()["row_groups"]).encode())
-        self.schema: pa.Schema = self._patiently(0, lambda file: file.schema_arrow)
-        self.column_names = [name for name in columns if name in self.schema.names]
+        names = {name for schema in self.schemas for name in schema.names}
+        self.column_names = [name for name in columns if name in names]
         self.digest = identity.hexdigest()
 
     def __len__(self) -> int:
@@ -70,12 +73,15 @@ class RemoteRows:
         return row
 
     def column(self, name: str) -> list[Any]:
-        """One column of all rows; nothing else is fetched."""
-        tables = [
-            self._patiently(number, lambda file: file.read(columns=[name]))
-            for number in range(len(self._files))
-        ]
-        return [value for table in tables for value in table.column(name).to_pylist()]
+        """One column of all rows, None where a file lacks it; nothing else is fetched."""
+        found: list[Any] = []
+        for number, schema in enumerate(self.schemas):
+            if name in schema.names:
+                table = self._patiently(number, lambda file: file.read(columns=[name]))
+                found += table.column(name).to_pylist()
+            else:
+                found += [None] * self._patiently(number, lambda file: file.metadata.num_rows)
+        return found
 
     def _table(self, block: int) -> "pa.Table":
         if block not in self._kept:

@@ -7,15 +7,18 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
 from training_rows import make_row, write_dataset
 
+from echo4o import schema
 from echo4o.errors import Echo4oError
 from echo4o.training.config import TrainConfig
 from echo4o.training.data import load_rows
 from echo4o.training.order import Order, Source
 from echo4o.training.overrides import override
+from echo4o.training.recipes import tiny
 from echo4o.training.remote import BLOCKS_TOGETHER, RemoteRows
 from echo4o.training.train import train
 
@@ -127,3 +130,24 @@ def test_a_streamed_run_resumes_to_the_same_bytes(config, blocks, tmp_path):
         for name in ("whole", "parts")
     )
     assert parts == whole
+
+
+def test_every_file_is_looked_at_before_anything_is_trained(settings, tmp_path):
+    """The first one alone says nothing of the others, which somebody may have added."""
+    good = [make_row(n) for n in range(2)]
+    kinds = {name: kind for name, kind in schema.features().items() if name in good[0]}
+    words = [*settings, f"data={tmp_path}", "mixture=default:1", "streaming=true"]
+
+    def write(number: int, rows: list[dict[str, object]], **other: object) -> None:
+        own = {name: kind for name, kind in (kinds | other).items() if name in rows[0]}
+        data = datasets.Dataset.from_list(rows, features=datasets.Features(own))
+        data.to_parquet(tmp_path / "data" / f"train-0000{number}.parquet")
+
+    write(0, good)
+    write(1, [{name: row[name] for name in row if name != "subset"} for row in good])
+    rows = load_rows(override(tiny(), words))
+    assert rows.subsets == ("instruction_following", "rows")
+    assert [rows.subsets[rows.subset_of(number)] for number in (1, 2)] == [*rows.subsets]
+    write(1, [row | {"instruction": 3} for row in good], instruction=datasets.Value("int64"))
+    with pytest.raises(Echo4oError, match=r"train-00001\.parquet of .*instruction holds int64"):
+        load_rows(override(tiny(), words))
