@@ -196,8 +196,7 @@ def decoding(vae: AutoencoderKL, side: int) -> int:
 @torch.no_grad()
 def encoding(vae: AutoencoderKL, side: int) -> int:
     """The autoencoder's encoder on one square picture."""
-    picture = channels_last(torch.zeros(1, 3, side, side))
-    return performed(lambda: vae.encode(picture))
+    return performed(lambda: vae.encode(torch.zeros(1, 3, side, side)))
 
 
 def matrix_rate(seconds: float = 0.2, sizes: Sequence[int] = (256, 512, 1024)) -> float:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from echo4o.models.autoencoder import channels_last, tune
+
 from . import draws
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class Encoder:
     """A frozen autoencoder."""
 
     def __init__(self, vae: "AutoencoderKL", device: torch.device) -> None:
+        tune(vae)
         self._vae, self._device = vae, device
         self._shift: float = vae.config.shift_factor or 0.0
         self._scale: float = vae.config.scaling_factor
@@ -37,8 +40,7 @@ class Encoder:
     @torch.no_grad()
     def moments(self, pixels: Sequence[Tensor]) -> list[Moments]:
         """Encode pictures (3, H, W) in [-1, 1] of one size together."""
-        # Channels last: convolutions of small width take 40 % less time on a CPU (measured).
-        return self._encode(torch.stack(list(pixels)).to(memory_format=torch.channels_last))
+        return self._encode(channels_last(torch.stack(list(pixels))))
 
     def _encode(self, pixels_BCHW: Tensor) -> list[Moments]:
         found = self._vae.encode(pixels_BCHW.to(self._device, self._vae.dtype)).latent_dist
@@ -53,7 +55,7 @@ class Encoder:
         height = max(picture.shape[1] for picture in pixels)
         width = max(picture.shape[2] for picture in pixels)
         batch = [F.pad(p, (0, width - p.shape[2], 0, height - p.shape[1])) for p in pixels]
-        # Not channels last: that costs digits where a picture is even (1.5e-4 instead of 3e-6).
+        # Not channels last: that costs digits where a picture is even.
         found = self._encode(torch.stack(batch))
         cell = height // found[0].mean_Chw.shape[1]
         return [

@@ -4,6 +4,7 @@ On a machine without AVX-512 or a compiler the kernels are absent, and that is w
 """
 
 import sys
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from echo4o.models import native
 from echo4o.models.autoencoder import Convolution, ResidualBlock, channels_last, tune
+from echo4o.models.bagel.conditioning import Conditioner
 from echo4o.models.bagel.functional import Linear
 
 HERE = native.missing() is None
@@ -135,11 +137,46 @@ def test_a_tuned_autoencoder_is_the_same():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("groups", [8, 32])
+@pytest.mark.parametrize("with_kernels", [True, False])
+def test_even_pictures_keep_their_digits(with_kernels, groups, monkeypatch):
+    """PyTorch's own norm is up to 4 off on some of these when they are channels last."""
+    if not with_kernels:
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    norm = nn.GroupNorm(groups, 32, eps=1e-6)
+    norm.weight.copy_(drawn(32, scale=2.0))
+    norm.bias.copy_(drawn(32, seed=1))
+    exact = nn.GroupNorm(groups, 32, eps=1e-6).double()
+    exact.load_state_dict(norm.state_dict())
+    tune(nn.Sequential(norm))
+    for size in ((40, 37), (1, 1)):
+        even = drawn(2, 32, 1, 1, scale=30.0).expand(-1, -1, *size)
+        border = even.clone()
+        border[:, :, 0] += 0.01
+        for given in (even, border, drawn(2, 32, *size) + 100):
+            x = given.contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(norm(x), exact(x.double()).float(), rtol=1e-4, atol=2e-4)
+            active = F.silu(exact(x.double())).float()
+            torch.testing.assert_close(
+                norm.normalised(x, activated=True), active, rtol=1e-4, atol=2e-4
+            )
+    conditioner = Conditioner(*(getattr(make_pipeline(), n) for n in ("model", "vae", "tokenizer")))
+    vae = conditioner.vae
+    flat = torch.full((64, 64, 3), 0.3).permute(2, 0, 1)
+    noise = torch.zeros(1, 16, 8, 8)
+    ours = conditioner.encode_picture(flat, noise)
+    mean = deepcopy(vae).double().encode(flat[None].double()).latent_dist.mean
+    wanted = vae.config.scaling_factor * (mean - vae.config.shift_factor)
+    torch.testing.assert_close(ours, wanted[0].float(), rtol=0, atol=3e-5)
+
+
+@torch.no_grad()
 def test_neither_threads_nor_company_change_a_bit():
     if not HERE:
         return
     query, key = drawn(1, 4, 100, 32), drawn(1, 2, 700, 32, seed=1)
     x, gate = drawn(100, 64), drawn(96, 64, seed=1)
+    large = drawn(1, 50, 50, 16).permute(0, 3, 1, 2)  # several chunks of pixels
     picture, weight = channels_last(drawn(2, 16, 20, 20)), drawn(32, 16, 3, 3, seed=1)
     before, made = torch.get_num_threads(), []
     try:
@@ -150,6 +187,7 @@ def test_neither_threads_nor_company_change_a_bit():
                     native.attend(query, key, key, 0.2),
                     native.gated(x, gate, gate),
                     native.convolve(picture, weight, weight[:, 0, 0, 0]),
+                    native.normalise(large, *large[0, :, 0, :2].T, 4, 1e-6, activated=True),
                 )
             )
     finally:
@@ -172,7 +210,7 @@ def test_a_picture_is_the_same_and_was_made_with_them(monkeypatch):
     run = native._run
     monkeypatch.setattr(native, "_run", lambda name, *given: (ran.append(name), run(name, *given)))
     ours = picture()
-    assert set(ran) == ({"attend", "gated", "convolve"} if HERE else set())
+    assert set(ran) == ({"attend", "gated", "convolve", "normalise"} if HERE else set())
     monkeypatch.setattr(native, "kernels", lambda: None)
     ran.clear()
     np.testing.assert_allclose(ours, picture(), rtol=0, atol=1e-5)

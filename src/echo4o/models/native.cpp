@@ -13,6 +13,8 @@ constexpr int64_t PANEL = WIDE * WIDTH, PAIR = 2 * WIDTH;
 constexpr int64_t KEYS = 14 * PANEL;  // ROWS x KEYS scores are 21 KiB of the first cache
 constexpr int64_t HEAD = 256;         // the largest head
 constexpr int64_t TILES = 32;         // of a convolution, worked on together
+constexpr int64_t CHUNK = 1024;       // pixels whose sums one thread makes
+constexpr int64_t RUN = 64;           // pixels that are summed in fp32
 constexpr float LOG2_E = 1.44269504f;
 
 // 2^x: a polynomial for what is behind the point (Chebyshev's nodes, relative error 1e-7). For
@@ -24,6 +26,11 @@ inline __m512 power_of_two(__m512 x) {
     __m512 sum = _mm512_set1_ps(c[5]);
     for (int i = 4; i >= 0; --i) sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(c[i]));
     return _mm512_scalef_ps(sum, whole);
+}
+
+inline __m512 silu(__m512 x) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    return x / (one + power_of_two(x * _mm512_set1_ps(-LOG2_E)));
 }
 
 // WIDTH rows of as many values -> columns: four times the rows of both halves like a zip.
@@ -63,10 +70,8 @@ inline void gate(const float *x, int64_t x_step, const float *panel, int64_t wid
                  int64_t out_step) {
     __m512 left[COUNT], right[COUNT];
     multiply<COUNT>(x, x_step, panel, PAIR, width, left, right);
-    const __m512 one = _mm512_set1_ps(1.0f), minus = _mm512_set1_ps(-LOG2_E);
     for (int r = 0; r < COUNT; ++r)
-        _mm512_storeu_ps(out + r * out_step,
-                         left[r] * right[r] / (one + power_of_two(left[r] * minus)));
+        _mm512_storeu_ps(out + r * out_step, silu(left[r]) * right[r]);
 }
 
 struct Picture {
@@ -238,6 +243,63 @@ extern "C" void convolve(const float *x, const float *weight, const float *bias,
         for (int64_t t = first; t < end; ++t)
             gather(of, t / across * 2, t % across * 2, made + (t - first) * out, bias);
     }
+}
+
+// Group norm of one picture (pixels, channels), then silu if `activated`; `sums` is room for
+// 2 x channels values per CHUNK of pixels and once more. Channels are a multiple of WIDTH. What is
+// summed is the distance from the pixel in the middle: in an even picture the squares of the values
+// themselves would hide their variance.
+extern "C" void normalise(const float *x, const float *weight, const float *bias, float *y,
+                          double *sums, int64_t pixels, int64_t channels, int64_t groups, float eps,
+                          int activated, int threads) {
+    const float *middle = x + pixels / 2 * channels;
+    const int64_t chunks = (pixels + CHUNK - 1) / CHUNK, both = 2 * channels;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        double *sum = sums + (chunk + 1) * both, *square = sum + channels;
+        for (int64_t c = 0; c < both; ++c) sum[c] = 0;
+        const int64_t end = (chunk + 1) * CHUNK < pixels ? (chunk + 1) * CHUNK : pixels;
+        for (int64_t run = chunk * CHUNK; run < end; run += RUN)
+            for (int64_t c = 0; c < channels; c += WIDTH) {
+                __m512 s = _mm512_setzero_ps(), q = s;
+                const __m512 from = _mm512_loadu_ps(middle + c);
+                for (int64_t p = run; p < run + RUN && p < end; ++p) {
+                    const __m512 off = _mm512_loadu_ps(x + p * channels + c) - from;
+                    s += off;
+                    q = _mm512_fmadd_ps(off, off, q);
+                }
+                for (int64_t i = 0; i < WIDTH; ++i) sum[c + i] += s[i], square[c + i] += q[i];
+            }
+    }
+    for (int64_t c = 0; c < both; ++c) sums[c] = 0;
+    for (int64_t chunk = 1; chunk <= chunks; ++chunk)
+        for (int64_t c = 0; c < both; ++c) sums[c] += sums[chunk * both + c];
+    // Per channel, in the place of its sums: what distances are multiplied with, and what is added.
+    const int64_t size = channels / groups;
+    for (int64_t first = 0; first < channels; first += size) {
+        double mean = 0, variance = 0;
+        for (int64_t c = first; c < first + size; ++c) mean += middle[c] + sums[c] / pixels;
+        mean /= size;
+        for (int64_t c = first; c < first + size; ++c) {
+            const double off = sums[c] / pixels, apart = middle[c] + off - mean;
+            variance += sums[channels + c] / pixels - off * off + apart * apart;
+        }
+        const double factor = 1 / std::sqrt(std::fmax(variance / size, 0) + eps);
+        for (int64_t c = first; c < first + size; ++c) {
+            sums[c] = weight[c] * factor;
+            sums[channels + c] = bias[c] + (middle[c] - mean) * sums[c];
+        }
+    }
+    float *factors = (float *)(sums + both);  // the chunks' sums are done with
+    for (int64_t c = 0; c < both; ++c) factors[c] = sums[c];
+#pragma omp parallel for num_threads(threads)
+    for (int64_t p = 0; p < pixels; ++p)
+        for (int64_t c = 0; c < channels; c += WIDTH) {
+            const __m512 off = _mm512_loadu_ps(x + p * channels + c) - _mm512_loadu_ps(middle + c);
+            const __m512 made = _mm512_fmadd_ps(off, _mm512_loadu_ps(factors + c),
+                                                _mm512_loadu_ps(factors + channels + c));
+            _mm512_storeu_ps(y + p * channels + c, activated ? silu(made) : made);
+        }
 }
 
 // Queries (heads, queries, size) over keys and values (kv_heads, keys, size); `panels` is room for

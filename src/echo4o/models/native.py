@@ -1,4 +1,4 @@
-"""Attention, gates and convolutions in fp32 on processors with AVX-512, faster than PyTorch's.
+"""What a picture costs, in fp32 on processors with AVX-512, faster than PyTorch computes it.
 
 `native.cpp` is compiled by the machine's C++ compiler when it is first needed, which takes a
 second, and kept in the user's cache. It is for what a picture costs: many tokens, no masks, no
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 SWITCH = "ECHO4O_NATIVE"
 FEW = 64
 """Fewer rows are not worth reordering what they are multiplied with."""
-WIDTH, PAIR, PANEL, LARGEST_HEAD, TILES = 16, 32, 48, 256, 32
+WIDTH, PAIR, PANEL, LARGEST_HEAD, TILES, CHUNK = 16, 32, 48, 256, 32, 1024
 """Values of a register and of two, keys that are reordered together, values of a head, tiles of a
-convolution that are worked on together: as in the C++ file."""
+convolution that are worked on together, pixels that are summed together: as in the C++ file."""
 LARGEST_WIDTH = 1024
 """Of the weights of a gate: wider panels do not fit into the second cache."""
 FLAGS = "-O3 -std=c++17 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -fopenmp -shared -fPIC"
@@ -38,6 +38,7 @@ _N, _P = ctypes.c_int64, ctypes.c_void_p
 _ARGUMENTS: dict[str, list[Any]] = {
     "attend": [*[_P, _N, _N] * 4, _P, *[_N] * 5, ctypes.c_float, ctypes.c_int],
     "convolve": [*[_P] * 5, *[_N] * 4, ctypes.c_int],
+    "normalise": [*[_P] * 5, *[_N] * 3, ctypes.c_float, ctypes.c_int, ctypes.c_int],
     "gated": [_P, _N, *[_P] * 4, *[_N] * 3, ctypes.c_int],
 }
 
@@ -88,8 +89,12 @@ def can_convolve(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     """Whether `convolve` is for this: (B, in, height, width), channels last; (out, in, 3, 3)."""
     out, channels = weight.shape[:2]
     fits = channels % WIDTH == 0 and out % PAIR == 0
-    ordered = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return ordered and fits and serves(x, weight, bias)
+    return fits and is_channels_last(x) and serves(x, weight, bias)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of a pixel are next to each other, and no step is odd."""
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -99,6 +104,22 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     which are 36 by the definition.
     """
     made: Tensor = torch.ops.echo4o.convolve(x, weight, bias)
+    return made
+
+
+def can_normalise(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether `normalise` is for this: (B, C, height, width), channels last; (C,)."""
+    return x.shape[1] % WIDTH == 0 and is_channels_last(x) and serves(x, weight, bias)
+
+
+def normalise(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, activated: bool
+) -> Tensor:
+    """Group norm, then SiLU if `activated`: (B, C, height, width), channels last.
+
+    The variance is that of the distances from one pixel, so that even pictures keep their digits.
+    """
+    made: Tensor = torch.ops.echo4o.normalise(x, weight, bias, groups, eps, activated)
     return made
 
 
@@ -148,6 +169,19 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return made
 
 
+def _normalise(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, activated: bool
+) -> Tensor:
+    weight, bias = weight.contiguous(), bias.contiguous()
+    made, channels, pixels = torch.empty_like(x), x.shape[1], x.shape[2] * x.shape[3]
+    sums = x.new_empty((-(-pixels // CHUNK) + 1) * 2 * channels, dtype=torch.float64)
+    rest = (weight.data_ptr(), bias.data_ptr())
+    for before, after in zip(x, made, strict=True):
+        places = (before.data_ptr(), *rest, after.data_ptr(), sums.data_ptr())
+        _run("normalise", *places, pixels, channels, groups, eps, activated)
+    return made
+
+
 def _run(name: str, *arguments: Any) -> None:
     library = kernels()
     assert library is not None
@@ -157,6 +191,11 @@ def _run(name: str, *arguments: Any) -> None:
 for _name, _function, _signature in (
     ("attend", _attend, "(Tensor query, Tensor key, Tensor value, float scale) -> Tensor"),
     ("convolve", _convolve, "(Tensor x, Tensor weight, Tensor bias) -> Tensor"),
+    (
+        "normalise",
+        _normalise,
+        "(Tensor x, Tensor weight, Tensor bias, int groups, float eps, bool activated) -> Tensor",
+    ),
     ("gated", _gated, "(Tensor x, Tensor gate, Tensor up) -> Tensor"),
 ):
     # Not `custom_op`: that takes 0.2 ms a call.
