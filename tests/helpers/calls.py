@@ -10,6 +10,8 @@ from gradio_client.utils import Status
 
 from echo4o.models.pictures import read_record
 
+LONG = {"prompt": "a ring", "count": 4, "steps": 100, "quality": "Quality", "think": True}
+"""The longest work of the demo that a call can ask for."""
 JOINED = (Status.IN_QUEUE, Status.PROCESSING, Status.ITERATING, Status.FINISHED)
 
 
@@ -20,11 +22,10 @@ def in_line(client: Client, server: psutil.Process, *, calls: int) -> None:
     order in which the calls joined its queue: the times of its files say so.
     """
     name = {"api_name": "/generate"}
-    long = {"prompt": "first", "count": 4, "steps": 100, "quality": "Quality", **name}
     # Of a client of their own: cancelling a call that is over by then would end, in Gradio,
     # whichever call of the same client is worked on, and that one would never be answered.
     other = Client(client.src, verbose=False)
-    first = [other.submit(**long) for _ in range(3)]
+    first = [other.submit(**LONG, **name) for _ in range(2 + calls // 8)]
     for job in first:
         joined(job)
     jobs = []

@@ -24,9 +24,9 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     started = time.monotonic()
     with running(folder, environment=TINY) as (url, process):
-        # One thread for each call that waits, and for each of the three that they wait for.
+        # One thread for each call that waits.
         got = str(folder / "got")
-        client = Client(url, verbose=False, download_files=got, max_workers=CALLS + 3)
+        client = Client(url, verbose=False, download_files=got, max_workers=CALLS)
         client.predict(prompt="A photo of a purple apple", api_name="/generate")
         note("first_picture_s", round(time.monotonic() - started, 2))
         (server,) = psutil.Process(process.pid).children()

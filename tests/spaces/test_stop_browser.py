@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from calls import joined
+from calls import LONG, joined
 from demo_page import PROMPT, is_stopped, long_work, make, pictures, start, stop, turn_to
 from gradio_client import Client
 
@@ -88,8 +88,7 @@ def test_what_waits_leaves_the_line_and_each_tab_knows_its_own_place(visit, long
 def long_line(app):
     """Six long works of another visitor, the first of them begun."""
     calls = Client(app, verbose=False, max_workers=6, download_files=False)
-    long = {"prompt": "a ring", "count": 4, "steps": 100, "quality": "Quality"}
-    jobs = [calls.submit(api_name="/generate", **long) for _ in range(6)]
+    jobs = [calls.submit(api_name="/generate", **LONG) for _ in range(6)]
     for job in jobs:
         joined(job)
     yield jobs
