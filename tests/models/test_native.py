@@ -150,7 +150,7 @@ def test_even_pictures_keep_their_digits(with_kernels, groups, monkeypatch):
     exact.load_state_dict(norm.state_dict())
     tune(nn.Sequential(norm))
     # In the other order PyTorch's mean is rounded.
-    near = {"rtol": 1e-4, "atol": 2e-4 if with_kernels and HERE else 2e-2}
+    near = {"rtol": 1e-4, "atol": 2e-4 if with_kernels and HERE else 5e-2}
     for size in ((40, 37), (1, 1)):
         even = drawn(2, 32, 1, 1, scale=30.0).expand(-1, -1, *size)
         border = even.clone()

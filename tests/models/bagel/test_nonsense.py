@@ -117,3 +117,13 @@ def test_a_tensor_that_sizes_are_read_from_may_be_none(copy, file, name, tensor)
     save_file(tensors, copy / file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError):
         Echo4oPipeline.from_pretrained(copy)
+
+
+def test_an_autoencoder_with_a_hole_is_refused_by_name(ours, tmp_path):
+    folder = shutil.copytree(ours, tmp_path / "copy")
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["decoder.conv_in.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 missing: decoder\.conv_in\.weight"):
+        Echo4oPipeline.from_pretrained(folder)

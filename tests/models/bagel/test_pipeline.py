@@ -207,3 +207,18 @@ def test_pictures_are_brought_to_rgb():
     assert to_rgb(Image.new("CMYK", (2, 2))).mode == "RGB"
     with pytest.raises(ValueError, match="16 bit"):
         to_rgb(Image.new("I;16", (2, 2)))
+
+
+def test_a_batch_of_both_modes_equals_its_singles(pipe):
+    """Text to image and editing have guidance of their own when none is given."""
+    red = Image.new("RGB", (64, 64), "red")
+    small = {"height": 32, "width": 32, "num_inference_steps": 4, "output_type": "latent"}
+
+    def seeded(*seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    both = pipe(["a hat", "a cat"], [[red], []], generator=seeded(1, 2), **small).images
+    edited = pipe("a hat", red, generator=seeded(1), **small).images[0]
+    drawn = pipe("a cat", generator=seeded(2), **small).images[0]
+    for ours, alone in zip(both, (edited, drawn), strict=True):
+        torch.testing.assert_close(ours, alone, atol=1e-5, rtol=0)

@@ -14,7 +14,14 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from transformers import Qwen2Tokenizer
 
 from ...errors import Echo4oError
-from ..checkpoint import CheckpointError, TensorFacts, read_headers, read_json
+from ..checkpoint import (
+    CheckpointError,
+    TensorFacts,
+    load_checked,
+    read_headers,
+    read_json,
+    refusing_nonsense,
+)
 from ..kinds import OURS, finish_folder
 from . import weights
 from .checkpoint import Located
@@ -130,23 +137,27 @@ def load_rest(
         tokenizer = load_tokenizer(folder)
         return weights.load_autoencoder(folder), default_scheduler(), tokenizer
     read_headers(folder / "vae", AUTOENCODER_STEM)
-    vae = AutoencoderKL.from_pretrained(
-        folder / "vae", torch_dtype=torch.float32, use_safetensors=True
-    )
-    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
-    return vae.eval(), scheduler, load_tokenizer(folder / "tokenizer")
+    vae = load_checked(AutoencoderKL, folder / "vae", torch_dtype=torch.float32)
+    with refusing_nonsense(folder / "scheduler"):
+        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+    return vae, scheduler, load_tokenizer(folder / "tokenizer")
 
 
 def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
     """The Qwen2 tokenizer of a folder.
 
     Raises:
-        CheckpointError: its files are missing.
+        CheckpointError: its files are missing or damaged.
     """
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
         raise CheckpointError(f"{folder} has neither tokenizer.json nor vocab.json and merges.txt")
     read_json(folder / "tokenizer_config.json")
-    return Qwen2Tokenizer.from_pretrained(folder)
+    try:
+        return Qwen2Tokenizer.from_pretrained(folder)
+    except Exception as error:  # the library that reads it has no better class
+        raise CheckpointError(
+            f"the tokenizer in {folder} cannot be read ({error}); download it again"
+        ) from error
 
 
 def save_bagel(folder: Path, parts: Components) -> None:

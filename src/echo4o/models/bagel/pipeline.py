@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
-from PIL import Image
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
@@ -197,15 +196,17 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
         # 1. Read the request.
         requests = as_requests(prompt, image, segments)
         check_requests(requests)
-        with_pictures = any(isinstance(part, Image.Image) for parts in requests for part in parts)
-        guidance = guidance_for(
-            with_pictures,
-            guidance_scale,
-            image_guidance_scale,
-            guidance_interval,
-            guidance_renorm,
-            guidance_renorm_min,
-        )
+        guidance = {  # what is not given differs with references and without
+            with_pictures: guidance_for(
+                with_pictures,
+                guidance_scale,
+                image_guidance_scale,
+                guidance_interval,
+                guidance_renorm,
+                guidance_renorm_min,
+            )
+            for with_pictures in (False, True)
+        }
         sigmas = sigma_grid(num_inference_steps)
         if not 0 < timestep_shift < float("inf"):
             raise ValueError(f"`timestep_shift` must be a positive number, got {timestep_shift}")
@@ -231,12 +232,12 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
             branches, thoughts = [b for b, _ in plans], [text for _, text in plans]
         branches = [b for b in branches for _ in range(num_images_per_prompt)]
 
-        # 3. Denoise pictures of one size together.
-        sizes = [self._size(b, height, width) for b in branches]
+        # 3. Denoise together what has one size and one way to be guided.
+        kinds = [(self._size(b, height, width), b.size is not None) for b in branches]
         results: dict[int, Any] = {}
-        for size in dict.fromkeys(sizes):
-            members = [index for index in range(total) if sizes[index] == size]
-            grid = self._grid(size)
+        for kind in dict.fromkeys(kinds):
+            members = [index for index in range(total) if kinds[index] == kind]
+            grid = self._grid(kind[0])
             noise = self._noise(grid, members, generators, latents)
             self.scheduler.set_shift(timestep_shift)
             self.scheduler.set_timesteps(sigmas=sigmas, device=noise.device)
@@ -244,7 +245,7 @@ class Echo4oPipeline(LoraMixin, StepCacheMixin, WritingMixin, OffloadMixin):
                 self.model,
                 [branches[index] for index in members],
                 grid,
-                guidance,
+                guidance[kind[1]],
                 self.scheduler.sigmas[:-1].tolist(),
                 self.step_cache,
             )
