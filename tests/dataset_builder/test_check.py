@@ -37,7 +37,8 @@ def make(folder, rows=60, seed=6, mix=MIX):
 
 
 def judged(api, name="chat"):
-    lines = (api.root / "openai/calls.jsonl").read_text().splitlines()
+    whole, _, _ = (api.root / "openai/calls.jsonl").read_text().rpartition("\n")
+    lines = whole.splitlines()  # the last one may be half written
     return Counter(
         json.loads(line)["client_key"] for line in lines if name in json.loads(line)["endpoint"]
     )
