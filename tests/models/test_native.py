@@ -155,16 +155,20 @@ def test_even_pictures_keep_their_digits(with_kernels, groups, monkeypatch):
         even = drawn(2, 32, 1, 1, scale=30.0).expand(-1, -1, *size)
         border = even.clone()
         border[:, :, 0] += 0.01
-        for given in (even, border, drawn(2, 32, *size) + 100):
-            x = given.contiguous(memory_format=torch.channels_last)
+        alone = border[0].permute(1, 2, 0).contiguous().permute(2, 0, 1)[None]  # an odd step
+        given = [even, border, drawn(2, 32, *size) + 100]
+        for one in given if size == (1, 1) else [*given, alone]:
+            x = one.contiguous(memory_format=torch.channels_last)
             torch.testing.assert_close(norm(x), exact(x.double()).float(), **near)
             active = F.silu(exact(x.double())).float()
             torch.testing.assert_close(norm.normalised(x, activated=True), active, **near)
     conditioner = Conditioner(*(getattr(make_pipeline(), n) for n in ("model", "vae", "tokenizer")))
     vae = conditioner.vae
     flat = torch.full((64, 64, 3), 0.3).permute(2, 0, 1)
-    noise = torch.zeros(1, 16, 8, 8)
+    noise, given = torch.zeros(1, 16, 8, 8), []
+    vae.encoder.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].stride()))
     ours = conditioner.encode_picture(flat, noise)
+    assert given == [(3 * 64 * 64, 64 * 64, 64, 1)]
     mean = deepcopy(vae).double().encode(flat[None].double()).latent_dist.mean
     wanted = vae.config.scaling_factor * (mean - vae.config.shift_factor)
     torch.testing.assert_close(ours, wanted[0].float(), rtol=0, atol=3e-5)

@@ -93,7 +93,7 @@ def can_convolve(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the channels of a pixel are next to each other, and no step is odd."""
+    """Whether the channels of a pixel are next to each other, and its pixels in each picture."""
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
